@@ -1,0 +1,1 @@
+"""Where a run runs: Dask clusters from a small spec."""

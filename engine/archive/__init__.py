@@ -1,0 +1,1 @@
+"""What the archive holds and how a pixel of it is read."""

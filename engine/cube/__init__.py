@@ -1,0 +1,1 @@
+"""Masks, composites, and the one place that makes them lazy."""

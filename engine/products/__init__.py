@@ -1,0 +1,1 @@
+"""What leaves the house: overviews, COG, STAC, styles, quicklooks."""

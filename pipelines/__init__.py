@@ -1,0 +1,1 @@
+"""What a user runs: configuration, command line, and the wiring of whole jobs."""

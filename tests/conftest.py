@@ -1,0 +1,21 @@
+"""Shared fixtures: the folder of real data, and quiet torch threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_DATA = Path(os.environ.get("LANDWEAVE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real test data; fail in CI when it is absent, skip on a user's machine."""
+    if (_DATA / "README.md").exists():
+        return _DATA
+    message = f"real test data not found at {_DATA}; set LANDWEAVE_TEST_DATA"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    return pytest.skip(message)

@@ -1,0 +1,1 @@
+"""From labels to a trained bundle, on the very cubes that are mapped."""
