@@ -73,3 +73,26 @@ def test_only_listed_classes_hide() -> None:
     scl = np.array([[3, 4, 8, 9, 10, 11, 0]], np.uint16)
     hidden = hidden_by_scl(scl, SclMask(classes=(9, 11), dilate_m=0), 0)
     assert hidden.tolist() == [[False, False, False, True, False, True, False]]
+
+
+def test_inside_outline_equals_every_centre_tested_for_any_cut() -> None:
+    from shapely import contains_xy
+    from shapely.geometry import Point, Polygon
+
+    from engine.cube.masks import inside_outline
+    from engine.values.grid import Box, Grid
+
+    grid = Grid.make("EPSG:32633", 10)
+    shape = Polygon([(500003, 5300001), (501777, 5300333), (501200, 5301901), (500100, 5301500)]).difference(
+        Point(500900, 5300900).buffer(233)
+    )
+    box = Box(-530200, 49990, -529980, 50200)
+    y, x = grid.centres(box)
+    xx, yy = np.meshgrid(x, y)
+    expected = contains_xy(shape, xx, yy)
+    assert 0.2 < expected.mean() < 0.8
+    np.testing.assert_array_equal(inside_outline(shape, grid, box), expected)
+    for tile in (37, 100):
+        for part in box.blocks(tile):
+            found = inside_outline(shape, grid, part)
+            np.testing.assert_array_equal(found, expected[part.slices_in(box)])
