@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cluster.spec import ClusterSpec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cluster.spec import ClusterSpec
 from engine.values.errors import InputError
 from engine.values.spec import CubeSpec
 
@@ -38,22 +38,27 @@ class AreaConfig(BaseModel):
         return self
 
 
-class RunConfig(BaseModel):
-    """One map of one area for one season with one model."""
+class SourceConfig(BaseModel):
+    """Where the pixels come from: an area, a season, a catalogue."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     area: AreaConfig = Field(description="A country's name, a vector file, or [west, south, east, north].")
     time: str = Field(description="First and last month or day, both included: 2023-03/2023-10.")
-    bundle: str = Field(description="Folder of the model bundle.")
-    out: str = Field(description="Run folder; running again into it goes on where it stopped.")
     catalog: str = Field(
         "earth-search",
         description="earth-search, planetary-computer, cdse, an API's URL, catalog.json, folder, GeoParquet.",
     )
     collection: str | None = Field(None, description="Collection; default the catalogue's Sentinel-2 L2A.")
     max_cloud: float | None = Field(None, ge=0, le=100, description="Leave out cloudier scenes (percent).")
+    crs: str | None = Field(None, description="CRS of the grid; default UTM or LAEA by the area's extent.")
+
+
+class RunConfig(SourceConfig):
+    """One map of one area for one season with one model."""
+
+    bundle: str = Field(description="Folder of the model bundle.")
+    out: str = Field(description="Run folder; running again into it goes on where it stopped.")
     cube: CubeSpec | None = Field(None, description="Default: the bundle's own cube spec.")
-    crs: str | None = Field(None, description="CRS of the map; default UTM or LAEA by the area's extent.")
     tile_px: int = Field(2048, ge=64, le=16384, multiple_of=16, description="Side of a tile in pixels.")
     chunk_px: int = Field(
         1024, ge=64, le=16384, description="Side of a piece inside a tile; the map is the same."
