@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from engine.archive.items import ItemRecord, ItemTable
 from engine.archive.radiometry import radiometry, to_reflectance
-from engine.archive.reader import Reader
 from engine.cube.composites import composite
 from engine.cube.masks import hidden_by_scl, scl_margin_px
 from engine.cube.plan import CubePlan, frame_of, plan_cube, same_crs, touches
@@ -27,6 +26,9 @@ from engine.values.area import Area
 from engine.values.georef import georef_coords
 from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec, SclMask
+
+if TYPE_CHECKING:
+    from engine.archive.reader import Reader
 
 _SCL_RESOLUTION_M = 20.0
 

@@ -12,17 +12,19 @@ import hashlib
 import itertools
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.archive.items import ItemRecord, ItemTable
-from engine.archive.reader import OdcReader, Reader
 from engine.values.area import Area
 from engine.values.errors import InputError
 from engine.values.grid import Box, Grid, normal_crs
 from engine.values.spec import CubeSpec
+
+if TYPE_CHECKING:
+    from engine.archive.reader import Reader
 
 BLOCK_PX = 512
 """Side of the fixed grid blocks on which footprints are decided."""
@@ -94,7 +96,11 @@ def plan_cube(items: ItemTable, spec: CubeSpec, grid: Grid, reader: Reader | Non
             Step(a, b, tuple(g for g in groups if a <= g[0].datetime.date() < b))
             for a, b in spec.period_bounds(first, last)
         )
-    return CubePlan(grid, spec, steps, reader or OdcReader())
+    if reader is None:
+        from engine.archive.reader import OdcReader
+
+        reader = OdcReader()
+    return CubePlan(grid, spec, steps, reader)
 
 
 def _by_datatake(items: ItemTable) -> list[tuple[ItemRecord, ...]]:
@@ -110,11 +116,13 @@ def _overpass(item: ItemRecord) -> str:
 
 def frame_of(area: Area | None, items: ItemTable, spec: CubeSpec, grid: Grid | None) -> tuple[Grid, Box]:
     """Choose the grid (the area's default CRS, whole multiples of the resolution) and the area's box."""
+    from shapely import union_all
+
     if area is None:
         if grid is None:
             codes = sorted(i.crs for i in items)
             grid = Grid.make(max(codes, key=codes.count), spec.resolution_m)
-        area = items.area()
+        area = Area("scenes", union_all([i.geometry for i in items]))
     if grid is None:
         grid = Grid.make(area.default_crs(), spec.resolution_m)
     return grid, grid.box_of_bounds(area.to_crs(grid.crs).bounds)
