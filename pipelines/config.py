@@ -144,17 +144,25 @@ def schema() -> str:
     return json.dumps(RunConfig.model_json_schema(), indent=2)
 
 
-TEMPLATE = """\
-# A landweave run. `landweave check run.yaml` reads it, `landweave map run.yaml` makes the map.
-area: {area}             # a country, a vector file, or [west, south, east, north]
-time: {time}    # first and last month (or day), both included
-catalog: {catalog}     # or planetary-computer, cdse, an API's URL, a catalog.json, a GeoParquet file
-max_cloud: 80             # leave out scenes cloudier than this (%)
-bundle: bundle/           # the model, made by `landweave train` or `landweave bundle`
+def template(area: str, time: str) -> str:
+    """Return a commented YAML for a new run."""
+    slug = "".join(c if c.isalnum() else "-" for c in Path(area).stem.lower()).strip("-")
+    bbox = area.split(",")
+    place = f"[{', '.join(bbox)}]" if len(bbox) == 4 else json.dumps(area)
+    return _TEMPLATE.format(area=place, time=time, out=f"runs/{slug}")
+
+
+_TEMPLATE = """\
+# A landweave run: `landweave check` reads this file, `landweave map` makes the map.
+area: {area}          # a country, a vector file, or [west, south, east, north]
+time: {time}      # first and last month (or day), both included
+catalog: earth-search      # or planetary-computer, cdse, an API's URL, a catalog.json, a GeoParquet file
+max_cloud: 80              # leave out scenes cloudier than this (percent)
+bundle: bundle             # folder of the model, made by `landweave train`
 out: {out}
-# crs: EPSG:32632         # default: the area's UTM zone, else LAEA
-# probability: true       # also store the probability of every class
-# tile_px: 2048           # one Dask task makes one tile
+# crs: EPSG:32632          # default: the area's UTM zone, else LAEA
+# probability: true        # also store the probability of every class
+# tile_px: 2048            # one Dask task makes one tile
 cluster:
-  kind: local             # or address, with `address: tcp://scheduler:8786`
+  kind: local              # or address, with `address: tcp://scheduler:8786`
 """
