@@ -168,7 +168,7 @@ def _from_static(href: str) -> Iterator[Found]:
 
     try:
         root = pystac.read_file(href)
-        found = [root] if isinstance(root, pystac.Item) else root.get_items(recursive=True)
+        found = root.get_items(recursive=True) if isinstance(root, pystac.Catalog) else [root]
         for item in found:
             yield item.to_dict(transform_hrefs=False), item.get_self_href()
     except Exception as error:  # a missing child, a page that is no STAC, a network failure

@@ -209,7 +209,7 @@ class Area:
             return self
         crs = self.default_crs()
         grown = self.to_crs(crs).buffer(pad_m, quad_segs=4)
-        return Area(self.name, _to_lonlat(grown, crs))
+        return Area(self.name, to_lonlat(grown, crs))
 
     def digest(self) -> str:
         """Return the sha256 of the outline (normalised little-endian WKB); the name does not count."""
@@ -253,7 +253,7 @@ def _read_frame(path: Path, layer: str | None, where: str | None) -> Any:
     shapes = [_polygons(g) for g in frame.geometry if g is not None]
     frame = frame[frame.geometry.notna()]
     if crs not in ("EPSG:4326", "OGC:CRS84"):
-        shapes = [_to_lonlat(g, crs) for g in shapes]
+        shapes = [to_lonlat(g, crs) for g in shapes]
     if all(g.is_empty for g in shapes):
         raise InputError("the file holds no polygon", where=str(path), mend="an area needs a surface")
     return frame.set_geometry(shapes, crs="EPSG:4326")
@@ -377,8 +377,13 @@ def _transform(geometry: Any, source: str, target: str) -> Any:
     return shapely.transform(geometry, move)
 
 
-def _to_lonlat(geometry: Any, crs: str) -> Any:
-    """Move an outline to EPSG:4326, cutting it at the antimeridian where it crosses."""
+def to_lonlat(geometry: Any, crs: str) -> Any:
+    """Move polygons to EPSG:4326, their edges cut finely first, and cut them at the antimeridian.
+
+    Args:
+        geometry: Shapely polygons in (x, y) order.
+        crs: Their CRS, anything that pyproj reads.
+    """
     import shapely
     from pyproj import CRS
 
