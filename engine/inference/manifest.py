@@ -237,6 +237,7 @@ def _mlm_output(fields: ManifestFields) -> dict[str, Any]:
 
 def _asset(fields: ManifestFields, about: Description, weights_name: str, n_bytes: int) -> dict[str, Any]:
     return {
+        "bands": [_band(name) for name in fields.cube.bands],  # core 1.1: properties' bands need an asset's
         "href": f"./{weights_name}",
         "type": "application/octet-stream",
         "title": f"Weights of {about.name}",

@@ -204,7 +204,8 @@ def test_dynamic_world_sees_the_lakes_and_forests_of_a_winter_day(real_data: Pat
     folder = real_data / "s2_l1c_33UUU"
     with rasterio.open(folder / "T33UUU_20170216T102101_B02.jp2") as src:
         crs, transform, shape = src.crs, src.transform, src.shape
-    cube = np.stack([_band(folder, msi) for msi in ["02", "03", "04", "05", "06", "07", "08", "11", "12"]])[None]
+    bands = ["02", "03", "04", "05", "06", "07", "08", "11", "12"]
+    cube = np.stack([_band(folder, msi) for msi in bands])[None]
     polygons = gpd.read_file(folder / "s2l1c_ref.gpkg").to_crs(crs)
     truth = rasterize(zip(polygons.geometry, polygons["cid"], strict=True), shape, transform=transform)
     ys, xs = np.nonzero(truth)
