@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 _DATA = Path(os.environ.get("LANDWEAVE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -19,3 +20,8 @@ def real_data() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     return pytest.skip(message)
+
+
+# Speed is measured in benchmarks/, never asserted in a test.
+settings.register_profile("landweave", deadline=None)
+settings.load_profile("landweave")

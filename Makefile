@@ -1,0 +1,32 @@
+# Two commands for a new user: `make demo` and `make test`. Each sets up what it needs and then does its job.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test test-long lint venv clean
+
+demo: $(STAMP)  ## make a simulated archive, train, map, score: one picture at the end
+	$(BIN)/landweave demo
+
+test: $(STAMP) lint  ## the fast tests, and those of every service that is installed
+	$(BIN)/python -m pytest -q --doctest-modules engine pipelines cluster training tests -m "not long" --durations=10
+
+test-long: $(STAMP)  ## random kills and scale
+	$(BIN)/python -m pytest -q tests -m long --timeout 3600
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+venv: $(STAMP)
+
+# The constraints are what was tested; the stamp makes a second call reuse the environment.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,356 @@
+"""ItemTable: what the archive holds for a search, frozen and hashed.
+
+A record keeps what decides a pixel (assets, CRS, processing baseline, claimed offsets) and what finds it
+(footprint, time, tile). Hrefs are absolute and unsigned. Tables are stored as GeoParquet 1.1 and come back
+exactly equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.values.errors import InputError
+from engine.values.grid import normal_crs
+
+TABLE_FORMAT = 1
+"""Version of the GeoParquet layout of an `ItemTable`."""
+
+_META_KEY = b"landweave:items"
+_MARGIN_M = 2000.0  # footprints are simplified and their straight edges bend in a projection: up to 1 km
+_MARGIN_DEG = 0.02
+
+
+@dataclass(frozen=True, order=True)
+class AssetRecord:
+    """One band of an item: where its file is.
+
+    Attributes:
+        band: Name in landweave's vocabulary, e.g. ``nir``.
+        href: Absolute, unsigned address.
+        nodata: No-data value that the catalogue states, or None.
+    """
+
+    band: str
+    href: str
+    nodata: float | None = None
+
+
+@dataclass(frozen=True)
+class ItemRecord:
+    """One scene: a tile of one acquisition.
+
+    Attributes:
+        id: Identifier within the collection.
+        collection: Collection identifier, ``""`` when the item names none.
+        provider: ``earth-search``, ``planetary-computer``, ``cdse``, ``sample`` or ``other``.
+        datetime: Acquisition time, aware, UTC.
+        geometry_wkb: Footprint, EPSG:4326, little-endian WKB, normalised.
+        crs: CRS of the pixels as ``EPSG:n`` or WKT2, ``""`` when the catalogue states none.
+        tile: MGRS tile such as ``33UUU``, ``""`` when unknown.
+        datatake: Identifier of the acquisition without its processing baseline, ``""`` when unknown.
+        platform: Lower case, e.g. ``sentinel-2a``.
+        relative_orbit: Sentinel-2 relative orbit, or None.
+        baseline: Processing baseline such as ``05.09``, or None.
+        cloud_cover: Percent, 0..100, or None.
+        offset_applied: Whether the provider has already taken the radiometric offset off, or None.
+        claimed_offset: Offset in DN that the catalogue claims, or None.
+        assets: Bands, sorted by name.
+        claimed_scale: Reflectance per DN that the catalogue claims, or None.
+        datastrip: Start of sensing of the datastrip, ``""`` when unknown.
+        generated: When the product was generated, ``""`` when unknown.
+    """
+
+    id: str
+    collection: str
+    provider: str
+    datetime: dt.datetime
+    geometry_wkb: bytes
+    crs: str
+    tile: str
+    datatake: str
+    platform: str
+    relative_orbit: int | None
+    baseline: str | None
+    cloud_cover: float | None
+    offset_applied: bool | None
+    claimed_offset: float | None
+    assets: tuple[AssetRecord, ...]
+    claimed_scale: float | None = None
+    datastrip: str = ""
+    generated: str = ""
+
+    @property
+    def geometry(self) -> Any:
+        """The footprint as a shapely geometry, EPSG:4326."""
+        import shapely
+
+        return shapely.from_wkb(self.geometry_wkb)
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands it has."""
+        return tuple(a.band for a in self.assets)
+
+    def asset(self, band: str) -> AssetRecord:
+        """Return the asset of a band.
+
+        Raises:
+            InputError: If the item has no such band; names both.
+        """
+        for asset in self.assets:
+            if asset.band == band:
+                return asset
+        raise InputError(
+            "the item lacks a band",
+            where=f"item {self.id}, band {band}",
+            found=", ".join(self.bands) or "no bands",
+            limit=band,
+            mend="ask for other bands, or search another collection",
+        )
+
+    def canonical(self) -> str:
+        """Return the canonical JSON of this record; equal records give equal text."""
+        fields = dataclasses.asdict(self)
+        fields["datetime"] = self.datetime.astimezone(dt.UTC).isoformat(timespec="microseconds")
+        fields["geometry_wkb"] = self.geometry_wkb.hex()
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    def digest(self) -> str:
+        """Return the sha256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """The items of a search, sorted by (datetime, id).
+
+    Attributes:
+        items: The records.
+        time_range: First and last day that was asked for, both inclusive.
+        superseded: Ids that were found and dropped because a newer processing of the same acquisition is
+            here; no part of the digest.
+    """
+
+    items: tuple[ItemRecord, ...]
+    time_range: tuple[dt.date, dt.date]
+    superseded: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        ordered = sorted(self.items, key=lambda i: (i.datetime, i.id, i.collection, i.provider))
+        object.__setattr__(self, "items", tuple(ordered))
+        object.__setattr__(self, "superseded", tuple(sorted(self.superseded)))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[ItemRecord]:
+        return iter(self.items)
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # the search tree stays behind
+        return type(self), (self.items, self.time_range, self.superseded)
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return ("landweave.ItemTable", self.digest())
+
+    def digest(self) -> str:
+        """Return the sha256 over the canonical records and the time range."""
+        return self._digest
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        total = hashlib.sha256("/".join(d.isoformat() for d in self.time_range).encode())
+        for item in self.items:
+            total.update(item.canonical().encode())
+        return total.hexdigest()
+
+    @functools.cached_property
+    def _tree(self) -> Any:
+        import shapely
+
+        shapes = [_unrolled(item.geometry) for item in self.items]
+        return shapely.STRtree(shapes)
+
+    def in_bounds(self, bounds_xyxy: tuple[float, float, float, float], crs: Any) -> ItemTable:
+        """Keep the items whose footprint may touch a box.
+
+        Footprints are simplified outlines with straight edges in degrees, so 2 km are added on each side:
+        an item too many reads as no data, an item too few would be a hole.
+
+        Args:
+            bounds_xyxy: ``(left, bottom, right, top)`` in units of `crs`.
+            crs: Anything that pyproj reads.
+        """
+        from shapely.affinity import translate
+
+        if not self.items:
+            return self
+        outline = _outline_lonlat(bounds_xyxy, normal_crs(crs))
+        hits: set[int] = set()
+        for turn in (-360.0, 0.0, 360.0):
+            moved = translate(outline, xoff=turn)
+            hits.update(int(i) for i in self._tree.query(moved, predicate="intersects"))
+        return dataclasses.replace(self, items=tuple(self.items[i] for i in sorted(hits)))
+
+    def in_time(self, start: dt.date, end_exclusive: dt.date) -> ItemTable:
+        """Keep the items acquired on days ``start <= day < end_exclusive`` (UTC)."""
+        kept = tuple(i for i in self.items if start <= i.datetime.date() < end_exclusive)
+        return ItemTable(kept, (start, end_exclusive - dt.timedelta(days=1)), self.superseded)
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write the table as GeoParquet 1.1 (WKB, longitude and latitude)."""
+        import pyarrow.parquet as pq
+
+        pq.write_table(_to_arrow(self), str(path), compression="zstd")
+
+    @classmethod
+    def from_parquet(cls, path: str | Path) -> ItemTable:
+        """Read what `to_parquet` wrote, exactly.
+
+        Raises:
+            InputError: If the file is missing or was not written by `to_parquet`.
+        """
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(str(path))
+        except (OSError, ValueError) as error:
+            raise InputError("cannot read the item table", where=str(path), found=str(error)) from error
+        meta = json.loads((table.schema.metadata or {}).get(_META_KEY, b"{}"))
+        if meta.get("format") != TABLE_FORMAT:
+            raise InputError(
+                "not an item table of this version",
+                where=str(path),
+                found=f"format {meta.get('format')}",
+                limit=f"format {TABLE_FORMAT}",
+                mend="pass other GeoParquet files to search(catalog=...)",
+            )
+        start, end = (dt.date.fromisoformat(d) for d in meta["time_range"])
+        items = tuple(_from_row(row) for row in table.to_pylist())
+        return cls(items, (start, end), tuple(meta["superseded"]))
+
+
+def is_item_table(path: str | Path) -> bool:
+    """Tell whether a parquet file was written by `ItemTable.to_parquet`."""
+    import pyarrow.parquet as pq
+
+    return _META_KEY in (pq.read_schema(str(path)).metadata or {})
+
+
+def drop_superseded(records: Iterable[ItemRecord]) -> tuple[list[ItemRecord], tuple[str, ...]]:
+    """Keep the newest processing of each tile and datatake.
+
+    Two datastrips of one datatake on one tile are different pixels: both stay. The newest is decided by
+    baseline, then time of generation, then id, whatever the order of the input. Records without tile or
+    datatake cannot be compared and stay.
+
+    Returns:
+        The records kept, in input order, and the ids dropped, sorted.
+    """
+    records = list(dict.fromkeys(records))
+    best: dict[tuple[str, ...], ItemRecord] = {}
+    for record in records:
+        key = _acquisition(record)
+        if key not in best or _version(record) > _version(best[key]):
+            best[key] = record
+    kept = [r for r in records if best[_acquisition(r)] is r]
+    return kept, tuple(sorted(r.id for r in records if best[_acquisition(r)] is not r))
+
+
+def _acquisition(record: ItemRecord) -> tuple[str, ...]:
+    """Return what two processings of the same pixels have in common."""
+    if record.tile and record.datatake:
+        return record.tile, record.datatake, record.datastrip
+    return record.collection, record.id
+
+
+def _version(record: ItemRecord) -> tuple[tuple[int, ...], str, str, str]:
+    """Return what grows with each new processing."""
+    baseline = tuple(int(p) for p in record.baseline.split(".")) if record.baseline else ()
+    return baseline, record.generated, record.id, record.digest()
+
+
+def _outline_lonlat(bounds_xyxy: tuple[float, float, float, float], crs: str) -> Any:
+    """Return a box of a CRS as a polygon in degrees; longitudes may pass ±180 but do not jump."""
+    import numpy as np
+    import shapely
+    from pyproj import CRS, Transformer
+
+    left, bottom, right, top = bounds_xyxy
+    parsed = CRS.from_user_input(crs)
+    factor = parsed.axis_info[0].unit_conversion_factor or 1.0
+    margin = _MARGIN_DEG if parsed.is_geographic else _MARGIN_M / factor
+    box = shapely.box(left - margin, bottom - margin, right + margin, top + margin)
+    box = shapely.segmentize(box, max(right - left, top - bottom, margin) / 32)
+    xy = shapely.get_coordinates(box)
+    lon, lat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(xy[:, 0], xy[:, 1])
+    lon = lon - 360 * np.round((lon - lon[0]) / 360)
+    return shapely.make_valid(shapely.Polygon(np.column_stack([lon, lat])))
+
+
+def _unrolled(footprint: Any) -> Any:
+    """Return a footprint whose parts are whole: one that spans the globe crosses the antimeridian."""
+    import numpy as np
+    import shapely
+
+    west, _, east, _ = footprint.bounds
+    if east - west > 180 and footprint.geom_type == "Polygon":
+        shift = np.array([360.0, 0.0])
+        footprint = shapely.transform(footprint, lambda xy: np.where(xy[:, :1] < 0, xy + shift, xy))
+    return footprint if footprint.is_valid else shapely.make_valid(footprint)
+
+
+def _to_arrow(table: ItemTable) -> Any:
+    """Lay a table out as GeoParquet 1.1: https://geoparquet.org/releases/v1.1.0/."""
+    import pyarrow as pa
+    import shapely
+
+    asset = pa.struct([("band", pa.string()), ("href", pa.string()), ("nodata", pa.float64())])
+    kinds = {
+        "datetime": pa.timestamp("us", tz="UTC"),
+        "geometry": pa.binary(),
+        "relative_orbit": pa.int32(),
+        "cloud_cover": pa.float64(),
+        "offset_applied": pa.bool_(),
+        "claimed_offset": pa.float64(),
+        "claimed_scale": pa.float64(),
+        "assets": pa.list_(asset),
+    }
+    names = [_column(f.name) for f in dataclasses.fields(ItemRecord)]
+    rows = [{_column(k): v for k, v in dataclasses.asdict(item).items()} for item in table.items]
+    shapes = [item.geometry for item in table.items]
+    column = {"encoding": "WKB", "geometry_types": sorted({s.geom_type for s in shapes})}
+    if shapes:
+        column["bbox"] = [float(v) for v in shapely.total_bounds(shapes)]
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    ours = {
+        "format": TABLE_FORMAT,
+        "time_range": [d.isoformat() for d in table.time_range],
+        "superseded": list(table.superseded),
+    }
+    schema = pa.schema(
+        [(n, kinds.get(n, pa.string())) for n in names],
+        metadata={b"geo": json.dumps(geo).encode(), _META_KEY: json.dumps(ours).encode()},
+    )
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _column(field: str) -> str:
+    return "geometry" if field == "geometry_wkb" else field
+
+
+def _from_row(row: dict[str, Any]) -> ItemRecord:
+    """Rebuild a record from a row of the table."""
+    assets = tuple(AssetRecord(**a) for a in row.pop("assets"))
+    moment = row.pop("datetime").astimezone(dt.UTC)
+    return ItemRecord(geometry_wkb=row.pop("geometry"), assets=assets, datetime=moment, **row)

@@ -1,0 +1,88 @@
+"""What a tile costs in bytes, by arithmetic, before anything runs.
+
+The figures follow the code paths of `engine.cube` and `engine.inference`; a run measures its peak and a
+test compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.values.errors import BudgetError
+from engine.values.grid import Box
+from engine.values.lattice import Lattice
+
+GIB = 2**30
+PROCESS_BYTES = int(0.9 * GIB)
+"""A worker before its first tile: interpreter, torch, GDAL, numba code and the network."""
+
+
+@dataclass(frozen=True)
+class TileShape:
+    """What decides the memory of a tile.
+
+    Attributes:
+        core: Pixels wanted.
+        lattice: Windows; the halo follows.
+        chunk_px: Side of a piece inside the tile.
+        n_dates: Time steps of the cube.
+        n_bands: Bands.
+        n_classes: Classes of the network.
+        overpasses: Largest number of overpasses in one time step.
+        threads: Pieces made at the same time.
+        batch: Windows in one batch.
+        activations_bytes: Peak memory of one forward pass of one window.
+    """
+
+    core: Box
+    lattice: Lattice
+    chunk_px: int
+    n_dates: int
+    n_bands: int
+    n_classes: int
+    overpasses: int
+    threads: int = 1
+    batch: int = 1
+    activations_bytes: int = 0
+
+
+def tile_bytes(shape: TileShape) -> dict[str, int]:
+    """Project the peak memory of one worker that makes one tile.
+
+    Returns:
+        Bytes by purpose, and their sum under ``total``: ``process``; ``cube`` (the tile's input as
+        uint16, halo included; twice where chunks are merged and extended for `map_overlap`); ``reading``
+        (one time step of one piece: all overpasses, one being read, and the composite); ``sums`` (int32 per
+        class and pixel, once more for the pieces cut out of them); ``batch`` (windows and activations).
+    """
+    outer = shape.lattice.pad(shape.core)
+    piece = min(shape.chunk_px, max(outer.shape_yx)) ** 2
+    reach = min(shape.chunk_px, max(outer.shape_yx)) + shape.lattice.reach_px
+    window = shape.lattice.window_px**2
+    parts = {
+        "process": PROCESS_BYTES,
+        "cube": 4 * outer.area_px * shape.n_dates * shape.n_bands,
+        "reading": shape.threads * piece * 2 * (shape.n_bands * (shape.overpasses + 3) + 2),
+        "sums": 4 * (shape.n_classes + 1) * (outer.area_px + shape.threads * reach**2),
+        "batch": shape.threads
+        * shape.batch
+        * (window * (6 * shape.n_dates * shape.n_bands + 8 * shape.n_classes) + shape.activations_bytes),
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
+def require_fit(projected: dict[str, int], limit_bytes: int, where: str) -> None:
+    """Refuse a tile that would not fit into a worker.
+
+    Raises:
+        BudgetError: With both figures and the setting that helps.
+    """
+    if projected["total"] > limit_bytes:
+        largest = max((k for k in projected if k not in ("total", "process")), key=lambda k: projected[k])
+        raise BudgetError(
+            f"a tile would not fit into a worker ({largest} is the largest part)",
+            where=where,
+            found=f"{projected['total'] / GIB:.2f} GiB",
+            limit=f"{limit_bytes / GIB:.2f} GiB",
+            mend="smaller tile_px, fewer workers on this machine, or a larger memory_limit",
+        )

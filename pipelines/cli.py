@@ -1,0 +1,225 @@
+"""The command line. Commands only read arguments and print; the work is in the other pipelines.
+
+Exit codes: 0 done, 2 usage or configuration, 3 partial (gap list written), 4 data error, 5 interrupted.
+Imports stand inside the commands, so that ``landweave --help`` loads next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_PARTIAL, EXIT_INTERRUPTED = 3, 5
+
+app = typer.Typer(
+    name="landweave",
+    help="Maps of whole countries from the Sentinel-2 archive: the same map however it is cut.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+bundle_app = typer.Typer(help="Make and look at model bundles.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bundle_app, name="bundle")
+
+Config = Annotated[Path, typer.Argument(help="The run's YAML (landweave init writes one).")]
+Override = Annotated[
+    list[str] | None, typer.Option("-o", "--override", help="key=value; dots go deeper: cube.period=10D.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def main() -> None:
+    """Run the command line; errors become one line and an exit code."""
+    from engine.values.errors import LandweaveError
+
+    try:
+        app()
+    except LandweaveError as error:
+        _say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("interrupted; run the same command again to go on")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _print(data: dict[str, Any], as_json: bool) -> None:
+    """Print a result as JSON or as aligned lines."""
+    if as_json:
+        typer.echo(json.dumps(data, indent=2, default=str))
+        return
+    width = max(map(len, data))
+    for key, value in data.items():
+        typer.echo(f"{key:<{width}}  {value}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Another seed, another territory.")] = 7,
+    workers: Annotated[int | None, typer.Option(help="Worker processes; default one a core.")] = None,
+) -> None:
+    """Make a simulated archive, train a network on it, map it and score the map against the truth."""
+    from pipelines.demo import run_demo
+
+    run_demo(out, seed=seed, workers=workers)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write the YAML.")] = Path("run.yaml"),
+    area: Annotated[str, typer.Option(help="A country, a vector file, or w,s,e,n.")] = "Luxembourg",
+    time: Annotated[str, typer.Option(help="First and last month, both included.")] = "2023-03/2023-10",
+) -> None:
+    """Write a commented YAML to start from."""
+    from engine.values.errors import ConflictError
+    from pipelines.config import template
+
+    if path.exists():
+        raise ConflictError("the file exists already", where=str(path), mend="name another file")
+    path.write_text(template(area, time))
+    typer.echo(f"wrote {path}; next: landweave check {path}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a run's YAML: every setting with its meaning and limits."""
+    from pipelines.config import schema as text
+
+    typer.echo(text())
+
+
+@app.command()
+def check(config: Config, override: Override = None, as_json: Json = False) -> None:
+    """Read a run's YAML, its area and its bundle, and say what would be mapped; searches nothing."""
+    from pipelines.config import load_config
+    from pipelines.plan_area import describe
+
+    _print(describe(load_config(config, override)), as_json)
+
+
+@app.command()
+def stage(
+    folder: Annotated[Path, typer.Argument(help="Folder of single-band JP2 or GeoTIFF files.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the catalogue; default FOLDER/stac.")
+    ] = None,
+) -> None:
+    """Turn a folder of image files into a STAC catalogue that `search` and `map` read."""
+    from engine.archive.staging import stage as run
+
+    typer.echo(f"wrote {run(folder, out)}")
+
+
+@app.command()
+def search(
+    config: Config,
+    override: Override = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the scenes as GeoParquet.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search the scenes of a run and print what there is."""
+    from pipelines.config import load_config
+    from pipelines.plan_area import scenes_of
+
+    table, summary = scenes_of(load_config(config, override))
+    if out is not None:
+        table.to_parquet(out)
+    _print(summary, as_json)
+
+
+@app.command()
+def plan(config: Config, override: Override = None, as_json: Json = False) -> None:
+    """Search, and say what the map needs before it runs: scenes, tiles, windows, memory, storage."""
+    from pipelines.config import load_config
+    from pipelines.plan_area import plan_area
+
+    _print(plan_area(load_config(config, override)), as_json)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="The training's YAML.")], override: Override = None
+) -> None:
+    """Train a network on the same cubes that are mapped, and write a bundle."""
+    from pipelines.console import training_progress
+    from pipelines.train_model import load_train_config, train_model
+
+    settings = load_train_config(config, override)
+    with training_progress() as on_step:
+        bundle, scores = train_model(settings, on_step)
+    _print({"bundle": bundle, **scores}, as_json=False)
+
+
+@bundle_app.command("show")
+def bundle_show(
+    path: Annotated[Path, typer.Argument(help="Folder of the bundle.")], as_json: Json = False
+) -> None:
+    """Say what a bundle is: bands, dates, classes, window, scores; checks its weights."""
+    from engine.inference.bundle import load_bundle
+    from pipelines.plan_area import describe_bundle
+
+    _print(describe_bundle(load_bundle(path)), as_json)
+
+
+@app.command("map")
+def map_command(
+    config: Config,
+    override: Override = None,
+    out: Annotated[str | None, typer.Option(help="Run folder.")] = None,
+    chunk: Annotated[int | None, typer.Option(help="Side of a piece inside a tile, pixels.")] = None,
+    tile: Annotated[int | None, typer.Option(help="Side of a tile, pixels.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Cluster YAML, or the address of a scheduler.")] = None,
+    no_resume: Annotated[bool, typer.Option("--no-resume", help="Make every tile again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Map an area; running it again goes on where it stopped."""
+    from pipelines.config import load_config
+    from pipelines.console import map_progress
+    from pipelines.map_area import map_area
+
+    settings = {"out": out, "chunk_px": chunk, "tile_px": tile, "cluster.n_workers": workers}
+    extra = [f"{k}={json.dumps(v)}" for k, v in settings.items() if v is not None]
+    if cluster is not None:
+        extra.append(_cluster_override(cluster))
+    run = load_config(config, [*(override or []), *extra])
+    with map_progress(quiet=as_json) as listener:
+        result = map_area(run, resume=not no_resume, listener=listener)
+    _print(result.as_dict(), as_json)
+    raise typer.Exit(result.exit_code)
+
+
+def _cluster_override(text: str) -> str:
+    """Accept a YAML file or a scheduler's address."""
+    import yaml
+
+    if Path(text).suffix in (".yaml", ".yml"):
+        return f"cluster={json.dumps(yaml.safe_load(Path(text).read_text()))}"
+    return f"cluster={json.dumps({'kind': 'address', 'address': text})}"
+
+
+@app.command()
+def status(run: Annotated[str, typer.Argument(help="Run folder.")], as_json: Json = False) -> None:
+    """Say how far a run is, from its folder alone: works from anywhere, also while the run is dead."""
+    from pipelines.run_folder import status_of
+
+    _print(status_of(run), as_json)
+
+
+@app.command()
+def verify(run: Annotated[str, typer.Argument(help="Run folder.")], as_json: Json = False) -> None:
+    """Read every finished tile back and compare it with its recorded checksum."""
+    from pipelines.run_folder import verify_run
+
+    result = verify_run(run)
+    _print(result, as_json)
+    raise typer.Exit(4 if result["differ"] else 0)

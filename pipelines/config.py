@@ -1,0 +1,168 @@
+"""Configuration: one YAML file, checked before anything runs, every field documented in its schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cluster.spec import ClusterSpec
+from engine.values.errors import InputError
+from engine.values.spec import CubeSpec
+
+
+class AreaConfig(BaseModel):
+    """The area: exactly one of name, file or bbox."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str | None = Field(None, description="Country, or 'province, country' with a file of provinces.")
+    file: str | None = Field(None, description="Vector file; with a name, the file that holds the name.")
+    bbox: tuple[float, float, float, float] | None = Field(None, description="west, south, east, north.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"file": value} if Path(value).suffix else {"name": value}
+        return {"bbox": value} if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _one(self) -> AreaConfig:
+        if self.bbox is not None and (self.name or self.file):
+            raise ValueError("give a bbox or a name/file, not both")
+        if self.bbox is None and not (self.name or self.file):
+            raise ValueError("give a name, a file or a bbox")
+        return self
+
+
+class SourceConfig(BaseModel):
+    """Where the pixels come from: an area, a season, a catalogue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    area: AreaConfig = Field(description="A country's name, a vector file, or [west, south, east, north].")
+    time: str = Field(description="First and last month or day, both included: 2023-03/2023-10.")
+    catalog: str = Field(
+        "earth-search",
+        description="earth-search, planetary-computer, cdse, an API's URL, catalog.json, folder, GeoParquet.",
+    )
+    collection: str | None = Field(None, description="Collection; default the catalogue's Sentinel-2 L2A.")
+    max_cloud: float | None = Field(None, ge=0, le=100, description="Leave out cloudier scenes (percent).")
+    crs: str | None = Field(None, description="CRS of the grid; default UTM or LAEA by the area's extent.")
+
+
+class RunConfig(SourceConfig):
+    """One map of one area for one season with one model."""
+
+    bundle: str = Field(description="Folder of the model bundle.")
+    out: str = Field(description="Run folder; running again into it goes on where it stopped.")
+    cube: CubeSpec | None = Field(None, description="Default: the bundle's own cube spec.")
+    tile_px: int = Field(2048, ge=64, le=16384, multiple_of=16, description="Side of a tile in pixels.")
+    chunk_px: int = Field(
+        1024, ge=64, le=16384, description="Side of a piece inside a tile; the map is the same."
+    )
+    probability: bool = Field(False, description="Also store the probability of every class.")
+    cluster: ClusterSpec = Field(default_factory=ClusterSpec, description="Where it runs; default here.")
+    products: bool = Field(True, description="Write COG, STAC item, overviews and quicklook at the end.")
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a run's YAML and apply ``key=value`` overrides (dots go deeper: ``cube.period=10D``).
+
+    Relative paths of files, catalogues and folders are taken from the YAML's own folder.
+
+    Raises:
+        InputError: If the file is missing or a field is wrong; names every field at once.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise InputError("cannot read the configuration", where=str(path), mend="landweave init") from error
+    except yaml.YAMLError as error:
+        raise InputError("the configuration is not YAML", where=str(path), found=str(error)) from error
+    if not isinstance(raw, dict):
+        raise InputError("the configuration is not a mapping", where=str(path), mend="landweave init")
+    _anchor_paths(raw, path.parent)
+    for text in overrides or []:
+        _override(raw, text)
+    return parse_config(raw, where=str(path))
+
+
+def parse_config(raw: dict[str, Any], where: str) -> RunConfig:
+    """Validate a mapping; every wrong field is named in one error."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'run'}: {e['msg']}" for e in error.errors()]
+        raise InputError(
+            f"{len(lines)} setting(s) are wrong: {'; '.join(lines)}",
+            where=where,
+            mend="landweave schema prints every setting with its meaning",
+        ) from error
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    key, sep, value = text.partition("=")
+    if not sep or not key:
+        raise InputError("an override reads key=value", where="-o", found=text, mend="-o cube.period=10D")
+    *parents, last = key.strip().split(".")
+    at = raw
+    for parent in parents:
+        below = at.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise InputError("an override goes deeper than the setting", where="-o", found=text)
+        at = below
+    at[last] = yaml.safe_load(value)
+
+
+def _anchor_paths(raw: dict[str, Any], folder: Path) -> None:
+    """Make relative paths start at the YAML's folder, so that a run works from anywhere."""
+    for key in ("bundle", "out", "catalog"):
+        value = raw.get(key)
+        if (
+            isinstance(value, str)
+            and "://" not in value
+            and (key != "catalog" or _looks_local(value, folder))
+        ):
+            raw[key] = str(folder / value)
+    area = raw.get("area")
+    if isinstance(area, str) and Path(area).suffix:
+        raw["area"] = str(folder / area)
+    elif isinstance(area, dict) and area.get("file"):
+        area["file"] = str(folder / area["file"])
+
+
+def _looks_local(value: str, folder: Path) -> bool:
+    return (folder / value).exists() or value.endswith((".json", ".parquet", "/"))
+
+
+def schema() -> str:
+    """Return the JSON Schema of a run's YAML."""
+    return json.dumps(RunConfig.model_json_schema(), indent=2)
+
+
+def template(area: str, time: str) -> str:
+    """Return a commented YAML for a new run."""
+    slug = "".join(c if c.isalnum() else "-" for c in Path(area).stem.lower()).strip("-")
+    bbox = area.split(",")
+    place = f"[{', '.join(bbox)}]" if len(bbox) == 4 else json.dumps(area)
+    return _TEMPLATE.format(area=place, time=time, out=f"runs/{slug}")
+
+
+_TEMPLATE = """\
+# A landweave run: `landweave check` reads this file, `landweave map` makes the map.
+area: {area}          # a country, a vector file, or [west, south, east, north]
+time: {time}      # first and last month (or day), both included
+catalog: earth-search      # or planetary-computer, cdse, an API's URL, a catalog.json, a GeoParquet file
+max_cloud: 80              # leave out scenes cloudier than this (percent)
+bundle: bundle             # folder of the model, made by `landweave train`
+out: {out}
+# crs: EPSG:32632          # default: the area's UTM zone, else LAEA
+# probability: true        # also store the probability of every class
+# tile_px: 2048            # one Dask task makes one tile
+cluster:
+  kind: local              # or address, with `address: tcp://scheduler:8786`
+"""

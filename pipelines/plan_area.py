@@ -1,0 +1,123 @@
+"""What a run would do, said by the functions that do it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from engine.archive.items import ItemTable
+from engine.cube.plan import plan_cube
+from engine.inference.bundle import Bundle, load_bundle
+from engine.values.area import Area
+from engine.values.budget import GIB, TileShape, tile_bytes
+from engine.values.grid import Box, Grid
+from engine.values.spec import CubeSpec
+from pipelines.config import RunConfig
+from pipelines.cube_area import area_of, find_scenes, grid_and_box
+
+
+def describe(config: RunConfig) -> dict[str, Any]:
+    """Say what a configuration means, without searching."""
+    bundle, area = load_bundle(config.bundle), area_of(config.area)
+    spec = spec_of(config, bundle)
+    grid, box = grid_and_box(area, config.crs, spec.resolution_m)
+    tiles = box.snap_out(config.tile_px).area_px // config.tile_px**2
+    return {
+        "area": area.name,
+        "grid": f"{grid.crs}, {spec.resolution_m:g} m, {box.shape_yx[1]} x {box.shape_yx[0]} pixels",
+        "time": config.time,
+        "catalogue": config.catalog,
+        "tiles": f"at most {tiles} of {config.tile_px} x {config.tile_px} pixels",
+        **describe_bundle(bundle),
+        "run folder": config.out,
+    }
+
+
+def describe_bundle(bundle: Bundle) -> dict[str, Any]:
+    """Say what a bundle needs and gives."""
+    lattice = bundle.lattice
+    return {
+        "bands": ", ".join(bundle.spec.bands),
+        "dates": f"{bundle.n_dates} x {bundle.spec.period or 'acquisitions'}, season {bundle.spec.season or 'any'}",
+        "classes": ", ".join(bundle.classes.names),
+        "window": f"{lattice.window_px} px, overlap {lattice.overlap_px} px, {lattice.kernel}",
+        "model": bundle.digest()[:16],
+    }
+
+
+def spec_of(config: RunConfig, bundle: Bundle) -> CubeSpec:
+    """Return the run's cube spec: its own, or the bundle's."""
+    return config.cube or bundle.spec.model_copy(update={"season": None})
+
+
+def scenes_of(config: RunConfig) -> tuple[ItemTable, dict[str, Any]]:
+    """Search a run's scenes, and count them."""
+    table = find_scenes(config, area_of(config.area))
+    return table, summarise_scenes(table)
+
+
+def summarise_scenes(table: ItemTable) -> dict[str, Any]:
+    """Count scenes, overpasses, tiles, months and clouds."""
+    clouds = sorted(i.cloud_cover for i in table if i.cloud_cover is not None)
+    months = Counter(f"{i.datetime:%Y-%m}" for i in table)
+    return {
+        "scenes": len(table),
+        "overpasses": len({i.datatake for i in table}),
+        "first and last": f"{table.items[0].datetime:%Y-%m-%d} .. {table.items[-1].datetime:%Y-%m-%d}",
+        "archive tiles": ", ".join(sorted({i.tile for i in table if i.tile})) or "none named",
+        "CRS": ", ".join(sorted({i.crs for i in table})),
+        "baselines": ", ".join(sorted({i.baseline or "none" for i in table})),
+        "median cloud": f"{clouds[len(clouds) // 2]:.0f}%" if clouds else "not told",
+        "per month": ", ".join(f"{m}: {n}" for m, n in sorted(months.items())),
+        "superseded": len(table.superseded),
+        "digest": table.digest()[:16],
+    }
+
+
+def plan_area(config: RunConfig) -> dict[str, Any]:
+    """Say what a map needs before it runs."""
+    bundle, area = load_bundle(config.bundle), area_of(config.area)
+    spec = spec_of(config, bundle)
+    grid, box = grid_and_box(area, config.crs, spec.resolution_m)
+    table = search_padded(config, area, bundle)
+    steps = check_fit(bundle, table, spec, grid)
+    tile = Box(0, 0, config.tile_px, config.tile_px)
+    memory = tile_bytes(tile_shape(bundle, spec, steps, tile, config.chunk_px))
+    lattice = bundle.lattice
+    return {
+        **summarise_scenes(table),
+        "tiles": f"at most {box.snap_out(config.tile_px).area_px // config.tile_px**2}",
+        "windows a tile": lattice.count(tile),
+        "pixels evaluated a pixel": f"{lattice.count(tile) * lattice.window_px**2 / tile.area_px:.2f}",
+        "memory a worker": f"{memory['total'] / GIB:.2f} GiB",
+        "map, before compression": f"{3 * box.area_px / GIB:.3f} GiB",
+    }
+
+
+def search_padded(config: RunConfig, area: Area, bundle: Bundle) -> ItemTable:
+    """Search the scenes of an area and of the halo that its windows need."""
+    return find_scenes(config, area, pad_m=bundle.lattice.window_px * bundle.spec.resolution_m)
+
+
+def check_fit(bundle: Bundle, table: ItemTable, spec: CubeSpec, grid: Grid) -> tuple[int, int]:
+    """Refuse scenes that do not make the cube which the bundle was trained on.
+
+    Returns:
+        Time steps, and the largest number of overpasses in one of them.
+    """
+    plan = plan_cube(table, spec, grid)
+    bundle.spec.require(plan.spec, n_dates=bundle.n_dates, other_n_dates=len(plan.steps))
+    return len(plan.steps), max(len(s.groups) for s in plan.steps)
+
+
+def tile_shape(bundle: Bundle, spec: CubeSpec, steps: tuple[int, int], core: Box, chunk_px: int) -> TileShape:
+    """Gather what decides the memory of a tile."""
+    return TileShape(
+        core=core,
+        lattice=bundle.lattice,
+        chunk_px=chunk_px,
+        n_dates=steps[0],
+        n_bands=len(spec.bands),
+        n_classes=len(bundle.classes.values),
+        overpasses=steps[1],
+    )
