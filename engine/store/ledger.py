@@ -1,0 +1,222 @@
+"""The ledger: one small record per finished tile, the only truth about what is done.
+
+A record is written after its tile's shards were written and read back, so that a tile without one is
+simply done again::
+
+    ledger/<stage>/r0_c-1/r5_c-12.9f86d081884c7d65.json
+           │       │      │      └ first 16 digits of the tile's key
+           │       │      └ tile
+           │       └ block of 16 x 16 tiles: nobody ever lists the whole ledger at once
+           └ what the run makes: cube, map, ...
+
+Names carry the key, so a tile whose inputs changed gets a record of its own beside the old one.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from engine.store.objects import Folder
+from engine.values.errors import DataError, InputError
+from engine.values.grid import TileKey
+
+BLOCK_TILES = 16
+"""Tiles along the side of a ledger folder; at most 256 tiles in each."""
+
+_BLOCKS_KEPT = 8
+_KEY_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Something that could not be read or made, in words a machine can sort.
+
+    Attributes:
+        tile: Where, as ``r<row>_c<col>``.
+        item: Catalogue item concerned, empty when the whole tile failed.
+        asset: Band or file concerned.
+        kind: Class of the error, e.g. ``DataError`` or ``quarantined``.
+        message: The error in full.
+    """
+
+    tile: str
+    item: str
+    asset: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class TileRecord:
+    """What is known of a finished tile.
+
+    Attributes:
+        tile: Which tile.
+        key: sha256 (hex) over everything that made it.
+        attempt: 1 for the first try.
+        checksums: Variable to checksum of the bytes that were read back.
+        seconds: Wall-clock time of the tile on its worker.
+        peak_bytes: Highest resident memory of the worker process during the tile.
+        counts: Free numbers, e.g. windows, pixels, items.
+        finished_utc: ISO 8601 time of the worker's clock; for people, never compared.
+        worker: Name of the worker.
+        engine: Version of the software and of its format.
+        gaps: What the tile had to do without.
+    """
+
+    tile: TileKey
+    key: str
+    attempt: int
+    checksums: Mapping[str, str] = field(hash=False)
+    seconds: float
+    peak_bytes: int
+    counts: Mapping[str, float] = field(hash=False)
+    finished_utc: str
+    worker: str
+    engine: str
+    gaps: tuple[Gap, ...] = ()
+
+    def to_json(self) -> bytes:
+        """Write the record as JSON with sorted keys."""
+        return json.dumps(asdict(self) | {"tile": str(self.tile)}, sort_keys=True, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> TileRecord:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: If the bytes are not a whole record.
+        """
+        try:
+            fields = json.loads(data)
+            gaps = tuple(Gap(**g) for g in fields.pop("gaps"))
+            return cls(**fields | {"tile": TileKey.parse(fields["tile"]), "gaps": gaps})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"not a tile record: {error}") from error
+
+
+def block_of(tile: TileKey) -> str:
+    """Name the ledger folder of a tile.
+
+    >>> block_of(TileKey(5, -12))
+    'r0_c-1'
+    """
+    return str(TileKey(tile.row // BLOCK_TILES, tile.col // BLOCK_TILES))
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The records of one stage of a run.
+
+    Attributes:
+        url: The run's folder, local or any fsspec URL.
+        stage: What is being made, e.g. ``cube`` or ``map``.
+    """
+
+    url: str
+    stage: str
+
+    @property
+    def folder(self) -> Folder:
+        """Where the records lie."""
+        return Folder(self.url).child("ledger", self.stage)
+
+    def commit(self, record: TileRecord) -> TileRecord:
+        """Make a tile done, exactly once.
+
+        Args:
+            record: The tile's record; its shards must have been written and read back.
+
+        Returns:
+            The record that stands: this one, or an equal one that another attempt wrote first.
+
+        Raises:
+            DataError: If another attempt with the same key gave other bytes.
+        """
+        name, data = _name(record.tile, record.key), record.to_json()
+        if self.folder.create(name, data):
+            return record
+        standing = self.done(record.tile, record.key)
+        if standing is None:  # torn by a crash
+            self.folder.replace(name, data)
+            return record
+        if dict(standing.checksums) != dict(record.checksums):
+            raise DataError(
+                "two attempts of one tile gave different bytes",
+                where=str(record.tile),
+                found=dict(record.checksums),
+                limit=dict(standing.checksums),
+                mend="make the tile's computation deterministic, then run without resume",
+            )
+        return standing
+
+    def withdraw(self, tile: TileKey, key: str) -> None:
+        """Make a tile undone, so that it can be made again under the same key."""
+        self.folder.remove(_name(tile, key))
+
+    def done(self, tile: TileKey, key: str) -> TileRecord | None:
+        """Return the record of a tile made from exactly this key, None when there is none."""
+        name = _name(tile, key)
+        data = self.folder.read(name)
+        record = None if data is None else _parse(name, data)
+        return record if record and (record.tile, record.key) == (tile, key) else None
+
+    def finished(
+        self, wanted: Iterable[tuple[TileKey, str]]
+    ) -> Iterator[tuple[TileKey, str, TileRecord | None]]:
+        """Look up many tiles in order, lazily, reading each ledger folder about once.
+
+        Args:
+            wanted: Tiles and keys, best in an order that keeps neighbours together.
+
+        Yields:
+            Tile, key and the tile's record or None. At most 8 folders (2048 tiles) are held in memory.
+        """
+        held: OrderedDict[str, dict[str, TileRecord]] = OrderedDict()
+        for tile, key in wanted:
+            block = block_of(tile)
+            if block not in held:
+                held[block] = {_name(r.tile, r.key): r for r in self._block(block)}
+            held.move_to_end(block)
+            if len(held) > _BLOCKS_KEPT:
+                held.popitem(last=False)
+            record = held[block].get(_name(tile, key))
+            yield tile, key, record if record and record.key == key else None
+
+    def records(self) -> Iterator[TileRecord]:
+        """Yield all records, folder by folder; at most one folder is held in memory."""
+        for block in self.folder.names():
+            yield from self._block(block)
+
+    def _block(self, block: str) -> Iterator[TileRecord]:
+        folder = self.folder.child(block)
+        contents = folder.read_all(folder.names())
+        parsed = (_parse(f"{block}/{name}", contents[name]) for name in sorted(contents))
+        yield from (r for r in parsed if r is not None)
+
+
+def _name(tile: TileKey, key: str) -> str:
+    if len(key) < _KEY_DIGITS:
+        raise InputError(
+            "a tile's key must be a sha256 in hex", where=str(tile), found=key, limit="64 digits"
+        )
+    return f"{block_of(tile)}/{tile}.{key[:_KEY_DIGITS]}.json"
+
+
+def _parse(name: str, data: bytes) -> TileRecord | None:
+    try:
+        return TileRecord.from_json(data)
+    except ValueError as error:
+        warnings.warn(f"ledger record {name} is damaged ({error}); its tile counts as not done", stacklevel=3)
+        return None
+
+
+def as_dict(record: TileRecord) -> dict[str, Any]:
+    """Return a record as plain JSON values, for reports and ``--json``."""
+    fields: dict[str, Any] = json.loads(record.to_json())
+    return fields
