@@ -81,6 +81,11 @@ class Lane:
         return lane_for, (self.bundle, self.device)
 
     @property
+    def n_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.bundle.classes.classes)
+
+    @property
     def evaluations(self) -> int:
         """Windows evaluated since the lane was built, padding not counted."""
         return self._count
