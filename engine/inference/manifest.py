@@ -137,7 +137,8 @@ def to_item(fields: ManifestFields, about: Description, weights_name: str, n_byt
         A STAC item as JSON.
     """
     now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    own = {_PREFIX + k: v for k, v in fields.model_dump(mode="json", exclude_none=True).items()}
+    # Inside the cube spec None means something (no mask, no composites), so only whole fields are left out.
+    own = {_PREFIX + k: v for k, v in fields.model_dump(mode="json").items() if v is not None}
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
