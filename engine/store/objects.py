@@ -9,6 +9,7 @@ turn into a conditional put (``If-None-Match``). A file system without one falls
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Iterable, Iterator
@@ -111,7 +112,7 @@ class Folder:
             path.unlink(missing_ok=True)
             return
         fs, key = _filesystem(join(self.url, name))
-        if fs.exists(key):
+        with contextlib.suppress(FileNotFoundError):
             fs.rm_file(key)
 
 
