@@ -97,9 +97,7 @@ class Variable:
     attrs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        kind = np.dtype(self.dtype)
-        fits = kind.kind == "f" or (math.isfinite(self.no_data) and kind.type(self.no_data) == self.no_data)
-        if kind.kind not in "iuf" or not fits:
+        if not _fits(np.dtype(self.dtype), self.no_data):
             raise InputError(
                 "the no-data value must be a value of the variable's type",
                 where=self.name,
@@ -208,6 +206,14 @@ class StoreSpec:
                 "variables": tuple(_variable(v) for v in fields["variables"]),
             }
         )
+
+
+def _fits(dtype: np.dtype[Any], value: float) -> bool:
+    """Tell whether a number is a value of a numeric type."""
+    if dtype.kind not in "iu":
+        return dtype.kind == "f"
+    span = np.iinfo(dtype)
+    return math.isfinite(value) and value == int(value) and span.min <= value <= span.max
 
 
 def _variable(fields: Mapping[str, Any]) -> Variable:

@@ -9,6 +9,7 @@ turn into a conditional put (``If-None-Match``). A file system without one falls
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Iterable, Iterator
@@ -101,10 +102,7 @@ class Folder:
     def names(self) -> Iterator[str]:
         """Yield the names directly inside, sorted; temporary files are left out."""
         path = local_path(self.url)
-        if path is not None:
-            found = os.listdir(path) if path.is_dir() else []
-        else:
-            found = _list_remote(self.url)
+        found = _list_remote(self.url) if path is None else _list_local(path)
         yield from sorted(n for n in found if not n.startswith(_TEMPORARY))
 
     def remove(self, name: str) -> None:
@@ -114,7 +112,7 @@ class Folder:
             path.unlink(missing_ok=True)
             return
         fs, key = _filesystem(join(self.url, name))
-        if fs.exists(key):
+        with contextlib.suppress(FileNotFoundError):
             fs.rm_file(key)
 
 
@@ -161,6 +159,10 @@ def _create_remote(url: str, data: bytes) -> bool:
             return False
         raise
     return True
+
+
+def _list_local(path: Path) -> list[str]:
+    return [entry.name for entry in path.iterdir()] if path.is_dir() else []
 
 
 def _list_remote(url: str) -> list[str]:

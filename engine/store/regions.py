@@ -1,9 +1,10 @@
 """Write and read rectangles of a store: whole shards only, checked by reading them back.
 
 A shard is one file, so two writers of the same shard would each lose the other's pixels; a region of
-whole shards has one writer. zarr writes a local shard beside its place and renames it, so a killed
-writer leaves the old shard or the new one and perhaps a ``.partial`` file, which the next writer of the
-same region clears away.
+whole shards has one writer. Old shards are deleted first: zarr would read each of them before replacing
+it whole, and could not replace a damaged one at all. It then writes a local shard beside its place and
+renames it, so a killed writer leaves no shard or a whole one, and perhaps a ``.partial`` file, which the
+next writer of the same region clears away.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.store.layout import StoreSpec, Variable, open_store
-from engine.store.objects import local_path
+from engine.store.objects import Folder, local_path
 from engine.values.errors import DataError, InputError
 from engine.values.grid import Box
 
@@ -43,10 +44,10 @@ def write_region(url: str, box: Box, arrays: Mapping[str, NDArray[Any]]) -> dict
         _require_fit(spec.variable(name), box, array)
     where = box.slices_in(spec.box)
     for name, array in arrays.items():
-        shards = _shard_files(url, spec, spec.variable(name), box)
-        _clear_partials(shards)
+        shards = _shard_names(spec, spec.variable(name), box)
+        _clear(url, shards)
         root[name][(..., *where)] = array
-        _flush(shards)
+        _flush(url, shards)
     return {name: checksum(array) for name, array in arrays.items()}
 
 
@@ -142,44 +143,41 @@ def _require_fit(variable: Variable, box: Box, array: NDArray[Any]) -> None:
         )
 
 
-def _shard_files(url: str, spec: StoreSpec, variable: Variable, box: Box) -> list[Path]:
-    """List the local files of a region's shards, written or not; none for a store that is not local."""
-    root = local_path(url)
-    if root is None:
-        return []
+def _shard_names(spec: StoreSpec, variable: Variable, box: Box) -> list[str]:
+    """List the objects of a region's shards, written or not, as names inside the store."""
     lead = tuple(-(-len(d.labels) // d.chunk_len) for d in variable.dims)
     corners = [
         ((b.y0 - spec.box.y0) // spec.shard_px, (b.x0 - spec.box.x0) // spec.shard_px)
         for b in box.blocks(spec.shard_px)
     ]
     return [
-        root.joinpath(variable.name, "c", *map(str, (*step, *corner)))
+        "/".join([variable.name, "c", *map(str, (*step, *corner))])
         for step in np.ndindex(*lead)
         for corner in corners
     ]
 
 
-def _clear_partials(shards: Iterable[Path]) -> None:
-    """Remove what killed writers of these shards left beside them (``3.<random>.partial``)."""
-    by_folder: dict[Path, set[str]] = {}
+def _clear(url: str, shards: list[str]) -> None:
+    """Delete old shards, and what killed writers left beside them (``3.<random>.partial``)."""
     for shard in shards:
-        by_folder.setdefault(shard.parent, set()).add(shard.name)
-    for folder, names in by_folder.items():
-        if folder.is_dir():
-            for left in folder.glob("*.partial"):
-                if left.name.split(".")[0] in names:
-                    left.unlink(missing_ok=True)
+        Folder(url).remove(shard)
+    root = local_path(url)
+    if root is None:
+        return
+    for folder in {(root / shard).parent for shard in shards}:
+        for left in folder.glob("*.partial"):
+            if str((folder / left.name.split(".")[0]).relative_to(root)) in shards:
+                left.unlink(missing_ok=True)
 
 
-def _flush(shards: Iterable[Path]) -> None:
+def _flush(url: str, shards: list[str]) -> None:
     """Force written shards and their names to disk, so that no record outlives its pixels in a power cut."""
-    folders = set()
-    for shard in shards:
-        if shard.exists():  # a shard of nothing but no-data has no file
-            _sync(shard)
-            folders.add(shard.parent)
-    for folder in folders:
-        _sync(folder)
+    root = local_path(url)
+    if root is None:
+        return
+    files = [f for shard in shards if (f := root / shard).exists()]  # nothing but no-data: no file
+    for path in [*files, *{f.parent for f in files}]:
+        _sync(path)
 
 
 def _sync(path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Workers on this machine: one process per core, one thread each, the memory shared out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dask
+from distributed import Client, LocalCluster
+
+from cluster.spec import ClusterSpec
+from cluster.worker import PRE_SPAWN
+
+
+@contextmanager
+def local_client(spec: ClusterSpec) -> Iterator[Client]:
+    """Start a cluster, give its client, and end it.
+
+    A task whose worker dies is not tried again by the scheduler but reported at once
+    (``allowed-failures: 0``): who is tried again, and when alone, is for the run to decide.
+
+    Args:
+        spec: Of kind ``local``.
+    """
+    from dask.system import CPU_COUNT
+
+    settings = {
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.nanny.pre-spawn-environ": dict(PRE_SPAWN),
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=spec.n_workers or CPU_COUNT,
+            threads_per_worker=spec.threads_per_worker,
+            memory_limit=spec.memory_limit or "auto",
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            silence_logs=40,  # logging.ERROR: a worker that is lost is reported by the run itself
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client

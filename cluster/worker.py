@@ -1,0 +1,64 @@
+"""What every worker is told before it touches a tile.
+
+Thread pools read their size from the environment when their library is loaded, so `PRE_SPAWN` must be
+there before the worker process starts; clusters that are started here do that. A cluster that a user
+brings gets `WorkerSetup`, which sets what can still be set.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from distributed import WorkerPlugin
+
+THREADS: Mapping[str, str] = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+"""One thread per library: the pixels then do not depend on the machine's cores."""
+
+GDAL: Mapping[str, str] = {
+    "GDAL_CACHEMAX": "128",  # MB; the default is 5% of the machine's memory for each worker
+    "GDAL_NUM_THREADS": "1",
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "VSI_CACHE": "TRUE",
+    "VSI_CACHE_SIZE": "5000000",  # bytes per open file
+    "GDAL_HTTP_MULTIRANGE": "YES",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "PROJ_NETWORK": "OFF",  # a transformation must not depend on what can be downloaded
+}
+"""Bounded caches, few requests, and one answer per coordinate."""
+
+PRE_SPAWN: Mapping[str, str] = {**THREADS, **GDAL, "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""Environment of a worker process from its first instruction."""
+
+
+class WorkerSetup(WorkerPlugin):
+    """Set a worker up; values that a user has set in the environment stay.
+
+    Args:
+        ignore_interrupts: Leave Ctrl-C, which a terminal sends to every process, to the client, so that
+            workers can finish their tiles. Only for worker processes that end with their nanny.
+    """
+
+    name = "landweave-worker-setup"
+    idempotent = True
+
+    def __init__(self, ignore_interrupts: bool = False):
+        self.ignore_interrupts = ignore_interrupts
+
+    def setup(self, worker: Any) -> None:
+        """Set the environment, torch's threads (if torch is loaded already) and the signal handling."""
+        for name, value in {**THREADS, **GDAL}.items():
+            os.environ.setdefault(name, value)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if self.ignore_interrupts and worker.nanny is not None and in_main_thread:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)

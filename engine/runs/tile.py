@@ -1,0 +1,146 @@
+"""What a worker does for one tile: compute, write, read back, record. In this order, always.
+
+A tile counts as done when its record is there. The record comes after the read-back, the read-back after
+the write, and before both the write and the record the worker makes sure that its run still holds the
+folder. Killed anywhere in between, the tile is simply done again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from engine.runs.meter import PeakMemory
+from engine.store import lease
+from engine.store.ledger import Gap, Ledger, TileRecord
+from engine.store.regions import read_back, write_region
+from engine.values.grid import Box, TileKey
+from engine.values.spec import ENGINE_FORMAT
+
+
+@dataclass(frozen=True)
+class TileOutput:
+    """What a tile's computation gives.
+
+    Attributes:
+        arrays: Variable to array (extra dims..., y, x) over the tile's box.
+        counts: Free numbers for the record, e.g. windows, pixels, items.
+        gaps: What the tile had to do without.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    counts: Mapping[str, float]
+    gaps: tuple[Gap, ...] = ()
+
+
+class TileJob(Protocol):
+    """Something that is made tile by tile. It travels to the workers, so it is small and pickles."""
+
+    @property
+    def name(self) -> str:
+        """Name of the stage, e.g. ``map``: names the ledger's folder."""
+
+    @property
+    def store_url(self) -> str:
+        """The store that the tiles are written to; every worker must reach it."""
+
+    def tiles(self) -> Sequence[TileKey]:
+        """List all tiles, neighbours close together."""
+
+    def key(self, tile: TileKey) -> str:
+        """Return sha256 (hex) over everything that the tile's pixels depend on."""
+
+    def box(self, tile: TileKey) -> Box:
+        """Return the pixels that the tile writes: whole shards, cut to the store's box."""
+
+    def compute(self, tile: TileKey, threads: int) -> TileOutput:
+        """Make the tile's arrays with at most so many threads."""
+
+
+@dataclass(frozen=True)
+class TileTask:
+    """One attempt at one tile.
+
+    Attributes:
+        tile: Which tile.
+        key: Its key.
+        attempt: 1 for the first try.
+        run_dir: The run's folder.
+        epoch: The lease's epoch under which the tile was handed out.
+        threads: Threads that the tile may use.
+        redo: Make it even if it is on record.
+    """
+
+    tile: TileKey
+    key: str
+    attempt: int
+    run_dir: str
+    epoch: int
+    threads: int = 1
+    redo: bool = False
+
+
+def execute_tile(job: TileJob, task: TileTask) -> TileRecord:
+    """Do everything for one tile on the worker that runs this.
+
+    Returns:
+        The record that stands in the ledger, a few hundred bytes.
+
+    Raises:
+        ConflictError: If another run took the folder over.
+        InputError: If the arrays do not fit the store.
+        DataError: If the store gives back other bytes than were written.
+    """
+    ledger, begun = Ledger(task.run_dir, job.name), time.monotonic()
+    lease.check(task.run_dir, task.epoch)
+    standing = ledger.done(task.tile, task.key)
+    if standing is not None and not task.redo:
+        return standing
+    box = job.box(task.tile)
+    with PeakMemory() as memory:
+        output = job.compute(task.tile, task.threads)
+        lease.check(task.run_dir, task.epoch)
+        if standing is not None:
+            ledger.withdraw(task.tile, task.key)
+        written = write_region(job.store_url, box, output.arrays)
+        checksums = read_back(job.store_url, box, written)
+    lease.check(task.run_dir, task.epoch)
+    return ledger.commit(
+        TileRecord(
+            tile=task.tile,
+            key=task.key,
+            attempt=task.attempt,
+            checksums=checksums,
+            seconds=round(time.monotonic() - begun, 3),
+            peak_bytes=memory.bytes,
+            counts=dict(output.counts),
+            finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            worker=_worker_name(),
+            engine=engine_version(),
+            gaps=output.gaps,
+        )
+    )
+
+
+def engine_version() -> str:
+    """Return the software's version and the version of its format."""
+    try:
+        number = version("landweave")
+    except PackageNotFoundError:  # run from a source tree
+        number = "source"
+    return f"{number}, format {ENGINE_FORMAT}"
+
+
+def _worker_name() -> str:
+    from distributed import get_worker
+
+    try:
+        return str(get_worker().address)
+    except ValueError:
+        return "no worker"

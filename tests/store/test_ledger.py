@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.store.ledger import Gap, Ledger, TileRecord, as_dict, block_of
+from engine.store.objects import Folder
+from engine.values.errors import DataError, InputError
+from engine.values.grid import Box, TileKey, tiles_over
+
+KEY = "ab" * 32
+RECORD = TileRecord(
+    tile=TileKey(3, -20),
+    key=KEY,
+    attempt=1,
+    checksums={"label": "00ff"},
+    seconds=1.5,
+    peak_bytes=10**9,
+    counts={"windows": 12},
+    finished_utc="2026-01-01T00:00:00+00:00",
+    worker="tcp://x",
+    engine="1",
+    gaps=(Gap("r3_c-20", "S2A_1", "red", "RetryableError", "throttled"),),
+)
+
+
+@pytest.fixture(params=["local", "memory"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
+    return Ledger(str(tmp_path) if request.param == "local" else f"memory://{tmp_path}", "map")
+
+
+def test_a_committed_tile_is_done_with_its_key_only(ledger: Ledger) -> None:
+    assert ledger.done(RECORD.tile, KEY) is None
+    assert ledger.commit(RECORD) == RECORD
+    assert ledger.done(RECORD.tile, KEY) == RECORD
+    assert ledger.done(RECORD.tile, "cd" * 32) is None
+    assert ledger.done(TileKey(3, 20), KEY) is None
+    assert ledger.done(RECORD.tile, KEY[:16] + "f" * 48) is None, "the first 16 digits are not enough"
+
+
+def test_the_first_record_stands_when_a_second_attempt_agrees(ledger: Ledger) -> None:
+    ledger.commit(RECORD)
+    assert ledger.commit(replace(RECORD, attempt=2, seconds=9.0)) == RECORD
+    assert list(ledger.records()) == [RECORD]
+
+
+def test_attempts_that_disagree_are_a_data_error(ledger: Ledger) -> None:
+    ledger.commit(RECORD)
+    with pytest.raises(DataError, match="different bytes"):
+        ledger.commit(replace(RECORD, checksums={"label": "ff00"}))
+
+
+def test_another_key_stands_beside_the_old_one(ledger: Ledger) -> None:
+    other = replace(RECORD, key="cd" * 32, checksums={"label": "1"})
+    ledger.commit(RECORD)
+    ledger.commit(other)
+    assert ledger.done(RECORD.tile, KEY) == RECORD
+    assert ledger.done(RECORD.tile, other.key) == other
+    assert sorted(r.key for r in ledger.records()) == [KEY, other.key]
+
+
+def test_a_withdrawn_tile_is_not_done(ledger: Ledger) -> None:
+    ledger.withdraw(RECORD.tile, KEY)
+    ledger.commit(RECORD)
+    ledger.withdraw(RECORD.tile, KEY)
+    assert ledger.done(RECORD.tile, KEY) is None
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -1])
+def test_a_torn_record_is_not_done_and_is_replaced(ledger: Ledger, keep: int) -> None:
+    name = f"{block_of(RECORD.tile)}/{RECORD.tile}.{KEY[:16]}.json"
+    ledger.folder.create(name, RECORD.to_json()[:keep])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert ledger.done(RECORD.tile, KEY) is None
+    with pytest.warns(UserWarning, match="damaged"):
+        assert list(ledger.records()) == []
+    with pytest.warns(UserWarning, match="damaged"):
+        ledger.commit(RECORD)
+    assert ledger.done(RECORD.tile, KEY) == RECORD
+
+
+@pytest.mark.parametrize("data", [b"[]", b"{}", b"3", b'{"tile": "r0_c0", "gaps": []}', b"\xff"])
+def test_bytes_that_are_no_record_are_told_so(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a tile record"):
+        TileRecord.from_json(data)
+
+
+def test_a_short_key_is_refused(ledger: Ledger) -> None:
+    with pytest.raises(InputError):
+        ledger.done(RECORD.tile, "abc")
+
+
+def test_many_tiles_are_looked_up_in_order(ledger: Ledger) -> None:
+    tiles = tiles_over(Box(-20, -20, 20, 20), 1)
+    for tile in tiles[::3]:
+        ledger.commit(replace(RECORD, tile=tile, gaps=()))
+    found = list(ledger.finished((t, KEY) for t in tiles))
+    assert [t for t, _, _ in found] == tiles
+    assert [t for t, _, r in found if r is not None] == tiles[::3]
+    assert all(r is None for _, _, r in ledger.finished((t, "cd" * 32) for t in tiles))
+    assert sorted(r.tile for r in ledger.records()) == sorted(tiles[::3])
+
+
+def test_a_lookup_reads_no_further_than_asked(ledger: Ledger) -> None:
+    asked = []
+
+    def wanted():
+        for tile in tiles_over(Box(0, 0, 50, 50), 1):
+            asked.append(tile)
+            yield tile, KEY
+
+    stream = ledger.finished(wanted())
+    for _ in range(3):
+        next(stream)
+    assert len(asked) == 3
+
+
+def test_memory_does_not_grow_with_the_ledger(tmp_path: Path) -> None:
+    def peak(side: int) -> int:
+        ledger = Ledger(str(tmp_path / str(side)), "map")
+        for tile in tiles_over(Box(0, 0, 16, side), 1):
+            path = tmp_path / str(side) / "ledger" / "map" / block_of(tile)
+            path.mkdir(parents=True, exist_ok=True)
+            (path / f"{tile}.{KEY[:16]}.json").write_bytes(replace(RECORD, tile=tile).to_json())
+        tracemalloc.start()
+        assert sum(1 for _ in ledger.records()) == 16 * side
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak_bytes
+
+    assert peak(128) < 1.3 * peak(16)
+
+
+def _race(folder: str, number: int, wins: multiprocessing.Queue) -> None:
+    wins.put(Folder(folder).create("one", str(number).encode() * 1000))
+
+
+def test_of_many_creators_exactly_one_wins(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    wins = context.Queue()
+    racers = [context.Process(target=_race, args=(str(tmp_path), n, wins)) for n in range(4)]
+    for racer in racers:
+        racer.start()
+    results = [wins.get(timeout=60) for _ in racers]
+    for racer in racers:
+        racer.join()
+    assert results.count(True) == 1
+    data = (tmp_path / "one").read_bytes()
+    assert len(set(data)) == 1
+    assert len(data) == 1000
+    assert [p.name for p in tmp_path.iterdir()] == ["one"], "no temporary file stays"
+
+
+@given(
+    row=st.integers(-(10**6), 10**6),
+    col=st.integers(-(10**6), 10**6),
+    counts=st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False)),
+    text=st.text(),
+)
+def test_a_record_survives_json(row: int, col: int, counts: dict[str, float], text: str) -> None:
+    gap = Gap("r0_c0", text, "red", "DataError", text)
+    record = replace(RECORD, tile=TileKey(row, col), counts=counts, worker=text, gaps=(gap,))
+    assert TileRecord.from_json(record.to_json()) == record
+    assert as_dict(record) == json.loads(record.to_json())
+    block = TileKey.parse(block_of(record.tile))
+    assert block.row * 16 <= row < block.row * 16 + 16
+    assert block.col * 16 <= col < block.col * 16 + 16
