@@ -15,17 +15,15 @@ Z-order curve, so that every level has one unfinished shard at a time, whatever 
 from __future__ import annotations
 
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from engine.store.view import MapView, open_view
+from engine.store.view import MapView, in_flight, open_view
 from engine.values.errors import InputError
 from engine.values.grid import Box, TileKey, tiles_over
 
@@ -46,9 +44,6 @@ MULTISCALES = {
     "description": "Multiscale layout of zarr datasets",
 }
 """Entry of the multiscales convention in ``zarr_conventions``."""
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 def mode_blocks(label: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
@@ -244,22 +239,6 @@ def build_overviews(
     _describe(root, view, factors)
     _consolidate(str(url), factors)
     return factors
-
-
-def in_flight(work: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:
-    """Yield ``work(item)`` in order, with at most ``2 * workers`` results waiting.
-
-    >>> list(in_flight(abs, [-3, 2, -1], 2))
-    [3, 2, 1]
-    """
-    waiting: deque[Future[_Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _shift(box: Box, origin: Box) -> Box:

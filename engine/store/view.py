@@ -12,8 +12,11 @@ block, so that nobody holds a country in memory::
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,9 @@ from engine.values.grid import Box, Grid
 
 if TYPE_CHECKING:
     import zarr
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 NO_DATA = {"label": 0, "confidence": 255, "probability": 255}
 """No-data of the map's variables; `observations` has none (0 means: never seen)."""
@@ -164,3 +170,19 @@ def _on_grid(url: str, grid: Grid, found: Grid, box: Box) -> Box:
     if grid.crs != found.crs or grid.resolution_yx != found.resolution_yx or not same:
         raise DataError("the map does not lie on the grid", where=url, found=found, limit=grid)
     return moved
+
+
+def in_flight(work: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:
+    """Yield ``work(item)`` in order, with at most ``2 * workers`` results waiting.
+
+    >>> list(in_flight(abs, [-3, 2, -1], 2))
+    [3, 2, 1]
+    """
+    waiting: deque[Future[_Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from engine.products.overviews import build_overviews, default_levels, in_flight, mean_blocks, mode_blocks
+from engine.products.overviews import build_overviews, default_levels, mean_blocks, mode_blocks
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from tests.products.mapstore import patches, write_map
@@ -81,19 +81,6 @@ def test_levels_stop_below_512_pixels() -> None:
     assert default_levels((100, 511)) == ()
     assert default_levels((100, 512)) == (2,)
     assert default_levels((10980, 10980)) == (2, 4, 8, 16, 32)
-
-
-def test_in_flight_keeps_order_and_bounds_the_waiting() -> None:
-    started = []
-
-    def work(i: int) -> int:
-        started.append(i)
-        return i * i
-
-    results = in_flight(work, range(50), workers=2)
-    assert next(results) == 0
-    assert len(started) <= 4
-    assert list(results) == [i * i for i in range(1, 50)]
 
 
 def _layers(seed: int = 1, shape: tuple[int, int] = (700, 1100)) -> dict[str, np.ndarray]:

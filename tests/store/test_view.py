@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import zarr
 
-from engine.store.view import open_view
+from engine.store.view import in_flight, open_view
 from engine.values.classes import ClassScheme
 from engine.values.errors import DataError, InputError
 from engine.values.grid import Box, Grid
@@ -81,3 +81,16 @@ def test_refuses_what_does_not_fit(store: tuple[str, Box], tmp_path: Path) -> No
     with pytest.raises(DataError, match="not a map"):
         open_view(str(tmp_path / "bare.zarr"))
     assert view.crop(None) == box
+
+
+def test_in_flight_keeps_order_and_bounds_the_waiting() -> None:
+    started = []
+
+    def work(i: int) -> int:
+        started.append(i)
+        return i * i
+
+    results = in_flight(work, range(50), workers=2)
+    assert next(results) == 0
+    assert len(started) <= 4
+    assert list(results) == [i * i for i in range(1, 50)]
