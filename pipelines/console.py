@@ -82,5 +82,3 @@ def _progress(unit: str, last: str) -> Progress:
         TextColumn(last),
     ]
     return Progress(*columns, console=Console(stderr=True), refresh_per_second=4)
-
-

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from cluster.launch import open_client
 from engine.archive.items import ItemTable
 from engine.archive.radiometry import radiometry
 from engine.inference.bundle import Bundle, load_bundle
+from engine.inference.lane import instruction_set
 from engine.runs.driver import RunEvent, RunOptions, RunSummary, run_tiles
 from engine.store.layout import create
 from engine.values.area import Area
@@ -106,7 +106,7 @@ def prepare(config: RunConfig, *, resume: bool = True) -> tuple[MapJob, Area, It
     run_dir.mkdir(parents=True, exist_ok=True)
     bundle, area = load_bundle(config.bundle), area_of(config.area)
     spec = spec_of(config, bundle)
-    grid, box = grid_and_box(area, config.crs, spec.resolution_m)
+    grid, _ = grid_and_box(area, config.crs, spec.resolution_m)
     question = _question(config, area, bundle)
     table = _known_scenes(run_dir, question) if resume else None
     fresh = table is None
@@ -172,12 +172,6 @@ def _plan(config: RunConfig, job: MapJob, grid: Grid, table: ItemTable) -> dict[
         "superseded": list(table.superseded),
         "radiometry": {i.id: asdict(radiometry(i)) for i in table},
         "versions": {n: version(n) for n in ("numpy", "torch", "onnxruntime", "rasterio", "zarr", "dask")},
-        "instruction_set": _instruction_set(),
+        "instruction_set": instruction_set(),
         "planned_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
-
-
-def _instruction_set() -> str:
-    import torch
-
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

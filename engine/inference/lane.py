@@ -311,3 +311,12 @@ def _one_thread() -> None:
     if not getattr(_thread, "held", False) or torch.get_num_threads() != 1:
         torch.set_num_threads(1)
         _thread.held = True
+
+
+def instruction_set() -> str:
+    """Name what the bits of a CPU map depend on beside the library versions, e.g. ``x86_64 AVX512``."""
+    import platform
+
+    import torch
+
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
