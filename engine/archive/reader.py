@@ -131,7 +131,7 @@ class _Source:
     asset: AssetRecord
     env: dict[str, Any]
 
-    @property
+    @functools.cached_property
     def raster(self) -> Raster:
         """The header, read once a process."""
         return _header(self.asset.href, self.item.provider, _stamp(self.asset.href))
@@ -202,7 +202,7 @@ def _copy(source: _Source, grid: Grid, box: Box, out: NDArray[np.uint16]) -> Non
         )
     values = _as_dn(pixels, source)
     if shape != (rows.size, cols.size):
-        values = values[np.ix_(rows - rows[0], cols - cols[0])]
+        values = values.take(cols - cols[0], axis=1).take(rows - rows[0], axis=0)
     out[in_y, in_x] = values
 
 
@@ -230,7 +230,7 @@ def _as_dn(pixels: NDArray[Any], source: _Source) -> NDArray[np.uint16]:
 def gdal_environment(options: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
     """Set GDAL up for reading from the cloud, for the length of a ``with`` block and this thread only.
 
-    Options that the user set (through rasterio.Env or odc.stac.configure_rio) win over `GDAL_OPTIONS`,
+    Options that the user set (with rasterio.Env) win over `GDAL_OPTIONS`,
     but for the number of threads.
     PROJ's network is switched off for the whole process: a grid file fetched on one worker and not on
     another would move pixels.
