@@ -36,7 +36,7 @@ def local_client(spec: ClusterSpec) -> Iterator[Client]:
             memory_limit=spec.memory_limit or "auto",
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port
             silence_logs=40,  # logging.ERROR: a worker that is lost is reported by the run itself
         ) as cluster,
         Client(cluster, set_as_default=False) as client,

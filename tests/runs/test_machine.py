@@ -1,0 +1,275 @@
+"""The machine against a random world: workers die, tiles fail, signals come, in any order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.runs.machine import (
+    Drain,
+    Fail,
+    Instruction,
+    Limits,
+    Machine,
+    NoMoreTiles,
+    Planned,
+    Quarantine,
+    Resized,
+    Skipped,
+    Stop,
+    Submit,
+    TileDone,
+    TileFailed,
+    WorkerDied,
+)
+from engine.values.errors import InputError
+from engine.values.grid import TileKey
+
+A, B, C = TileKey(0, 0), TileKey(0, 1), TileKey(0, 2)
+
+
+def _machine(**limits: int) -> Machine:
+    return Machine(Limits(**{"in_flight": 2, **limits}))
+
+
+def _plan(machine: Machine, *tiles: TileKey) -> list[Instruction]:
+    out = [i for t in tiles for i in machine.handle(Planned(t))]
+    return out + machine.handle(NoMoreTiles())
+
+
+def test_tiles_are_handed_out_up_to_the_limit() -> None:
+    machine = _machine()
+    assert _plan(machine, A, B, C) == [Submit(A, 1), Submit(B, 1)]
+    assert machine.handle(TileDone(A)) == [Submit(C, 1)]
+    assert machine.handle(TileDone(C)) == []
+    assert machine.handle(TileDone(B)) == [Stop("finished")]
+    assert machine.committed == 3
+
+
+def test_an_empty_run_stops_at_once() -> None:
+    assert _machine().handle(NoMoreTiles()) == [Stop("finished")]
+
+
+def test_tiles_on_record_are_counted_only() -> None:
+    machine = _machine()
+    assert machine.handle(Skipped(A)) == []
+    assert machine.handle(NoMoreTiles()) == [Stop("finished")]
+    assert machine.skipped == 1
+
+
+def test_retryable_errors_are_tried_again_and_then_given_up() -> None:
+    machine = _machine(attempts=3)
+    _plan(machine, A)
+    error = TileFailed(A, "RetryableError", "throttled", retryable=True)
+    assert machine.handle(error) == [Submit(A, 2)]
+    assert machine.handle(error) == [Submit(A, 3)]
+    assert machine.handle(error) == [Fail(A, "RetryableError", "throttled"), Stop("finished")]
+
+
+def test_data_errors_are_given_up_at_once() -> None:
+    machine = _machine()
+    _plan(machine, A, B)
+    failed = machine.handle(TileFailed(A, "DataError", "truncated", retryable=False))
+    assert failed == [Fail(A, "DataError", "truncated")]
+    assert machine.handle(TileDone(B)) == [Stop("finished")]
+
+
+def test_a_run_of_nothing_but_errors_stops() -> None:
+    machine = _machine(hopeless=2)
+    _plan(machine, A, B, C)
+    machine.handle(TileFailed(A, "E", "", retryable=False))
+    assert machine.handle(TileFailed(B, "E", "", retryable=False)) == [Fail(B, "E", "")]
+    assert machine.handle(TileFailed(C, "E", "", retryable=False)) == [Fail(C, "E", ""), Stop("hopeless")]
+
+
+def test_suspects_wait_for_the_others_and_then_run_alone() -> None:
+    machine = _machine(shared_deaths=1, lone_deaths=2)
+    _plan(machine, A, B, C)
+    assert machine.handle(WorkerDied((A, B))) == [Submit(C, 1)]
+    assert machine.handle(TileDone(C)) == [Submit(A, 2)]
+    assert machine.in_flight == 1
+    assert machine.handle(WorkerDied((A,))) == [Submit(B, 2)], "another suspect has its turn"
+    assert machine.handle(TileDone(B)) == [Submit(A, 3)]
+    assert machine.handle(WorkerDied((A,))) == [Quarantine(A, 3), Stop("finished")]
+    assert (machine.committed, machine.quarantined) == (2, 1)
+
+
+def test_one_death_in_company_is_forgiven() -> None:
+    machine = _machine(shared_deaths=2)
+    _plan(machine, A, B)
+    assert machine.handle(WorkerDied((A, B))) == [Submit(A, 2), Submit(B, 2)]
+
+
+def test_draining_hands_out_nothing_more() -> None:
+    machine = _machine()
+    _plan(machine, A, B, C)
+    assert machine.handle(Drain()) == []
+    assert machine.room == 0
+    assert machine.handle(TileFailed(A, "RetryableError", "", retryable=True)) == []
+    assert machine.handle(TileDone(B)) == [Stop("drained")]
+    assert machine.waiting == 2
+
+
+def test_draining_an_idle_run_stops_it() -> None:
+    assert _machine().handle(Drain()) == [Stop("drained")]
+
+
+def test_a_larger_cluster_gets_more() -> None:
+    machine = _machine(in_flight=1)
+    assert _plan(machine, A, B, C) == [Submit(A, 1)]
+    assert machine.handle(Resized(3)) == [Submit(B, 1), Submit(C, 1)]
+
+
+def test_room_asks_for_what_can_run() -> None:
+    machine = _machine(in_flight=3)
+    assert machine.room == 3
+    machine.handle(Planned(A))
+    assert machine.room == 2
+
+
+def test_a_tile_that_was_not_handed_out_cannot_come_back() -> None:
+    with pytest.raises(KeyError):
+        _machine().handle(TileDone(A))
+
+
+@pytest.mark.parametrize("name", ["in_flight", "attempts", "lone_deaths", "shared_deaths", "hopeless"])
+def test_limits_are_at_least_one(name: str) -> None:
+    with pytest.raises(InputError):
+        Limits(**{"in_flight": 1, name: 0})
+
+
+@dataclass
+class World:
+    """Carries out instructions on imaginary workers and checks every promise on the way."""
+
+    tiles: list[TileKey]
+    poison: set[TileKey]
+    bad: set[TileKey]
+    flaky: dict[TileKey, int]
+    limit: int
+    drain_at: int | None
+    workers: int
+    machine: Machine = field(init=False)
+    running: dict[TileKey, int] = field(default_factory=dict)
+    ended: Counter[TileKey] = field(default_factory=Counter)
+    how: dict[TileKey, str] = field(default_factory=dict)
+    lone_kills: Counter[TileKey] = field(default_factory=Counter)
+    drained: bool = False
+    stop: str = ""
+
+    def obey(self, out: list[Instruction]) -> None:
+        for order in out:
+            assert not self.stop, "nothing comes after the end"
+            match order:
+                case Submit(tile, _):
+                    assert not self.drained
+                    assert tile not in self.running
+                    assert not self.ended[tile]
+                    self.running[tile] = len(self.running) % self.workers
+                    assert len(self.running) <= self.limit
+                case Fail(tile):
+                    self.end(tile, "failed")
+                case Quarantine(tile):
+                    assert tile in self.poison, "an innocent tile is never quarantined"
+                    assert self.lone_kills[tile] >= 3
+                    self.end(tile, "quarantined")
+                case Stop(reason):
+                    assert not self.running
+                    self.stop = reason
+
+    def end(self, tile: TileKey, how: str) -> None:
+        self.ended[tile] += 1
+        self.how[tile] = how
+
+    def step(self, choose: st.DataObject) -> None:
+        """Let one running tile end, or the worker under it die with all that is on it."""
+        tile = choose.draw(st.sampled_from(sorted(self.running)))
+        spot_loss = len(self.running) > 1 and choose.draw(st.integers(0, 9)) == 0
+        if tile in self.poison or spot_loss:
+            lost = tuple(t for t, w in self.running.items() if w == self.running[tile])
+            if len(self.running) == 1:
+                self.lone_kills[tile] += 1
+            for other in lost:
+                del self.running[other]
+            self.obey(self.machine.handle(WorkerDied(lost)))
+            return
+        del self.running[tile]
+        if tile in self.bad:
+            self.obey(self.machine.handle(TileFailed(tile, "DataError", "", retryable=False)))
+        elif self.flaky.get(tile, 0) > 0:
+            self.flaky[tile] -= 1
+            self.obey(self.machine.handle(TileFailed(tile, "RetryableError", "", retryable=True)))
+        else:
+            self.end(tile, "committed")
+            self.obey(self.machine.handle(TileDone(tile)))
+
+    def run(self, choose: st.DataObject) -> None:
+        self.machine = Machine(Limits(in_flight=self.limit, hopeless=10**6))
+        source, steps, planned = iter(self.tiles), 0, 0
+        while not self.stop:
+            while self.machine.room and not self.stop:
+                tile = next(source, None)
+                self.obey(self.machine.handle(NoMoreTiles() if tile is None else Planned(tile)))
+                planned += tile is not None
+                assert self.machine.in_flight == len(self.running)
+                assert self.machine.waiting + self.machine.in_flight <= planned - sum(self.ended.values())
+            if steps == self.drain_at and not self.stop:
+                self.drained = True
+                self.obey(self.machine.handle(Drain()))
+            if not self.stop:
+                self.step(choose)
+            steps += 1
+            assert steps < 100 * (len(self.tiles) + 1), "every run ends"
+
+
+TILES = [TileKey(r, c) for r in range(4) for c in range(4)]
+SOME = st.sets(st.sampled_from(TILES), max_size=4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    count=st.integers(0, 16),
+    poison=SOME,
+    bad=SOME,
+    flaky=st.dictionaries(st.sampled_from(TILES), st.integers(1, 4), max_size=4),
+    limit=st.integers(1, 6),
+    workers=st.integers(1, 3),
+    drain_at=st.none() | st.integers(0, 20),
+    choose=st.data(),
+)
+def test_every_tile_ends_exactly_once_whatever_happens(
+    count: int,
+    poison: set[TileKey],
+    bad: set[TileKey],
+    flaky: dict[TileKey, int],
+    limit: int,
+    workers: int,
+    drain_at: int | None,
+    choose: st.DataObject,
+) -> None:
+    tiles = TILES[:count]
+    fails = dict(flaky)
+    world = World(tiles, poison, bad - poison, flaky, limit, drain_at, workers)
+    world.run(choose)
+    assert all(n == 1 for n in world.ended.values())
+    machine = world.machine
+    assert Counter(world.how.values()) == Counter(
+        {k: n for k in ("committed", "failed", "quarantined") if (n := getattr(machine, k))}
+    )
+    if world.stop == "drained":
+        assert world.drained
+        return
+    assert set(world.ended) == set(tiles), "none is lost"
+    for tile, how in world.how.items():
+        if tile in poison:
+            assert how == "quarantined"
+        elif tile in bad or fails.get(tile, 0) >= 3:
+            assert how == "failed"
+        else:
+            assert how == "committed"
+    assert not machine._attempts, "what ended is forgotten"
+    assert not machine._shared
