@@ -34,6 +34,8 @@ from pipelines.sample_truth import EPSG, SCHEME, Landscape, make_landscape
 
 Progress = Callable[[int, int, str], None]
 
+_OVERVIEW_PX = 2400  # shorter rasters are read whole as fast; an overview would add a third to the archive
+
 _README = """Simulated sample archive of landweave
 =====================================
 
@@ -151,6 +153,7 @@ def write_cog(path: Path, values: NDArray[Any], transform: tuple[float, ...], *,
         "level": 6,
         "predictor": "NO" if layer else "STANDARD",
         "blocksize": 512,
+        "overviews": "AUTO" if max(values.shape) > _OVERVIEW_PX else "NONE",
         "overview_count": 1,
         "overview_resampling": "MODE" if layer else "AVERAGE",
     }

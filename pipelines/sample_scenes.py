@@ -19,8 +19,8 @@ from pipelines.sample_sky import Scene, Sky, make_sky, seen
 from pipelines.sample_spectra import BANDS, CIRRUS, CLOUD, SNOW, DaySpectra, Traits, day_spectra
 from pipelines.sample_truth import FOREST, WATER, Landscape
 
-STEP_DN = 4
-"""Reflectance is quantised to steps of 0.0004, as a 12-bit sensor would; it keeps the files small."""
+STEP_DN = 8
+"""Reflectance is quantised to steps of 0.0008, near the sensor's noise; it halves the files."""
 
 SCL = "SCL"
 _STRIP = 120  # rows at 10 m, a multiple of 6
@@ -189,7 +189,7 @@ def _through(day: _Day, number: int, ground: Float, sky: Sky) -> Float:
 def _to_dn(rng: np.random.Generator, reflectance: Float, offset_dn: int) -> NDArray[np.uint16]:
     """Add sensor noise and quantise; valid DN stay off 0."""
     noise = rng.standard_normal(reflectance.shape, dtype=np.float32)
-    noise *= np.float32(0.0006) + np.float32(0.004) * reflectance
+    noise *= np.float32(0.0005) + np.float32(0.0015) * reflectance
     noise += reflectance
     noise *= np.float32(10000 / STEP_DN)
     np.rint(noise, out=noise)

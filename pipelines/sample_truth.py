@@ -147,7 +147,7 @@ def make_landscape(seed: int, size_m: int) -> Landscape:
         unit=unit,
         margin=_margins(seed, unit, n),
         vigour=_vigour(seed, house),
-        soil=power_noise(stream(seed, "soil"), unit.shape, 10, 2.2, (20, 2500)),
+        soil=power_noise(stream(seed, "soil"), unit.shape, 10, 2.8, (60, 2500)),
         parcels=parcels,
         crop=crop,
         share=free / np.maximum(size, 1),
@@ -304,7 +304,7 @@ def _margins(seed: int, unit: NDArray[np.int32], n: int) -> Float:
 
 def _vigour(seed: int, house: NDArray[np.bool_]) -> Float:
     """Make two growth textures; on built-up land, where nothing grows, the pattern of houses."""
-    first = power_noise(stream(seed, "vigour", 0), house.shape, 10, 1.9, (20, 900))
-    second = power_noise(stream(seed, "vigour", 1), house.shape, 10, 1.6, (20, 500))
+    first = power_noise(stream(seed, "vigour", 0), house.shape, 10, 2.9, (70, 900))
+    second = power_noise(stream(seed, "vigour", 1), house.shape, 10, 2.7, (70, 500))
     houses = power_noise(stream(seed, "houses"), house.shape, 10, 0.8, (15, 120))
     return np.stack([np.where(house, houses, first), np.where(house, houses, second)])
