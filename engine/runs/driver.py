@@ -44,6 +44,7 @@ from engine.store.layout import open_spec
 from engine.store.lease import Lease
 from engine.store.ledger import Ledger, TileRecord
 from engine.store.objects import local_path
+from engine.store.regions import close_epoch, open_epoch
 from engine.values.errors import BudgetError, ConflictError, InputError, LandweaveError, RetryableError
 from engine.values.grid import TileKey
 
@@ -201,7 +202,11 @@ def run_tiles(
     _require_small(job)
     lease = Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s)
     with lease, Interrupts() as interrupts:
-        return _Drive(job, client, lease, options, on_event or (lambda event: None)).run(interrupts)
+        open_epoch(job.store_url, lease.epoch)
+        try:
+            return _Drive(job, client, lease, options, on_event or (lambda event: None)).run(interrupts)
+        finally:
+            close_epoch(job.store_url, lease.epoch)
 
 
 class _Drive:
@@ -282,7 +287,6 @@ class _Drive:
                 self.stopped = reason
 
     def _submit(self, tile: TileKey, attempt: int) -> None:
-        redo = not self.options.resume or self.options.redo_gaps
         task = TileTask(
             tile=tile,
             key=self.keys[tile],
@@ -290,7 +294,7 @@ class _Drive:
             run_dir=self.lease.run_dir,
             epoch=self.lease.epoch,
             threads=self.options.threads_per_tile,
-            redo=redo and attempt == 1,
+            redo=not self.options.resume or self.options.redo_gaps,
         )
         future = self.client.submit(
             execute_tile,

@@ -1,8 +1,9 @@
 """What a worker does for one tile: compute, write, read back, record. In this order, always.
 
-A tile counts as done when its record is there. The record comes after the read-back, the read-back after
-the write, and before both the write and the record the worker makes sure that its run still holds the
-folder. Killed anywhere in between, the tile is simply done again.
+A tile counts as done when its record is there. Older records go before the pixels are touched; the new
+one comes after the read-back, the read-back after the write; and before both the write and the record the
+worker makes sure that its run still holds the folder. Killed anywhere in between, the tile is simply done
+again.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class TileTask:
         run_dir: The run's folder.
         epoch: The lease's epoch under which the tile was handed out.
         threads: Threads that the tile may use.
-        redo: Make it even if it is on record.
+        redo: Make it even if an earlier run recorded it.
     """
 
     tile: TileKey
@@ -100,15 +101,14 @@ def execute_tile(job: TileJob, task: TileTask) -> TileRecord:
     ledger, begun = Ledger(task.run_dir, job.name), time.monotonic()
     lease.check(task.run_dir, task.epoch)
     standing = ledger.done(task.tile, task.key)
-    if standing is not None and not task.redo:
+    if standing is not None and (not task.redo or standing.epoch == task.epoch):
         return standing
     box = job.box(task.tile)
     with PeakMemory() as memory:
         output = job.compute(task.tile, task.threads)
         lease.check(task.run_dir, task.epoch)
-        if standing is not None:
-            ledger.withdraw(task.tile, task.key)
-        written = write_region(job.store_url, box, output.arrays)
+        ledger.clear(task.tile, task.epoch)
+        written = write_region(job.store_url, box, output.arrays, task.epoch)
         checksums = read_back(job.store_url, box, written)
     lease.check(task.run_dir, task.epoch)
     return ledger.commit(
@@ -123,6 +123,7 @@ def execute_tile(job: TileJob, task: TileTask) -> TileRecord:
             finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
             worker=_worker_name(),
             engine=engine_version(),
+            epoch=task.epoch,
             gaps=output.gaps,
         )
     )

@@ -9,7 +9,9 @@ simply done again::
            │       └ block of 16 x 16 tiles: nobody ever lists the whole ledger at once
            └ what the run makes: cube, map, ...
 
-Names carry the key, so a tile whose inputs changed gets a record of its own beside the old one.
+A tile's older records are removed before its pixels are overwritten, so a record never speaks of pixels
+that are gone. Should a paused writer still leave an old one behind, the record of the highest epoch (see
+`engine.store.lease`) is the one that counts.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ class TileRecord:
         finished_utc: ISO 8601 time of the worker's clock; for people, never compared.
         worker: Name of the worker.
         engine: Version of the software and of its format.
+        epoch: Number of the run's holding of the folder; of a tile's records the highest counts.
         gaps: What the tile had to do without.
     """
 
@@ -79,6 +82,7 @@ class TileRecord:
     finished_utc: str
     worker: str
     engine: str
+    epoch: int = 1
     gaps: tuple[Gap, ...] = ()
 
     def to_json(self) -> bytes:
@@ -141,7 +145,7 @@ class Ledger:
         name, data = _name(record.tile, record.key), record.to_json()
         if self.folder.create(name, data):
             return record
-        standing = self.done(record.tile, record.key)
+        standing = _parse(name, self.folder.read(name) or b"")
         if standing is None:  # torn by a crash
             self.folder.replace(name, data)
             return record
@@ -155,16 +159,17 @@ class Ledger:
             )
         return standing
 
-    def withdraw(self, tile: TileKey, key: str) -> None:
-        """Make a tile undone, so that it can be made again under the same key."""
-        self.folder.remove(_name(tile, key))
+    def clear(self, tile: TileKey, epoch: int) -> None:
+        """Remove a tile's records of earlier epochs, because its pixels are about to be overwritten."""
+        for record in self._of_tile(tile):
+            if record.epoch < epoch:
+                self.folder.remove(_name(tile, record.key))
 
     def done(self, tile: TileKey, key: str) -> TileRecord | None:
-        """Return the record of a tile made from exactly this key, None when there is none."""
-        name = _name(tile, key)
-        data = self.folder.read(name)
-        record = None if data is None else _parse(name, data)
-        return record if record and (record.tile, record.key) == (tile, key) else None
+        """Return the record of a tile whose pixels were made from exactly this key, None when there is none."""
+        _name(tile, key)
+        newest = max(self._of_tile(tile), key=_age, default=None)
+        return newest if newest is not None and newest.key == key else None
 
     def finished(
         self, wanted: Iterable[tuple[TileKey, str]]
@@ -177,27 +182,38 @@ class Ledger:
         Yields:
             Tile, key and the tile's record or None. At most 8 folders (2048 tiles) are held in memory.
         """
-        held: OrderedDict[str, dict[str, TileRecord]] = OrderedDict()
+        held: OrderedDict[str, dict[TileKey, TileRecord]] = OrderedDict()
         for tile, key in wanted:
             block = block_of(tile)
             if block not in held:
-                held[block] = {_name(r.tile, r.key): r for r in self._block(block)}
+                held[block] = self._block(block)
             held.move_to_end(block)
             if len(held) > _BLOCKS_KEPT:
                 held.popitem(last=False)
-            record = held[block].get(_name(tile, key))
+            record = held[block].get(tile)
             yield tile, key, record if record and record.key == key else None
 
     def records(self) -> Iterator[TileRecord]:
-        """Yield all records, folder by folder; at most one folder is held in memory."""
+        """Yield the record of each tile, folder by folder; at most one folder is held in memory."""
         for block in self.folder.names():
-            yield from self._block(block)
+            yield from self._block(block).values()
 
-    def _block(self, block: str) -> Iterator[TileRecord]:
+    def _of_tile(self, tile: TileKey) -> Iterator[TileRecord]:
+        return self._read(block_of(tile), f"{tile}.")
+
+    def _block(self, block: str) -> dict[TileKey, TileRecord]:
+        """Return the record that counts of each tile in a folder."""
+        return {record.tile: record for record in sorted(self._read(block, ""), key=_age)}
+
+    def _read(self, block: str, prefix: str) -> Iterator[TileRecord]:
         folder = self.folder.child(block)
-        contents = folder.read_all(folder.names())
+        contents = folder.read_all(n for n in folder.names() if n.startswith(prefix))
         parsed = (_parse(f"{block}/{name}", contents[name]) for name in sorted(contents))
-        yield from (r for r in parsed if r is not None)
+        return (record for record in parsed if record is not None)
+
+
+def _age(record: TileRecord) -> tuple[TileKey, int]:
+    return record.tile, record.epoch
 
 
 def _name(tile: TileKey, key: str) -> str:

@@ -1,53 +1,101 @@
 """Write and read rectangles of a store: whole shards only, checked by reading them back.
 
 A shard is one file, so two writers of the same shard would each lose the other's pixels; a region of
-whole shards has one writer. Old shards are deleted first: zarr would read each of them before replacing
-it whole, and could not replace a damaged one at all. It then writes a local shard beside its place and
-renames it, so a killed writer leaves no shard or a whole one, and perhaps a ``.partial`` file, which the
-next writer of the same region clears away.
+whole shards has one writer. On a local file system shards are written aside, forced to disk and then
+moved into place, one by one, through a gate::
+
+    .map.zarr.staging/work-7-<random>/label/c/3/5     written here by zarr
+    .map.zarr.staging/gate-7/<random>                 moved through here
+    map.zarr/label/c/3/5                              and there it is
+
+so a killed writer leaves the old shard or the new one, never half a shard. The gate belongs to the epoch
+of the run that may write (`engine.store.lease`). A run that takes over deletes the gates of earlier epochs
+before it writes anything (`open_epoch`), and no writer ever makes a gate: one that slept meanwhile can move
+nothing any more, whatever it had checked before it fell asleep. Object stores replace an object whole, but
+have no such gate: there a writer that sleeps between its check and its put can still put.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from engine.store.layout import StoreSpec, Variable, open_store
 from engine.store.objects import Folder, local_path
-from engine.values.errors import DataError, InputError
+from engine.values.errors import ConflictError, DataError, InputError
 from engine.values.grid import Box
 
 
-def write_region(url: str, box: Box, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+def open_epoch(url: str, epoch: int) -> None:
+    """Let the writers of an epoch write, and no writer of an earlier one; clear what those left behind.
+
+    Raises:
+        ConflictError: If a later epoch is open already.
+    """
+    staging = _staging(url)
+    if staging is None:
+        return
+    if (newest := max((_epoch_of(p) for p in _inside(staging)), default=0)) > epoch:
+        raise _closed(url, epoch, f"epoch {newest} is open")
+    for old in [p for p in _inside(staging) if _epoch_of(p) < epoch and not p.name.startswith(_LONE)]:
+        revoked = old.rename(staging / f"revoked-0-{uuid.uuid4().hex}")  # at once, whatever is inside
+        shutil.rmtree(revoked)
+    (staging / f"gate-{epoch}").mkdir(parents=True, exist_ok=True)
+
+
+def close_epoch(url: str, epoch: int) -> None:
+    """Give the right to write back and leave nothing behind."""
+    staging = _staging(url)
+    if staging is None:
+        return
+    for mine in [p for p in _inside(staging) if _epoch_of(p) == epoch]:
+        shutil.rmtree(mine, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others write too
+        staging.rmdir()
+
+
+def write_region(
+    url: str, box: Box, arrays: Mapping[str, NDArray[Any]], epoch: int | None = None
+) -> dict[str, str]:
     """Write whole shards of some variables and force them to disk. Nothing is read back yet.
 
     Args:
         url: The store.
         box: Whole shards, in global pixel indices.
         arrays: Variable name to array (extra dims..., y, x) of the variable's dtype, covering `box`.
+        epoch: The run's epoch, opened with `open_epoch`; None for a lone writer without a lease.
 
     Returns:
         Variable to checksum of what was handed in; `read_back` proves that it arrived.
 
     Raises:
         InputError: If the box is not whole shards of the store, or an array has another shape or dtype.
+        ConflictError: If a later epoch was opened.
     """
     root, spec = open_store(url, "r+")
     _require_whole_shards(spec, box)
     for name, array in arrays.items():
         _require_fit(spec.variable(name), box, array)
-    where = box.slices_in(spec.box)
-    for name, array in arrays.items():
-        shards = _shard_names(spec, spec.variable(name), box)
-        _clear(url, shards)
-        root[name][(..., *where)] = array
-        _flush(url, shards)
+    where, root_path = box.slices_in(spec.box), local_path(url)
+    with _aside(url, epoch) as aside:
+        for name, array in arrays.items():
+            shards = _shard_names(spec, spec.variable(name), box)
+            if aside is None or root_path is None:
+                _put(url, root[name], shards, where, array)
+            else:
+                _stage(root_path, aside.work, name, where, array)
+                _publish(aside, root_path, shards)
     return {name: checksum(array) for name, array in arrays.items()}
 
 
@@ -157,27 +205,102 @@ def _shard_names(spec: StoreSpec, variable: Variable, box: Box) -> list[str]:
     ]
 
 
-def _clear(url: str, shards: list[str]) -> None:
-    """Delete old shards, and what killed writers left beside them (``3.<random>.partial``)."""
+def _put(url: str, target: Any, shards: list[str], where: tuple[slice, slice], array: NDArray[Any]) -> None:
+    """Write to an object store; old shards go first, because zarr cannot replace a damaged one."""
     for shard in shards:
         Folder(url).remove(shard)
+    target[(..., *where)] = array
+
+
+_LONE = "lone-"
+
+
+@dataclass(frozen=True)
+class _Aside:
+    """Where shards of one region are written (`work`), and the folder they go through (`gate`)."""
+
+    work: Path
+    gate: Path
+
+
+def _staging(url: str) -> Path | None:
+    """Return the folder beside a local store where shards are written first."""
     root = local_path(url)
-    if root is None:
+    return None if root is None else root.absolute().parent / f".{root.name}.staging"
+
+
+def _inside(staging: Path) -> list[Path]:
+    return list(staging.iterdir()) if staging.is_dir() else []
+
+
+def _epoch_of(path: Path) -> int:
+    """Read the epoch out of ``gate-7`` or ``work-7-<random>``; a lone writer has none (0)."""
+    return 0 if path.name.startswith(_LONE) else int(path.name.split("-")[1])
+
+
+@contextlib.contextmanager
+def _aside(url: str, epoch: int | None) -> Iterator[_Aside | None]:
+    """Give a working folder of one's own and the gate, which only a lone writer makes itself."""
+    staging, token = _staging(url), uuid.uuid4().hex
+    if staging is None:
+        yield None
         return
+    lone = staging / f"{_LONE}{token}"
+    aside = _Aside(lone / "work", lone / "gate")
+    if epoch is None:
+        aside.gate.mkdir(parents=True)
+    else:
+        aside = _Aside(staging / f"work-{epoch}-{token}", staging / f"gate-{epoch}")
+    try:
+        aside.work.mkdir()
+        yield aside
+    except FileNotFoundError as error:
+        if aside.gate.is_dir():
+            raise
+        raise _closed(url, epoch, f"epoch {epoch} is closed") from error
+    finally:
+        shutil.rmtree(aside.work, ignore_errors=True)
+        if epoch is None:
+            shutil.rmtree(lone, ignore_errors=True)
+            with contextlib.suppress(OSError):  # others write too
+                staging.rmdir()
+
+
+def _closed(url: str, epoch: int | None, found: str) -> ConflictError:
+    return ConflictError(
+        "another run took this store over; this writer must stop",
+        where=url,
+        found=found,
+        limit=f"epoch {epoch}",
+        mend="let the other run finish; it goes on from the records of this one",
+    )
+
+
+def _stage(root: Path, work: Path, name: str, where: tuple[slice, slice], array: NDArray[Any]) -> None:
+    """Let zarr write the shards of one variable into a copy of its array that has nothing else."""
+    (work / name).mkdir()
+    shutil.copyfile(root / name / "zarr.json", work / name / "zarr.json")
+    zarr.open_array(work / name, mode="r+")[(..., *where)] = array
+
+
+def _publish(aside: _Aside, root: Path, shards: list[str]) -> None:
+    """Move shards into place; where there is nothing but no-data, move the old shard out.
+
+    Each move is a rename from or to the gate, so it fails when the gate is gone.
+    """
+    for shard in shards:
+        new, target, passing = aside.work / shard, root / shard, aside.gate / uuid.uuid4().hex
+        if new.exists():
+            _sync(new)
+            new.replace(passing)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            passing.replace(target)
+        elif target.exists():
+            target.replace(passing)
+            passing.unlink()
     for folder in {(root / shard).parent for shard in shards}:
-        for left in folder.glob("*.partial"):
-            if str((folder / left.name.split(".")[0]).relative_to(root)) in shards:
-                left.unlink(missing_ok=True)
-
-
-def _flush(url: str, shards: list[str]) -> None:
-    """Force written shards and their names to disk, so that no record outlives its pixels in a power cut."""
-    root = local_path(url)
-    if root is None:
-        return
-    files = [f for shard in shards if (f := root / shard).exists()]  # nothing but no-data: no file
-    for path in [*files, *{f.parent for f in files}]:
-        _sync(path)
+        if folder.is_dir():
+            _sync(folder)
 
 
 def _sync(path: Path) -> None:

@@ -18,7 +18,7 @@ from engine.runs.tile import TileOutput
 from engine.store.layout import create
 from engine.store.lease import Lease
 from engine.store.ledger import Ledger
-from engine.store.regions import checksum, read_region
+from engine.store.regions import checksum, open_epoch, read_region
 from engine.values.errors import BudgetError, ConflictError, DataError, InputError
 from engine.values.grid import TileKey
 from tests.runs.fake_job import FakeJob, tree_bytes
@@ -115,6 +115,8 @@ def test_another_key_makes_the_tile_again(job: FakeJob, client: Client) -> None:
     newer = replace(job, version=2)
     assert run_tiles(newer, client, job.run_dir).done == 16
     _assert_map(newer)
+    assert run_tiles(job, client, job.run_dir).done == 16, "the older pixels are gone, so is their record"
+    _assert_map(job)
 
 
 def test_without_resume_everything_is_made_again(job: FakeJob, client: Client) -> None:
@@ -277,15 +279,17 @@ def test_results_that_differ_between_attempts_are_told(
 ) -> None:
     job = RestlessJob(str(tmp_path)).create()
     with Lease(job.run_dir) as lease:
+        open_epoch(job.store_url, lease.epoch)
         task = TileTask(TileKey(0, 0), job.key(TileKey(0, 0)), 1, job.run_dir, lease.epoch)
         ledger = Ledger(job.run_dir, job.name)
         record = execute_tile(job, task)
         assert execute_tile(job, task) == record, "what is done is not done again"
-        ledger.withdraw(task.tile, task.key)
-        ledger.commit(replace(record, checksums={"label": "0"}))
-        monkeypatch.setattr(Ledger, "withdraw", lambda *_: None)  # as if two attempts ran side by side
+        # two attempts side by side: the first one's record appears while the second computes
+        ledger.clear(task.tile, lease.epoch + 1)
+        other = replace(record, checksums={"label": "0"})
+        monkeypatch.setattr(tile_module, "read_back", lambda *_: ledger.commit(other) and {"label": "1"})
         with pytest.raises(DataError, match="different bytes"):
-            execute_tile(job, replace(task, redo=True))
+            execute_tile(job, task)
 
 
 @pytest.mark.parametrize("step", ["write_region", "read_back"])
@@ -294,6 +298,7 @@ def test_an_error_at_any_step_leaves_no_record(
 ) -> None:
     tile = TileKey(0, 0)
     with Lease(job.run_dir) as lease:
+        open_epoch(job.store_url, lease.epoch)
         task = TileTask(tile, job.key(tile), 1, job.run_dir, lease.epoch)
         with monkeypatch.context() as patch:
             patch.setattr(tile_module, step, lambda *_: (_ for _ in ()).throw(OSError("disk full")))

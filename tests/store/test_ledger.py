@@ -57,20 +57,26 @@ def test_attempts_that_disagree_are_a_data_error(ledger: Ledger) -> None:
         ledger.commit(replace(RECORD, checksums={"label": "ff00"}))
 
 
-def test_another_key_stands_beside_the_old_one(ledger: Ledger) -> None:
-    other = replace(RECORD, key="cd" * 32, checksums={"label": "1"})
-    ledger.commit(RECORD)
-    ledger.commit(other)
-    assert ledger.done(RECORD.tile, KEY) == RECORD
-    assert ledger.done(RECORD.tile, other.key) == other
-    assert sorted(r.key for r in ledger.records()) == [KEY, other.key]
-
-
-def test_a_withdrawn_tile_is_not_done(ledger: Ledger) -> None:
-    ledger.withdraw(RECORD.tile, KEY)
-    ledger.commit(RECORD)
-    ledger.withdraw(RECORD.tile, KEY)
+def test_of_several_records_of_a_tile_the_highest_epoch_counts(ledger: Ledger) -> None:
+    newer = replace(RECORD, key="cd" * 32, checksums={"label": "1"}, epoch=2)
+    ledger.commit(newer)
+    ledger.commit(RECORD)  # a paused writer wakes up too late
     assert ledger.done(RECORD.tile, KEY) is None
+    assert ledger.done(RECORD.tile, newer.key) == newer
+    assert list(ledger.records()) == [newer]
+    assert [r for _, _, r in ledger.finished([(RECORD.tile, KEY), (RECORD.tile, newer.key)])] == [None, newer]
+
+
+def test_clearing_removes_a_tiles_earlier_records_only(ledger: Ledger) -> None:
+    neighbour = replace(RECORD, tile=TileKey(3, -2))
+    for record in (RECORD, replace(RECORD, key="cd" * 32, epoch=2), neighbour):
+        ledger.commit(record)
+    ledger.clear(RECORD.tile, 1)
+    assert ledger.done(RECORD.tile, "cd" * 32) is not None
+    ledger.clear(RECORD.tile, 2)
+    assert sum(1 for _ in ledger.folder.child(block_of(RECORD.tile)).names()) == 1
+    ledger.clear(RECORD.tile, 3)
+    assert [r.tile for r in ledger.records()] == [neighbour.tile]
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
@@ -82,7 +88,7 @@ def test_a_torn_record_is_not_done_and_is_replaced(ledger: Ledger, keep: int) ->
     with pytest.warns(UserWarning, match="damaged"):
         assert list(ledger.records()) == []
     with pytest.warns(UserWarning, match="damaged"):
-        ledger.commit(RECORD)
+        ledger.commit(RECORD)  # replaces it
     assert ledger.done(RECORD.tile, KEY) == RECORD
 
 

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.store import regions
 from engine.store.layout import Dim, StoreSpec, Variable, create
-from engine.store.regions import checksum, read_back, read_region, write_region
-from engine.values.errors import DataError, InputError
+from engine.store.regions import checksum, close_epoch, open_epoch, read_back, read_region, write_region
+from engine.values.errors import ConflictError, DataError, InputError
 from engine.values.grid import Box, Grid
 
 SPEC = StoreSpec(
@@ -150,16 +153,89 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
         read_back(url, TILE, written)
 
 
-def test_leftovers_of_killed_writers_are_cleared_but_not_those_of_neighbours(tmp_path: Path) -> None:
-    url = str(tmp_path)
+def _staged(url: str) -> list[str]:
+    return sorted(p.name for p in Path(url).parent.glob(".*.staging/*"))
+
+
+def test_a_lone_writer_leaves_nothing_beside_the_store(tmp_path: Path) -> None:
+    url = str(tmp_path / "map.zarr")
     create(url, SPEC)
     write_region(url, TILE, _arrays())
-    mine, theirs = _shard(url).with_suffix(".12ab.partial"), _shard(url).with_name("2.34cd.partial")
-    mine.write_bytes(b"half")
-    theirs.write_bytes(b"half")
-    write_region(url, TILE, _arrays())
-    assert not mine.exists()
-    assert theirs.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["map.zarr"]
+
+
+def test_an_epoch_opens_and_closes(tmp_path: Path) -> None:
+    url = str(tmp_path / "map.zarr")
+    create(url, SPEC)
+    open_epoch(url, 3)
+    written = write_region(url, TILE, _arrays(), 3)
+    assert read_back(url, TILE, written) == written
+    assert _staged(url) == ["gate-3"]
+    close_epoch(url, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["map.zarr"]
+    with pytest.raises(ConflictError):
+        write_region(url, TILE, _arrays(1), 3)
+    read_back(url, TILE, written)
+
+
+def test_leftovers_of_earlier_epochs_are_cleared_and_later_ones_respected(tmp_path: Path) -> None:
+    url = str(tmp_path / "map.zarr")
+    create(url, SPEC)
+    open_epoch(url, 1)
+    staging = tmp_path / ".map.zarr.staging"
+    (staging / "work-1-killed" / "label").mkdir(parents=True)
+    (staging / "lone-other").mkdir()
+    open_epoch(url, 2)
+    assert _staged(url) == ["gate-2", "lone-other"]
+    open_epoch(url, 2)
+    with pytest.raises(ConflictError, match="epoch 2 is open"):
+        open_epoch(url, 1)
+
+
+@pytest.mark.parametrize(
+    ("moment", "seed"),
+    [
+        ("_stage", 1),
+        ("_stage", None),
+        ("_publish", 1),
+        ("_publish", None),
+        ("_sync", 1),
+        ("replace", 1),
+        ("replace", None),
+        ("replace out of the gate", 1),
+    ],
+)
+def test_a_writer_that_sleeps_anywhere_moves_nothing_after_a_take_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, seed: int | None
+) -> None:
+    """Another epoch opens and writes just before each step of the slow writer."""
+    url = str(tmp_path / "map.zarr")
+    create(url, SPEC)
+    open_epoch(url, 1)
+    slow = {
+        "label": np.zeros((64, 64), np.uint8) if seed is None else _arrays(seed)["label"],
+    }
+    write_region(url, TILE, _arrays(5), 1)
+    after: list[dict[str, str]] = []
+
+    def asleep(function: Callable[..., Any]) -> Callable[..., Any]:
+        def woken(*args: Any, **kwargs: Any) -> Any:
+            ripe = "gate" not in moment or "gate-1" in str(args[0])
+            if not after and ripe:
+                after.append({})
+                open_epoch(url, 2)
+                after[0] = write_region(url, TILE, _arrays(2), 2)
+            return function(*args, **kwargs)
+
+        return woken
+
+    owner = regions if moment.startswith("_") else Path
+    name = moment.split()[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, asleep(getattr(owner, name)))
+        with pytest.raises(ConflictError, match="took this store over"):
+            write_region(url, TILE, slow, 1)
+    assert read_back(url, TILE, after[0]) == after[0]
 
 
 def test_a_checksum_tells_shape_type_and_content_apart() -> None:
