@@ -84,7 +84,7 @@ def _map(out: Path, workers: int | None) -> MapResult:
     cluster: dict[str, Any] = {"kind": "local"}
     if workers is not None:
         cluster["n_workers"] = workers
-    settings = {**SOURCE, "bundle": "bundle", "out": "map", "tile_px": 512, "chunk_px": 512}
+    settings = {**SOURCE, "bundle": "bundle", "out": "map", "tile_px": 512}
     _write_yaml(out / "map.yaml", {**settings, "cluster": cluster})
     with map_progress() as listener:
         return map_area(load_config(out / "map.yaml"), listener=listener)

@@ -235,3 +235,26 @@ def _readme(land: Landscape, scenes: tuple[Scene, ...]) -> str:
 
 def _silent(done: int, total: int, what: str) -> None:
     """Tell nobody."""
+
+
+def open_sample_archive(folder: str | Path) -> SampleArchive:
+    """Find the parts of an archive that `make_sample_archive` made earlier.
+
+    Raises:
+        InputError: If the folder holds none, or only a part of one.
+    """
+    import rasterio
+
+    root = Path(folder)
+    names = ("catalog.json", "items.parquet", "truth.tif", "labels.gpkg", "classes.yaml", "territory.geojson")
+    missing = [n for n in names if not (root / n).exists()]
+    if missing:
+        raise InputError(
+            "not a whole sample archive", where=str(root), found=f"no {', '.join(missing)}", mend="delete it"
+        )
+    with rasterio.open(root / "truth.tif") as file:
+        crs, bounds = f"EPSG:{file.crs.to_epsg()}", tuple(file.bounds)
+    paths = dict(
+        zip(("catalog", "items_parquet", "truth", "labels", "classes", "territory"), names, strict=True)
+    )
+    return SampleArchive(root=root, crs=crs, bounds=bounds, **{k: root / n for k, n in paths.items()})

@@ -60,10 +60,10 @@ def write_cog(
 
     view = open_view(map_url)
     box, path = view.crop(box), Path(path)
-    if view.is_classes(variable):
-        scheme = scheme or scheme_of_flags(view.attributes(variable), view.url)
-    else:
+    if not view.is_classes(variable):
         scheme = None
+    elif scheme is None:
+        scheme = scheme_of_flags(view.attributes(variable), view.url)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _scratch(path, "plain") as plain, _scratch(path, "cog") as final:
         _copy_blocks(view, variable, box, plain, block_px)
