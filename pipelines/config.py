@@ -18,9 +18,15 @@ class AreaConfig(BaseModel):
     """The area: exactly one of name, file or bbox."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str | None = Field(None, description="Country, or 'province, country' with a file of provinces.")
-    file: str | None = Field(None, description="Vector file; with a name, the file that holds the name.")
-    bbox: tuple[float, float, float, float] | None = Field(None, description="west, south, east, north.")
+    name: str | None = Field(
+        default=None, description="Country, or 'province, country' with a file of provinces."
+    )
+    file: str | None = Field(
+        default=None, description="Vector file; with a name, the file that holds the name."
+    )
+    bbox: tuple[float, float, float, float] | None = Field(
+        default=None, description="west, south, east, north."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -45,12 +51,18 @@ class SourceConfig(BaseModel):
     area: AreaConfig = Field(description="A country's name, a vector file, or [west, south, east, north].")
     time: str = Field(description="First and last month or day, both included: 2023-03/2023-10.")
     catalog: str = Field(
-        "earth-search",
+        default="earth-search",
         description="earth-search, planetary-computer, cdse, an API's URL, catalog.json, folder, GeoParquet.",
     )
-    collection: str | None = Field(None, description="Collection; default the catalogue's Sentinel-2 L2A.")
-    max_cloud: float | None = Field(None, ge=0, le=100, description="Leave out cloudier scenes (percent).")
-    crs: str | None = Field(None, description="CRS of the grid; default UTM or LAEA by the area's extent.")
+    collection: str | None = Field(
+        default=None, description="Collection; default the catalogue's Sentinel-2 L2A."
+    )
+    max_cloud: float | None = Field(
+        default=None, ge=0, le=100, description="Leave out cloudier scenes (percent)."
+    )
+    crs: str | None = Field(
+        default=None, description="CRS of the grid; default UTM or LAEA by the area's extent."
+    )
 
 
 class RunConfig(SourceConfig):
@@ -58,14 +70,18 @@ class RunConfig(SourceConfig):
 
     bundle: str = Field(description="Folder of the model bundle.")
     out: str = Field(description="Run folder; running again into it goes on where it stopped.")
-    cube: CubeSpec | None = Field(None, description="Default: the bundle's own cube spec.")
-    tile_px: int = Field(2048, ge=64, le=16384, multiple_of=16, description="Side of a tile in pixels.")
+    cube: CubeSpec | None = Field(default=None, description="Default: the bundle's own cube spec.")
+    tile_px: int = Field(
+        default=2048, ge=64, le=16384, multiple_of=16, description="Side of a tile in pixels."
+    )
     chunk_px: int = Field(
         1024, ge=64, le=16384, description="Side of a piece inside a tile; the map is the same."
     )
-    probability: bool = Field(False, description="Also store the probability of every class.")
+    probability: bool = Field(default=False, description="Also store the probability of every class.")
     cluster: ClusterSpec = Field(default_factory=ClusterSpec, description="Where it runs; default here.")
-    products: bool = Field(True, description="Write COG, STAC item, overviews and quicklook at the end.")
+    products: bool = Field(
+        default=True, description="Write COG, STAC item, overviews and quicklook at the end."
+    )
 
 
 Config = TypeVar("Config", bound=SourceConfig)

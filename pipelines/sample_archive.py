@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.values.errors import ConflictError
+from engine.values.errors import ConflictError, InputError
 from engine.values.grid import Box
 from pipelines.sample_labels import territory, write_labels, write_territory
 from pipelines.sample_scenes import SCL, Pixels, cut, factor_of, render_scene

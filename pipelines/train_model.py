@@ -29,18 +29,22 @@ class LabelsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     file: str = Field(description="Vector file of annotated polygons, any CRS.")
-    column: str = Field("class_name", description="Column with the class: a name, value or source code.")
+    column: str = Field(
+        default="class_name", description="Column with the class: a name, value or source code."
+    )
     classes: str = Field(description="YAML of the class scheme.")
-    inner_buffer_m: float = Field(0.0, ge=0, description="Shrink polygons first, to leave mixed pixels out.")
+    inner_buffer_m: float = Field(
+        default=0.0, ge=0, description="Shrink polygons first, to leave mixed pixels out."
+    )
 
 
 class LatticeConfig(BaseModel):
     """The windows of the map."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    window_px: int = Field(256, ge=16, description="Side of a window in pixels.")
-    overlap_px: int = Field(96, ge=0, description="Pixels that neighbouring windows share.")
-    kernel: Kernel = Field("hann", description="hann, radial or trim.")
+    window_px: int = Field(default=256, ge=16, description="Side of a window in pixels.")
+    overlap_px: int = Field(default=96, ge=0, description="Pixels that neighbouring windows share.")
+    kernel: Kernel = Field(default="hann", description="hann, radial or trim.")
 
 
 class TrainConfig(SourceConfig):
@@ -49,8 +53,8 @@ class TrainConfig(SourceConfig):
     cube: CubeSpec = Field(description="Bands, resolution, period, reducer, mask.")
     labels: LabelsConfig = Field(description="What is annotated.")
     bundle: str = Field(description="Folder of the bundle to write.")
-    name: str = Field("landweave model", description="Short name of the model.")
-    licence: str = Field("other", description="SPDX identifier of the weights' licence.")
+    name: str = Field(default="landweave model", description="Short name of the model.")
+    licence: str = Field(default="other", description="SPDX identifier of the weights' licence.")
     lattice: LatticeConfig = Field(default_factory=LatticeConfig, description="Windows of the map.")
     options: TrainOptions = Field(default_factory=TrainOptions, description="Network, steps, split, seed.")
 
