@@ -13,8 +13,8 @@ from pipelines.sample_noise import stream, wave_field
 from pipelines.sample_truth import BUILT_UP, EPSG, FOREST, SCHEME, WATER, Landscape, burn
 
 _BLOCK_M = 2600.0  # about the side of a sample block in which all fields are annotated
-_BLOCK_SHARE = 0.3  # of the territory inside such blocks
-_SCATTERED = 0.18  # of the fields elsewhere
+_BLOCK_SHARE = 0.37  # of the territory inside such blocks
+_SCATTERED = 0.2  # of the fields elsewhere
 _SHRINK_M = 8.0  # digitisers stay inside the field
 _SHIFT_M = 2.0  # standard deviation of a polygon's displacement along each axis
 _PURE = 0.97  # part of a polygon that must show its field
@@ -103,7 +103,7 @@ def _field_labels(land: Landscape) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     wanted = inside | (rng.random(len(fields)) < _SCATTERED)
     shift = _SHIFT_M * rng.normal(size=(len(fields), 2))
     drawn = shapely.simplify(shapely.buffer(fields, -_SHRINK_M, join_style="mitre"), 2.0)
-    wanted &= shapely.area(drawn) > 2500
+    wanted &= (shapely.area(drawn) > 2500) & shapely.within(drawn, territory(land))
     wanted &= shapely.get_type_id(drawn) == 3  # thin fields fall into several parts
     drawn[wanted] = [
         shapely.transform(d, lambda xy, s=s: (xy + s).round(1))
@@ -126,14 +126,14 @@ def _cover_labels(land: Landscape) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Outline forest, water and built-up land inside the sample blocks, and one of each anywhere."""
     shapes: list[Any] = []
     values: list[int] = []
-    blocks = sample_blocks(land)
+    blocks = shapely.intersection(sample_blocks(land), territory(land))
     for value in (FOREST, WATER, BUILT_UP):
         regions = _regions(land, value)
         found = [shapely.intersection(regions, b) for b in blocks]
         parts = shapely.get_parts(shapely.buffer(shapely.get_parts(np.array(found)), 0))
         parts = parts[shapely.area(parts) > 4000]
         if not len(parts):
-            every = shapely.get_parts(regions)
+            every = shapely.get_parts(shapely.intersection(regions, territory(land)))
             parts = every[np.argsort(-shapely.area(every), kind="stable")[:1]]
         shapes += list(parts)
         values += [value] * len(parts)
