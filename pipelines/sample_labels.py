@@ -10,14 +10,14 @@ import shapely
 from numpy.typing import NDArray
 
 from pipelines.sample_noise import stream, wave_field
-from pipelines.sample_truth import BUILT_UP, EPSG, FOREST, SCHEME, WATER, Landscape
+from pipelines.sample_truth import BUILT_UP, EPSG, FOREST, SCHEME, WATER, Landscape, burn
 
-_BLOCK_M = 2600.0  # side of a sample block in which all fields are annotated
-_BLOCK_SHARE = 0.24  # of the territory inside such blocks
-_SCATTERED = 0.15  # of the fields elsewhere
+_BLOCK_M = 2600.0  # about the side of a sample block in which all fields are annotated
+_BLOCK_SHARE = 0.37  # of the territory inside such blocks
+_SCATTERED = 0.2  # of the fields elsewhere
 _SHRINK_M = 8.0  # digitisers stay inside the field
 _SHIFT_M = 2.0  # standard deviation of a polygon's displacement along each axis
-_PURE = 0.985  # part of a field's parcel that must be the field itself
+_PURE = 0.97  # part of a polygon that must show its field
 
 
 def territory(land: Landscape) -> Any:
@@ -86,8 +86,8 @@ def sample_blocks(land: Landscape) -> NDArray[Any]:
     The squares lie on a lattice, so that none overlap; a small canvas has at least one.
     """
     left, bottom, right, _ = land.bounds
-    side = min(_BLOCK_M, (right - left) / 3)
-    count = int((right - left) // side)
+    count = max(3, round((right - left) / _BLOCK_M))
+    side = (right - left) / count
     rng = stream(land.seed, "sample blocks")
     chosen = rng.permutation(count * count)[: max(1, round(_BLOCK_SHARE * count * count))]
     x, y = left + chosen % count * side, bottom + chosen // count * side
@@ -103,27 +103,37 @@ def _field_labels(land: Landscape) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     wanted = inside | (rng.random(len(fields)) < _SCATTERED)
     shift = _SHIFT_M * rng.normal(size=(len(fields), 2))
     drawn = shapely.simplify(shapely.buffer(fields, -_SHRINK_M, join_style="mitre"), 2.0)
-    kept = wanted & (land.share >= _PURE) & (shapely.area(drawn) > 2500)
-    kept &= shapely.get_type_id(drawn) == 3  # thin fields fall into several parts
-    moved = [
+    wanted &= (shapely.area(drawn) > 2500) & shapely.within(drawn, territory(land))
+    wanted &= shapely.get_type_id(drawn) == 3  # thin fields fall into several parts
+    drawn[wanted] = [
         shapely.transform(d, lambda xy, s=s: (xy + s).round(1))
-        for d, s in zip(drawn[kept], shift[kept], strict=True)
+        for d, s in zip(drawn[wanted], shift[wanted], strict=True)
     ]
-    return np.array(moved, dtype=object), land.crop[kept]
+    kept = wanted & _mostly_field(land, drawn, wanted)
+    return drawn[kept], land.crop[kept]
+
+
+def _mostly_field(land: Landscape, drawn: NDArray[Any], wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Tell which drawn polygons show their field, and hardly any forest, house or road."""
+    n = len(drawn)
+    number = burn([(drawn[i], int(i)) for i in np.flatnonzero(wanted)], land.grid, land.box)
+    all_px = np.bincount(number[number >= 0], minlength=n)
+    own_px = np.bincount(number[number == land.unit], minlength=n)
+    return np.asarray((own_px >= _PURE * all_px) & (all_px >= 12))
 
 
 def _cover_labels(land: Landscape) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Outline forest, water and built-up land inside the sample blocks, and one of each anywhere."""
     shapes: list[Any] = []
     values: list[int] = []
-    blocks = sample_blocks(land)
+    blocks = shapely.intersection(sample_blocks(land), territory(land))
     for value in (FOREST, WATER, BUILT_UP):
         regions = _regions(land, value)
         found = [shapely.intersection(regions, b) for b in blocks]
         parts = shapely.get_parts(shapely.buffer(shapely.get_parts(np.array(found)), 0))
         parts = parts[shapely.area(parts) > 4000]
         if not len(parts):
-            every = shapely.get_parts(regions)
+            every = shapely.get_parts(shapely.intersection(regions, territory(land)))
             parts = every[np.argsort(-shapely.area(every), kind="stable")[:1]]
         shapes += list(parts)
         values += [value] * len(parts)

@@ -1,0 +1,32 @@
+"""A small simulated archive, made once per session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.sample_archive import SampleArchive, make_sample_archive
+from pipelines.sample_truth import Landscape, make_landscape
+
+SEED, SIZE_M, DATES = 7, 2560, 4
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> SampleArchive:
+    return make_sample_archive(tmp_path_factory.mktemp("sample"), seed=SEED, size_m=SIZE_M, n_dates=DATES)
+
+
+@pytest.fixture(scope="session")
+def small_land() -> Landscape:
+    return make_landscape(SEED, SIZE_M)
+
+
+@pytest.fixture(scope="session")
+def wide_land() -> Landscape:
+    return make_landscape(SEED, 6000)
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    return tmp_path / "archive"
