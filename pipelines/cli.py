@@ -150,13 +150,13 @@ def train(
     config: Annotated[Path, typer.Argument(help="The training's YAML.")], override: Override = None
 ) -> None:
     """Train a network on the same cubes that are mapped, and write a bundle."""
-    from pipelines.console import training_progress
-    from pipelines.train_model import load_train_config, train_model
+    from pipelines.console import steps_progress
+    from pipelines.train_model import load_train_config, score_lines, train_model
 
     settings = load_train_config(config, override)
-    with training_progress() as on_step:
-        bundle, scores = train_model(settings, on_step)
-    _print({"bundle": bundle, **scores}, as_json=False)
+    with steps_progress("train", "batches") as show:
+        bundle, trained = train_model(settings, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"))
+    _print({"bundle": bundle.path, **score_lines(trained)}, as_json=False)
 
 
 @bundle_app.command("show")

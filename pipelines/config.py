@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -68,6 +68,9 @@ class RunConfig(SourceConfig):
     products: bool = Field(True, description="Write COG, STAC item, overviews and quicklook at the end.")
 
 
+Config = TypeVar("Config", bound=SourceConfig)
+
+
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
     """Read a run's YAML and apply ``key=value`` overrides (dots go deeper: ``cube.period=10D``).
 
@@ -76,6 +79,13 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     Raises:
         InputError: If the file is missing or a field is wrong; names every field at once.
     """
+    return parse_yaml(RunConfig, path, overrides, paths=("bundle", "out"))
+
+
+def parse_yaml(
+    kind: type[Config], path: str | Path, overrides: list[str] | None, *, paths: tuple[str, ...]
+) -> Config:
+    """Read any of our YAML files; `paths` are the settings whose relative paths start at the file."""
     path = Path(path)
     try:
         raw = yaml.safe_load(path.read_text()) or {}
@@ -85,16 +95,20 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
         raise InputError("the configuration is not YAML", where=str(path), found=str(error)) from error
     if not isinstance(raw, dict):
         raise InputError("the configuration is not a mapping", where=str(path), mend="landweave init")
-    _anchor_paths(raw, path.parent)
+    _anchor_paths(raw, path.parent, paths)
     for text in overrides or []:
         _override(raw, text)
-    return parse_config(raw, where=str(path))
+    return parse_config(raw, str(path), kind)
 
 
-def parse_config(raw: dict[str, Any], where: str) -> RunConfig:
+@overload
+def parse_config(raw: dict[str, Any], where: str) -> RunConfig: ...
+@overload
+def parse_config(raw: dict[str, Any], where: str, kind: type[Config]) -> Config: ...
+def parse_config(raw: dict[str, Any], where: str, kind: type[Any] = RunConfig) -> Any:
     """Validate a mapping; every wrong field is named in one error."""
     try:
-        return RunConfig.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc'])) or 'run'}: {e['msg']}" for e in error.errors()]
         raise InputError(
@@ -118,21 +132,22 @@ def _override(raw: dict[str, Any], text: str) -> None:
     at[last] = yaml.safe_load(value)
 
 
-def _anchor_paths(raw: dict[str, Any], folder: Path) -> None:
+def _anchor_paths(raw: dict[str, Any], base: Path, paths: tuple[str, ...]) -> None:
     """Make relative paths start at the YAML's folder, so that a run works from anywhere."""
-    for key in ("bundle", "out", "catalog"):
-        value = raw.get(key)
-        if (
-            isinstance(value, str)
-            and "://" not in value
-            and (key != "catalog" or _looks_local(value, folder))
-        ):
-            raw[key] = str(folder / value)
-    area = raw.get("area")
+    for dotted in paths:
+        *parents, last = dotted.split(".")
+        at: Any = raw
+        for parent in parents:
+            at = at.get(parent) if isinstance(at, dict) else None
+        if isinstance(at, dict) and isinstance(at.get(last), str) and "://" not in at[last]:
+            at[last] = str(base / at[last])
+    catalog, area = raw.get("catalog"), raw.get("area")
+    if isinstance(catalog, str) and "://" not in catalog and _looks_local(catalog, base):
+        raw["catalog"] = str(base / catalog)
     if isinstance(area, str) and Path(area).suffix:
-        raw["area"] = str(folder / area)
+        raw["area"] = str(base / area)
     elif isinstance(area, dict) and area.get("file"):
-        area["file"] = str(folder / area["file"])
+        area["file"] = str(base / area["file"])
 
 
 def _looks_local(value: str, folder: Path) -> bool:

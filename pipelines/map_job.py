@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
 import shapely
+from dask.base import compute
 from numpy.typing import NDArray
 
 from engine.archive.items import ItemTable
@@ -105,7 +105,7 @@ class MapJob:
         cube = open_cube(scenes, self.spec, grid=self.grid, box=outer, chunks_yx=chunks)
         mapped = predict(cube, self.bundle, core=core, probability=self.probability)
         names = [str(n) for n in mapped.data_vars]
-        values = dask.compute(*(mapped[n].data for n in names), scheduler="threads", num_workers=threads)
+        values = compute(*(mapped[n].data for n in names), scheduler="threads", num_workers=threads)
         inside = inside_outline(self._outline(), self.grid, core)
         at = core.slices_in(box)
         for name, value in zip(names, values, strict=True):

@@ -8,6 +8,7 @@ records.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,16 +74,14 @@ def items_of(catalog: str, query: Query) -> Iterator[Found]:
 
 def extent_of(catalog: str, collection: str | None) -> str:
     """Say in words which times an API's collection covers; empty when it does not tell."""
-    from pystac_client.exceptions import APIError
-
     root, default = APIS.get(catalog, (catalog, None))
     name = collection or default
     if name is None or not root.startswith("http") or root.endswith(".json"):
         return ""
     try:
         start, end = _client(root).get_collection(name).extent.temporal.intervals[0]
-    except (APIError, RetryableError, AttributeError, KeyError, IndexError):
-        return ""  # this only makes an error message better
+    except Exception:  # this only makes an error message better; it must not hide it
+        return ""
     return f"{name} covers {start:%Y-%m-%d} to {f'{end:%Y-%m-%d}' if end else 'now'}" if start else ""
 
 
@@ -91,21 +90,26 @@ def _client(root: str) -> Any:
     from pystac_client import Client
     from pystac_client.exceptions import APIError
     from pystac_client.stac_api_io import StacApiIO
+
+    try:
+        return Client.open(root, stac_io=StacApiIO(max_retries=_retry(), timeout=_TIMEOUT_S))
+    except APIError as error:
+        raise _api_error(root, error) from error
+    except Exception as error:  # pystac raises many kinds for a page that is no STAC
+        raise InputError("this is no STAC API", where=root, found=str(error)[:200]) from error
+
+
+def _retry() -> Any:
+    """Retries on throttling and server errors; a server's own Retry-After is followed."""
     from urllib3 import Retry
 
-    retry = Retry(
+    return Retry(
         total=_RETRIES,
         backoff_factor=_BACKOFF_S,
         status_forcelist=(429, 500, 502, 503, 504),
         allowed_methods=None,  # a search is a POST that changes nothing
         respect_retry_after_header=True,
     )
-    try:
-        return Client.open(root, stac_io=StacApiIO(max_retries=retry, timeout=_TIMEOUT_S))
-    except APIError as error:
-        raise _api_error(root, error) from error
-    except Exception as error:  # pystac raises many kinds for a page that is no STAC
-        raise InputError("this is no STAC API", where=root, found=str(error)[:200]) from error
 
 
 def _from_api(root: str, query: Query) -> Iterator[Found]:
@@ -147,14 +151,16 @@ def _outline(area: Area) -> dict[str, Any]:
     import shapely
     from shapely.geometry import mapping
 
-    shape, step = area.geometry, 0.01
-    while shapely.get_num_coordinates(shape) > _MAX_VERTICES:
-        loose = shapely.union_all(area.geometry.simplify(step).buffer(step, quad_segs=1))
-        shape = shapely.intersection(
-            loose.simplify(step / 4).buffer(step / 4, quad_segs=1), shapely.box(-180, -90, 180, 90)
-        )
-        step *= 2
-    return dict(mapping(shape))
+    globe = shapely.box(-180, -90, 180, 90)
+    if shapely.get_num_coordinates(area.geometry) <= _MAX_VERTICES:
+        return dict(mapping(area.geometry))
+    for step in (0.01 * 2**i for i in range(12)):
+        loose = area.geometry.buffer(3 * step, quad_segs=1).simplify(step)
+        shape = shapely.intersection(loose, globe)
+        # simplification moves edges by at most a step, but may drop a small part: so look
+        if shapely.get_num_coordinates(shape) <= _MAX_VERTICES and shape.covers(area.geometry):
+            return dict(mapping(shape))
+    return dict(mapping(shapely.envelope(area.geometry)))
 
 
 def _self_href(item: dict[str, Any]) -> str | None:
@@ -165,17 +171,19 @@ def _self_href(item: dict[str, Any]) -> str | None:
 def _from_static(href: str) -> Iterator[Found]:
     """Walk a static catalogue or collection, local or remote."""
     import pystac
+    from pystac.stac_io import DefaultStacIO, RetryStacIO
 
+    remote = href.startswith(("http://", "https://"))
     try:
-        root = pystac.read_file(href)
+        root = pystac.read_file(href, stac_io=RetryStacIO(retry=_retry()) if remote else DefaultStacIO())
         found = root.get_items(recursive=True) if isinstance(root, pystac.Catalog) else [root]
         for item in found:
             yield item.to_dict(transform_hrefs=False), item.get_self_href()
     except Exception as error:  # a missing child, a page that is no STAC, a network failure
-        kind = RetryableError if href.startswith("http") else InputError
-        raise kind(
-            "cannot read the static catalogue", where=href, found=f"{type(error).__name__}: {error}"
-        ) from error
+        reason = " ".join(str(e) for e in (error, error.__cause__) if e)
+        lost = remote and not re.search(r"\b4(0\d|1\d)\b", reason)
+        kind = RetryableError if lost else InputError
+        raise kind("cannot read the static catalogue", where=href, found=reason[:300]) from error
 
 
 def _from_json(path: Path) -> Iterator[Found]:

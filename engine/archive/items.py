@@ -244,7 +244,10 @@ def is_item_table(path: str | Path) -> bool:
     """Tell whether a parquet file was written by `ItemTable.to_parquet`."""
     import pyarrow.parquet as pq
 
-    return _META_KEY in (pq.read_schema(str(path)).metadata or {})
+    try:
+        return _META_KEY in (pq.read_schema(str(path)).metadata or {})
+    except (OSError, ValueError):
+        return False
 
 
 def drop_superseded(records: Iterable[ItemRecord]) -> tuple[list[ItemRecord], tuple[str, ...]]:

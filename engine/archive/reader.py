@@ -11,6 +11,7 @@ pixel, and neither depends on the box that is asked for:
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -45,12 +46,20 @@ GDAL_OPTIONS: Mapping[str, str] = {
 }
 """How GDAL reads from the cloud; set around each read, never globally."""
 
+_FORCED = {"GDAL_NUM_THREADS": "1"}
+"""GDAL 3.10 decodes JPEG 2000 in threads whose errors it loses: a read that failed half-way would come back
+as zeros, a hole that nobody reports. In one thread it raises."""
+
 _TRANSIENT = re.compile(
-    r"HTTP (?:response|error) code\s*:?\s*(?:408|429|5\d\d)|HTTP error code\s*:\s*(?:408|429|5\d\d)"
-    r"|timed? ?out|could not resolve|couldn't resolve|connection (?:reset|refused)|failed to connect"
-    r"|could not connect|couldn't connect|recv failure|ssl|empty reply|operation too slow|slowdown|throttl",
+    r"HTTP (?:response|error) code\s*:?\s*(?:408|429|5\d\d)|timed? ?out|resolve host|connect to|connection"
+    r"|recv failure|empty reply|too slow|slowdown|throttl",
     re.IGNORECASE,
 )
+_FINAL = re.compile(
+    r"HTTP (?:response|error) code\s*:?\s*4\d\d|does not exist|no such file|not recognized|NoSuchKey|denied",
+    re.IGNORECASE,
+)
+_NO_KEYS = re.compile(r"AWS_SECRET_ACCESS_KEY|InvalidCredentials|InvalidAccessKeyId", re.IGNORECASE)
 _CATEGORICAL = {"scl"}
 
 
@@ -104,8 +113,7 @@ class OdcReader:
         with gdal_environment(dict(self.options)) as env:
             for plane, asset in zip(out, assets, strict=True):
                 how: Resampling = "nearest" if asset.band in _CATEGORICAL else resampling
-                with _errors_of(item, asset):
-                    _read_band(_Source(item, asset, env), grid, box, how, plane)
+                _read_or_explain(_Source(item, asset, env), grid, box, how, plane)
         return out
 
 
@@ -123,7 +131,7 @@ class _Source:
     asset: AssetRecord
     env: dict[str, Any]
 
-    @property
+    @functools.cached_property
     def raster(self) -> Raster:
         """The header, read once a process."""
         return _header(self.asset.href, self.item.provider, _stamp(self.asset.href))
@@ -138,7 +146,6 @@ class _Source:
         """Read through odc's engine: where in the geobox there are pixels, and they, in the file's dtype."""
         from odc.loader import RasterLoadParams, RasterSource, RioDriver
 
-        _keep_secrets_out_of_logs()
         driver = RioDriver()
         load = driver.new_load(geobox)
         how = RasterLoadParams(
@@ -195,7 +202,7 @@ def _copy(source: _Source, grid: Grid, box: Box, out: NDArray[np.uint16]) -> Non
         )
     values = _as_dn(pixels, source)
     if shape != (rows.size, cols.size):
-        values = values[np.ix_(rows - rows[0], cols - cols[0])]
+        values = values.take(cols - cols[0], axis=1).take(rows - rows[0], axis=0)
     out[in_y, in_x] = values
 
 
@@ -223,7 +230,8 @@ def _as_dn(pixels: NDArray[Any], source: _Source) -> NDArray[np.uint16]:
 def gdal_environment(options: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
     """Set GDAL up for reading from the cloud, for the length of a ``with`` block and this thread only.
 
-    Options that the user set (through rasterio.Env or odc.stac.configure_rio) win over `GDAL_OPTIONS`.
+    Options that the user set (with rasterio.Env) win over `GDAL_OPTIONS`,
+    but for the number of threads.
     PROJ's network is switched off for the whole process: a grid file fetched on one worker and not on
     another would move pixels.
 
@@ -234,8 +242,9 @@ def gdal_environment(options: Mapping[str, str] | None = None) -> Iterator[dict[
     from odc.loader import RioDriver
 
     _switch_proj_network_off()
+    _keep_secrets_out_of_logs()
     user = RioDriver().capture_env() if rasterio.env.hasenv() else {}
-    env = {**GDAL_OPTIONS, **user, **(options or {})}
+    env = {**GDAL_OPTIONS, **user, **(options or {}), **_FORCED}
     with rasterio.Env(**{k: v for k, v in env.items() if k != "_aws"}):
         yield env
 
@@ -273,24 +282,59 @@ def _header(href: str, provider: str, stamp: tuple[int, int] | None) -> Raster:
         )
 
 
-@contextmanager
-def _errors_of(item: ItemRecord, asset: AssetRecord) -> Iterator[None]:
-    """Turn the errors of rasterio into ours, naming item, band and file, without secrets."""
+_FAILED: set[str] = set()
+"""Hrefs whose last read failed in passing: GDAL remembers such a failure and must be told to ask again."""
+
+
+def _read_or_explain(
+    source: _Source, grid: Grid, box: Box, resampling: Resampling, out: NDArray[np.uint16]
+) -> None:
+    """Read a band; turn rasterio's errors into ours, naming item, band and file, without secrets."""
+    import rasterio
     from rasterio.errors import RasterioError
 
-    where = f"item {item.id}, band {asset.band}, {asset.href}"
+    href = source.asset.href
+    where = f"item {source.item.id}, band {source.asset.band}, {href}"
+    again = {"CPL_VSIL_CURL_NON_CACHED": _vsi_path(href)} if href in _FAILED else {}
     try:
-        yield
+        with rasterio.Env(**again):
+            _read_band(dataclasses.replace(source, env=source.env | again), grid, box, resampling, out)
+        _FAILED.discard(href)
+        return
     except LandweaveError as error:
-        error.where = error.where if item.id in error.where else f"{where} {error.where}".strip()
+        error.where = where if not error.where or error.where == href else f"{where}: {error.where}"
         raise
     except (RasterioError, OSError) as error:
-        text = _scrub(" ".join(str(e) for e in (error, error.__cause__, error.__context__) if e))
-        if _TRANSIENT.search(text):
-            mend = "try again; if it lasts, read fewer files at once"
-            raise RetryableError("the service did not answer", where=where, found=text, mend=mend) from None
-        mend = "check the file, or leave the item out"
-        raise DataError("cannot read the file", where=where, found=text, mend=mend) from None
+        failure = _explain(error, where)
+    if isinstance(failure, RetryableError):
+        _FAILED.add(href)
+    raise failure  # outside the handler: GDAL's own error in its context could not be unpickled by Dask
+
+
+def _explain(error: Exception, where: str) -> LandweaveError:
+    """Tell a service that did not answer from a file that is not there or broken.
+
+    GDAL often says no more than "read failed" when a transfer breaks off, so whatever a remote file did is
+    tried again unless the answer was final.
+    """
+    text = _scrub(" ".join(dict.fromkeys(str(e) for e in (error, error.__cause__, error.__context__) if e)))
+    if _NO_KEYS.search(text):
+        mend = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_NO_SIGN_REQUEST=YES"
+        return InputError("the storage wants keys", where=where, found=text, mend=mend)
+    if _TRANSIENT.search(text) or ("://" in where and not _FINAL.search(text)):
+        mend = "try again; if it lasts, read fewer files at once"
+        return RetryableError("the service did not answer", where=where, found=text, mend=mend)
+    mend = "check the file, or leave the item out"
+    return DataError("cannot read the file", where=where, found=text, mend=mend)
+
+
+def _vsi_path(href: str) -> str:
+    """Return GDAL's own name for an address.
+
+    >>> _vsi_path("s3://eodata/B04.jp2")
+    '/vsis3/eodata/B04.jp2'
+    """
+    return f"/vsis3/{href[5:]}" if href.startswith("s3://") else f"/vsicurl/{href}"
 
 
 def _scrub(text: str) -> str:
@@ -299,21 +343,22 @@ def _scrub(text: str) -> str:
     >>> _scrub("cannot open https://h.net/a.tif?sv=1&sig=abc: 403")
     'cannot open https://h.net/a.tif: 403'
     """
-    return re.sub(r"https?://[^\s'\"]+?(?=[:,.]?(?:[\s'\"]|$))", lambda m: unsigned(m[0]), text)
+    query = r"\?[^\s'\"]*?(?=[:,.]*(?:[\s'\"]|$))"
+    return re.sub(query, lambda m: unsigned(f"x://x{m[0]}").removeprefix("x://x"), text)
 
 
 class _SecretFilter(logging.Filter):
-    """Take signatures out of what odc.loader logs about a failed read."""
+    """Take signatures out of what odc and rasterio log about a file."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(_scrub(a) if isinstance(a, str) else a for a in record.args)
+        record.msg, record.args = _scrub(record.getMessage()), None
         return True
 
 
 @functools.cache
 def _keep_secrets_out_of_logs() -> None:
-    logging.getLogger("odc.loader._rio").addFilter(_SecretFilter())
+    for name in ("odc.loader._rio", "rasterio._base", "rasterio._err", "rasterio._io", "rasterio._env"):
+        logging.getLogger(name).addFilter(_SecretFilter())
 
 
 def require_bands(item: ItemRecord, bands: Sequence[str]) -> None:

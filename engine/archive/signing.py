@@ -38,6 +38,6 @@ def sign(href: str, provider: str) -> str:
     try:
         return str(signer.sign_url(href))
     except Exception as error:  # the package lets the errors of requests and pydantic through
-        raise RetryableError(
-            "the Planetary Computer did not sign the address", where=href, found=type(error).__name__
-        ) from error
+        reason = type(error).__name__
+    # outside the handler: the library's error could hold what cannot be pickled
+    raise RetryableError("the Planetary Computer did not sign the address", where=href, found=reason)

@@ -21,7 +21,7 @@ from engine.archive.items import ItemRecord, ItemTable
 from engine.archive.radiometry import radiometry, to_reflectance
 from engine.cube.composites import composite
 from engine.cube.masks import hidden_by_scl, scl_margin_px
-from engine.cube.plan import CubePlan, frame_of, plan_cube, same_crs, touches
+from engine.cube.plan import BLOCK_PX, CubePlan, frame_of, plan_cube, same_crs, touches
 from engine.values.area import Area
 from engine.values.georef import georef_coords
 from engine.values.grid import Box, Grid
@@ -51,7 +51,7 @@ def open_cube(
         area: What to cover; default everything that the scenes cover.
         grid: Where pixels lie; default the area's usual CRS at the spec's resolution.
         box: Global pixels to cover instead of the area's bounds (for a halo: ``lattice.pad(box)``).
-        chunks_yx: Chunk size in pixels, on whole multiples of the grid; changes no value.
+        chunks_yx: Size of a chunk in pixels, about; changes no value.
         reader: How pixels are read; default odc-stac.
 
     Returns:
@@ -86,8 +86,19 @@ def _lazy(plan: CubePlan, box: Box, chunks_yx: tuple[int, int]) -> da.Array:
 
 
 def _edges(lo: int, hi: int, chunk: int) -> tuple[int, ...]:
-    inner = range((lo // chunk + 1) * chunk, hi, chunk)
-    return (lo, *inner, hi)
+    """Cut an axis into even pieces of about `chunk` pixels, so that no thin rest reads whole files.
+
+    Inner edges lie on the fixed blocks of the grid where chunks are larger than those: a warped block is
+    then made once.
+
+    >>> _edges(-100, 2200, 1024), _edges(0, 700, 1024), _edges(0, 100, 30)
+    ((-100, 1024, 2200), (0, 700), (0, 33, 67, 100))
+    """
+    pieces = max(1, round((hi - lo) / chunk))
+    even = [lo + round(i * (hi - lo) / pieces) for i in range(1, pieces)]
+    step = BLOCK_PX if chunk >= 2 * BLOCK_PX else 1
+    inner = {round(edge / step) * step for edge in even} - {lo, hi}
+    return (lo, *sorted(e for e in inner if lo < e < hi), hi)
 
 
 def _block(

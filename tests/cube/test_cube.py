@@ -112,7 +112,7 @@ def test_the_dataset_says_what_it_is() -> None:
     assert georef_of(cube) == (GRID, BOX)
     assert cube.time.values[1] == np.datetime64("2023-04-01")
     assert CubeSpec.model_validate_json(cube.attrs["landweave_spec"]).season == "03-01/05-31"
-    assert len(cube.reflectance.__dask_graph__()) == 2 * 3 * 4  # two layers, three months, four blocks
+    assert len(cube.reflectance.__dask_graph__()) == 2 * 3  # two layers, three months, one block
 
 
 def test_without_a_period_each_overpass_is_a_date() -> None:

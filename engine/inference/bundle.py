@@ -1,0 +1,370 @@
+"""The model bundle: a folder with ``manifest.json`` and ``model.safetensors`` or ``model.onnx``.
+
+Weights are only ever numbers (safetensors) or a graph without code (ONNX). Whatever else a folder
+offers, a pickle above all, is refused before a byte of it is interpreted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from engine.inference.manifest import (
+    FORMAT,
+    MANIFEST,
+    Description,
+    LatticeFields,
+    Layout,
+    ManifestFields,
+    read_fields,
+    read_item,
+    to_item,
+    weights_name,
+)
+from engine.models.configs import UNetConfig
+from engine.models.normalise import LogSigmoid, Standard
+from engine.models.registry import check_config
+from engine.values.classes import ClassScheme
+from engine.values.errors import DataError, InputError, TrustError
+from engine.values.lattice import Lattice
+from engine.values.spec import CubeSpec
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["safetensors", "onnx"]
+
+_KINDS: dict[str, Kind] = {".safetensors": "safetensors", ".onnx": "onnx"}
+_MAY_RUN_CODE = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".h5", ".keras", ".npy")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model and everything that its map depends on.
+
+    Two bundles are equal when they give the same map; path, names and scores do not count.
+
+    Attributes:
+        spec: Cubes that the model runs on.
+        n_dates: Dates of such a cube.
+        classes: Classes in the order of the outputs.
+        lattice: Windows, overlap and blending.
+        normalisation: From uint16 reflectance to the network's input.
+        temperature: Divides the logits before the softmax.
+        layout: Order of the input, kind of the output.
+        kind: Format of the weights.
+        weights_sha256: Checksum of the weights file.
+        architecture: Name in the registry; None for ONNX.
+        config: Its configuration; None for ONNX.
+        path: The folder.
+        name: Short name.
+        description: A sentence or two.
+        licence: SPDX identifier.
+        training: Split, scores and options of the training.
+    """
+
+    spec: CubeSpec
+    n_dates: int
+    classes: ClassScheme
+    lattice: Lattice
+    normalisation: Standard | LogSigmoid
+    temperature: float
+    layout: Layout
+    kind: Kind
+    weights_sha256: str
+    architecture: str | None
+    config: UNetConfig | None
+    path: Path = field(compare=False)
+    name: str = field(default="", compare=False)
+    description: str = field(default="", compare=False)
+    licence: str = field(default="other", compare=False)
+    training: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def weights_path(self) -> Path:
+        """The weights file."""
+        return self.path / f"model.{self.kind}"
+
+    def digest(self) -> str:
+        """Return the sha256 over everything that changes a byte of the map.
+
+        Weights, cube spec, dates, class values, lattice, normalisation, temperature, layout and
+        architecture count; names, colours, paths and scores do not.
+        """
+        parts = {
+            "format": FORMAT,
+            "weights": self.weights_sha256,
+            "kind": self.kind,
+            "spec": self.spec.model_dump(mode="json"),
+            "n_dates": self.n_dates,
+            "classes": self.classes.values,
+            "lattice": (self.lattice.window_px, self.lattice.overlap_px, self.lattice.kernel),
+            "normalisation": self.normalisation.model_dump(mode="json"),
+            "temperature": self.temperature,
+            "layout": self.layout.model_dump(mode="json"),
+            "architecture": self.architecture,
+            "config": self.config.model_dump(mode="json") if self.config else None,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def read_weights(self) -> bytes:
+        """Read the weights and check them, so that what runs is what was hashed.
+
+        Raises:
+            DataError: If the file is missing or its checksum differs.
+        """
+        try:
+            content = self.weights_path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                "cannot read the weights", where=str(self.weights_path), mend=str(error)
+            ) from error
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.weights_sha256:
+            raise DataError(
+                "the weights are not those that the manifest names",
+                where=str(self.weights_path),
+                found=f"sha256 {found}",
+                limit=self.weights_sha256,
+                mend="copy the bundle again, or write it again with `landweave bundle`",
+            )
+        return content
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return ("landweave.Bundle", self.digest())
+
+
+@dataclass(frozen=True)
+class BundleFields:
+    """What is needed, beside the weights, to write a bundle; attributes as in `Bundle`."""
+
+    name: str
+    spec: CubeSpec
+    n_dates: int
+    classes: ClassScheme
+    lattice: Lattice
+    normalisation: Standard | LogSigmoid
+    temperature: float = 1.0
+    description: str = ""
+    licence: str = "other"
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Open a bundle without running anything of it.
+
+    Args:
+        path: The bundle's folder.
+
+    Raises:
+        InputError: If the manifest is missing or wrong; names the field.
+        TrustError: If the weights are in a format that can run code; they are not opened.
+        DataError: If the weights are missing or are not those that the manifest names.
+    """
+    folder = Path(path)
+    _refuse_code(folder)
+    manifest = folder / MANIFEST
+    item = read_item(manifest)
+    kind = _kind_of(folder / weights_name(item, manifest))
+    fields = read_fields(item, manifest)
+    bundle = _bundle(folder, kind, fields, item["properties"])
+    _check(bundle)
+    bundle.read_weights()
+    return bundle
+
+
+def save_bundle(
+    folder: str | Path, module: torch.nn.Module, architecture: str, fields: BundleFields
+) -> Bundle:
+    """Write a network of the registry as a bundle.
+
+    Args:
+        folder: Made if need be; an older bundle in it is replaced.
+        module: The network; its ``config`` names its sizes.
+        architecture: Its name in the registry.
+        fields: Everything else.
+
+    Returns:
+        The bundle as `load_bundle` gives it.
+
+    Raises:
+        InputError: If the fields do not fit the network.
+    """
+    import torch
+    from safetensors.torch import save
+
+    config = module.config
+    if not isinstance(config, UNetConfig):
+        raise InputError("the network is not of the registry", where="module.config", found=type(config))
+    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    about = Description(
+        name=fields.name,
+        description=fields.description,
+        licence=fields.licence,
+        framework="PyTorch",
+        framework_version=str(torch.__version__),
+        architecture={"unet": "U-Net"}.get(architecture, architecture),
+        n_parameters=sum(p.numel() for p in module.parameters()),
+    )
+    model = {"layout": Layout(), "architecture": architecture, "config": config.model_dump(mode="json")}
+    return _write(Path(folder), "safetensors", save(state), _manifest_fields(fields, model), about)
+
+
+def create_onnx_bundle(
+    folder: str | Path, onnx: str | Path, layout: Layout, fields: BundleFields, architecture: str = "unknown"
+) -> Bundle:
+    """Wrap a foreign ONNX network as a bundle.
+
+    Args:
+        folder: Made if need be.
+        onnx: The network: one float32 input of four axes, fully convolutional or of the lattice's window.
+        layout: Order of its input, kind of its output.
+        fields: Everything else.
+        architecture: Name for people.
+
+    Returns:
+        The bundle as `load_bundle` gives it.
+
+    Raises:
+        InputError: If the file cannot be read or the layout does not fit ONNX.
+        TrustError: If the file is not ONNX by its name.
+    """
+    source = Path(onnx)
+    if _kind_of(source) != "onnx":
+        raise InputError("not an ONNX file", where=str(source), limit="*.onnx")
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise InputError("cannot read the ONNX file", where=str(source), mend=str(error)) from error
+    about = Description(
+        name=fields.name,
+        description=fields.description,
+        licence=fields.licence,
+        framework="ONNX",
+        architecture=architecture,
+    )
+    return _write(Path(folder), "onnx", content, _manifest_fields(fields, {"layout": layout}), about)
+
+
+def _manifest_fields(fields: BundleFields, model: dict[str, Any]) -> ManifestFields:
+    """Join fields and model; the checksum is filled in when the weights are written."""
+    lattice = fields.lattice
+    return ManifestFields(
+        format=FORMAT,
+        cube=fields.spec,
+        n_dates=fields.n_dates,
+        classes=fields.classes,
+        lattice=LatticeFields(
+            window_px=lattice.window_px, overlap_px=lattice.overlap_px, kernel=lattice.kernel
+        ),
+        normalisation=fields.normalisation,
+        temperature=fields.temperature,
+        training=fields.training,
+        weights_sha256="0" * 64,
+        **model,
+    )
+
+
+def _write(folder: Path, kind: Kind, content: bytes, fields: ManifestFields, about: Description) -> Bundle:
+    """Write weights, then the manifest by rename: a folder never holds a manifest without its weights."""
+    fields = fields.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
+    item = to_item(fields, about, f"model.{kind}", len(content))
+    _check(_bundle(folder, kind, fields, item["properties"]))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"model.{kind}").write_bytes(content)
+    draft = folder / f"{MANIFEST}.part"
+    draft.write_text(json.dumps(item, indent=2, ensure_ascii=False) + "\n")
+    draft.replace(folder / MANIFEST)
+    return load_bundle(folder)
+
+
+def _bundle(folder: Path, kind: Kind, fields: ManifestFields, about: dict[str, Any]) -> Bundle:
+    known = fields.architecture is not None
+    return Bundle(
+        spec=fields.cube,
+        n_dates=fields.n_dates,
+        classes=fields.classes,
+        lattice=fields.lattice.lattice(),
+        normalisation=fields.normalisation,
+        temperature=fields.temperature,
+        layout=fields.layout,
+        kind=kind,
+        weights_sha256=fields.weights_sha256,
+        architecture=fields.architecture,
+        config=check_config(str(fields.architecture), fields.config or {}) if known else None,
+        path=folder,
+        name=str(about.get("mlm:name", folder.name)),
+        description=str(about.get("description", "")),
+        licence=str(about.get("license", "other")),
+        training=fields.training,
+    )
+
+
+def _check(bundle: Bundle) -> None:
+    """Refuse fields that contradict each other; names the first."""
+    n_bands = len(bundle.spec.bands)
+    if bundle.normalisation.n_bands != n_bands:
+        raise InputError(
+            "normalisation and cube differ in their bands",
+            where="landweave:normalisation",
+            found=bundle.normalisation.n_bands,
+            limit=n_bands,
+        )
+    if (bundle.layout.order == "BTCHW") != (bundle.kind == "safetensors"):
+        raise InputError(
+            "the layout does not fit the weights' format",
+            where="landweave:layout.order",
+            found=f"{bundle.layout.order} for {bundle.kind}",
+            limit="BTCHW for safetensors, NCHW or NHWC for onnx",
+        )
+    if bundle.kind == "safetensors":
+        _check_config(bundle, n_bands)
+
+
+def _check_config(bundle: Bundle, n_bands: int) -> None:
+    config = bundle.config
+    if config is None:
+        raise InputError("safetensors need an architecture", where="landweave:architecture")
+    found = (config.n_dates, config.n_bands, config.n_classes)
+    limit = (bundle.n_dates, n_bands, len(bundle.classes.classes))
+    if found != limit:
+        raise InputError(
+            "network and cube differ",
+            where="landweave:config (n_dates, n_bands, n_classes)",
+            found=found,
+            limit=limit,
+        )
+    if bundle.lattice.window_px % config.window_multiple:
+        raise InputError(
+            "the window does not divide by the network's poolings",
+            where="landweave:lattice.window_px",
+            found=f"{bundle.lattice.window_px} px",
+            limit=f"a multiple of {config.window_multiple} px",
+        )
+
+
+def _kind_of(path: Path) -> Kind:
+    """Tell the format from the name; opens nothing."""
+    if path.suffix.lower() not in _KINDS:
+        raise TrustError(
+            "weights in this format may run code when they are opened, so they were not",
+            where=str(path),
+            found=path.suffix or "no suffix",
+            limit=", ".join(_KINDS),
+            mend="convert them where you trust them: safetensors.torch.save_file(state_dict) or ONNX export",
+        )
+    return _KINDS[path.suffix.lower()]
+
+
+def _refuse_code(path: Path) -> None:
+    """Refuse a weights file that was given in place of a folder, or that lies alone in one."""
+    if path.is_file():
+        _kind_of(path)
+        raise InputError("a bundle is a folder", where=str(path), mend="give the folder with manifest.json")
+    if path.is_dir() and not (path / MANIFEST).exists():
+        for file in sorted(path.iterdir()):
+            if file.suffix.lower() in _MAY_RUN_CODE:
+                _kind_of(file)

@@ -1,0 +1,313 @@
+"""The manifest of a model bundle: a STAC 1.1 item with the machine learning model extension (MLM) 1.4.
+
+Any STAC tool can read what the model is (the ``mlm:`` fields); what landweave needs to run it stands
+beside them under ``landweave:`` and is the only part that is read back.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.models.normalise import Normalisation, Standard
+from engine.values.bands import band
+from engine.values.classes import ClassScheme
+from engine.values.errors import InputError
+from engine.values.lattice import Kernel, Lattice
+from engine.values.spec import CubeSpec
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+"""Raised when a reader of an older version could not read a manifest of this one."""
+
+_PREFIX = "landweave:"
+_EXTENSIONS = (
+    "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",
+    "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/file/v2.1.0/schema.json",
+)
+_SHA256_MULTIHASH = "1220"  # multihash code of sha2-256, 32 bytes; what file:checksum asks for
+
+
+class Layout(BaseModel):
+    """How the network wants its input and gives its output.
+
+    Attributes:
+        order: ``BTCHW`` for networks of the registry, which also get the validity planes; ``NCHW`` or
+            ``NHWC`` for foreign ONNX, dates merged into the channels (all bands of the first date, then
+            of the second).
+        output: What the network gives: ``logits`` or ``probabilities``.
+        class_axis: Axis of the output (0..3) that holds the classes.
+        input_name: Name of the ONNX input; empty takes the only one.
+        output_name: Name of the ONNX output; empty takes the first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    order: Literal["BTCHW", "NCHW", "NHWC"] = "BTCHW"
+    output: Literal["logits", "probabilities"] = "logits"
+    class_axis: int = Field(default=1, ge=1, le=3)
+    input_name: str = ""
+    output_name: str = ""
+
+
+class LatticeFields(BaseModel):
+    """A `Lattice` as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    window_px: int = Field(ge=1)
+    overlap_px: int = Field(ge=0)
+    kernel: Kernel
+
+    def lattice(self) -> Lattice:
+        """Return the value; raises what `Lattice` raises."""
+        return Lattice(self.window_px, self.overlap_px, self.kernel)
+
+
+class ManifestFields(BaseModel):
+    """What stands under ``landweave:`` in a manifest.
+
+    Attributes:
+        format: Version of these fields.
+        cube: Spec of the cubes that the model was trained on.
+        n_dates: Dates of such a cube.
+        classes: Classes in the order of the outputs.
+        lattice: Windows and blending.
+        normalisation: From reflectance x 10000 to the network's input.
+        layout: Input and output order.
+        temperature: Logits are divided by it before the softmax (calibration).
+        architecture: Name in the registry; None for ONNX.
+        config: Configuration of the architecture; None for ONNX.
+        weights_sha256: Of the weights file, lower-case hex.
+        training: Split, scores and options of the training; free text and numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: int
+    cube: CubeSpec
+    n_dates: int = Field(ge=1)
+    classes: ClassScheme
+    lattice: LatticeFields
+    normalisation: Normalisation
+    layout: Layout
+    temperature: float = Field(gt=0, allow_inf_nan=False)
+    architecture: str | None = None
+    config: dict[str, Any] | None = None
+    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    training: dict[str, Any] = Field(default_factory=dict)
+
+
+class Description(BaseModel):
+    """What a person wants to know, and no byte of a map depends on.
+
+    Attributes:
+        name: Short name of the model: letters, digits, ``. _ -`` and blanks.
+        description: A sentence or two.
+        licence: SPDX identifier, or ``other``.
+        framework: ``PyTorch`` or ``ONNX``.
+        framework_version: Version that wrote the weights.
+        architecture: Name from the literature.
+        n_parameters: Number of weights, if known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str = Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]$")
+    description: str = ""
+    licence: str = "other"
+    framework: str = "PyTorch"
+    framework_version: str | None = None
+    architecture: str = "unknown"
+    n_parameters: int | None = None
+
+
+def to_item(fields: ManifestFields, about: Description, weights_name: str, n_bytes: int) -> dict[str, Any]:
+    """Write a manifest.
+
+    Args:
+        fields: What landweave reads back.
+        about: What people and catalogues read.
+        weights_name: File name of the weights, in the manifest's folder.
+        n_bytes: Their size.
+
+    Returns:
+        A STAC item as JSON.
+    """
+    now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Inside the cube spec None means something (no mask, no composites), so only whole fields are left out.
+    own = {_PREFIX + k: v for k, v in fields.model_dump(mode="json").items() if v is not None}
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": list(_EXTENSIONS),
+        "id": re.sub(r"\s+", "-", about.name),
+        "geometry": None,
+        "properties": {
+            "datetime": now,
+            "created": now,
+            "description": about.description or f"Land cover model {about.name}",
+            "license": about.licence,
+            "bands": [_band(name) for name in fields.cube.bands],
+            **_mlm(fields, about),
+            **own,
+        },
+        "links": [],
+        "assets": {"model": _asset(fields, about, weights_name, n_bytes)},
+    }
+
+
+def _band(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": f"Sentinel-2 MSI {band(name).msi}",
+        "gsd": float(band(name).resolution_m),
+    }
+
+
+def _mlm(fields: ManifestFields, about: Description) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "mlm:name": about.name,
+        "mlm:architecture": about.architecture,
+        "mlm:tasks": ["semantic-segmentation"],
+        "mlm:framework": about.framework,
+        "mlm:framework_version": about.framework_version,
+        "mlm:total_parameters": about.n_parameters,
+        "mlm:batch_size_suggestion": 1,
+        "mlm:input": [_mlm_input(fields)],
+        "mlm:output": [_mlm_output(fields)],
+        "mlm:hyperparameters": fields.config,
+    }
+    return {k: v for k, v in found.items() if v is not None}
+
+
+def _mlm_input(fields: ManifestFields) -> dict[str, Any]:
+    side, n_bands = fields.lattice.window_px, len(fields.cube.bands)
+    merged = n_bands * fields.n_dates
+    shape, order = {
+        "BTCHW": ([-1, fields.n_dates, n_bands, side, side], ["batch", "time", "channel", "height", "width"]),
+        "NCHW": ([-1, merged, side, side], ["batch", "channel", "height", "width"]),
+        "NHWC": ([-1, side, side, merged], ["batch", "height", "width", "channel"]),
+    }[fields.layout.order]
+    return {
+        "name": "window of the cube",
+        "bands": list(fields.cube.bands),
+        "input": {"shape": shape, "dim_order": order, "data_type": "float32"},
+        "description": "Reflectance x 10000, scaled; 0 where a date has no data. Bands repeat for each date.",
+        "value_scaling": _value_scaling(fields.normalisation),
+    }
+
+
+def _value_scaling(normalisation: Any) -> list[dict[str, Any]]:
+    if isinstance(normalisation, Standard):
+        pairs = zip(normalisation.mean, normalisation.std, strict=True)
+        return [{"type": "z-score", "mean": m, "stddev": s} for m, s in pairs]
+    return [
+        {
+            "type": "processing",
+            "format": "numexpr",
+            "expression": f"1 / (1 + exp(1 - 5 * (log(0.005 * x + 1) - {c}) / {s}))",
+        }
+        for c, s in zip(normalisation.centre, normalisation.scale, strict=True)
+    ]
+
+
+def _mlm_output(fields: ManifestFields) -> dict[str, Any]:
+    side, n_classes = fields.lattice.window_px, len(fields.classes.classes)
+    shape, order = [-1, side, side], ["batch", "height", "width"]
+    shape.insert(fields.layout.class_axis, n_classes)
+    order.insert(fields.layout.class_axis, "class")
+    return {
+        "name": fields.layout.output,
+        "tasks": ["semantic-segmentation"],
+        "result": {"shape": shape, "dim_order": order, "data_type": "float32"},
+        "classification:classes": [
+            {
+                "value": c.value,
+                "name": re.sub(r"[^0-9A-Za-z_-]", "_", c.name),
+                "title": c.name,
+                "description": c.name,
+                "color_hint": c.colour[1:].upper(),
+            }
+            for c in fields.classes.classes
+        ],
+    }
+
+
+def _asset(fields: ManifestFields, about: Description, weights_name: str, n_bytes: int) -> dict[str, Any]:
+    return {
+        "bands": [_band(name) for name in fields.cube.bands],  # core 1.1: properties' bands need an asset's
+        "href": f"./{weights_name}",
+        "type": "application/octet-stream",
+        "title": f"Weights of {about.name}",
+        "roles": ["mlm:model", "mlm:weights", "data"],
+        "mlm:artifact_type": Path(weights_name).suffix.lstrip("."),
+        "file:size": n_bytes,
+        "file:checksum": _SHA256_MULTIHASH + fields.weights_sha256,
+    }
+
+
+def read_item(path: Path) -> dict[str, Any]:
+    """Read a manifest's JSON.
+
+    Raises:
+        InputError: If it is missing or not a JSON object with properties and assets.
+    """
+    try:
+        item = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "cannot read the bundle's manifest",
+            where=str(path),
+            mend=f"give the folder that `landweave train` or `landweave bundle` wrote ({error})",
+        ) from error
+    for key in ("properties", "assets"):
+        if not isinstance(item, dict) or not isinstance(item.get(key), dict):
+            raise InputError("the manifest is not a STAC item", where=f"{path}: {key}", limit="an object")
+    found: dict[str, Any] = item
+    return found
+
+
+def weights_name(item: dict[str, Any], path: Path) -> str:
+    """Return the file name of the weights; refuses everything that leaves the bundle's folder.
+
+    Raises:
+        InputError: If the asset is missing or its href is not a plain file name.
+    """
+    href = (item["assets"].get("model") or {}).get("href")
+    name = href.removeprefix("./") if isinstance(href, str) else ""
+    if not name or Path(name).name != name or name in (".", ".."):
+        raise InputError(
+            "the weights must lie in the bundle's own folder",
+            where=f"{path}: assets.model.href",
+            found=href,
+            limit="a file name",
+        )
+    return name
+
+
+def read_fields(item: dict[str, Any], path: Path) -> ManifestFields:
+    """Read landweave's own fields.
+
+    Raises:
+        InputError: If a field is missing, unknown or out of range; names it.
+    """
+    properties = item["properties"]
+    own = {k.removeprefix(_PREFIX): v for k, v in properties.items() if k.startswith(_PREFIX)}
+    if own.get("format", FORMAT) != FORMAT:
+        raise InputError(
+            "the bundle was written by another version",
+            where=f"{path}: {_PREFIX}format",
+            found=own.get("format"),
+            limit=FORMAT,
+            mend="write the bundle again with this version, or upgrade",
+        )
+    try:
+        return ManifestFields.model_validate(own)
+    except ValidationError as error:
+        problems = [f"{_PREFIX}{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise InputError(
+            "the manifest does not describe a model", where=str(path), found="; ".join(problems)
+        ) from error

@@ -1,0 +1,55 @@
+"""Configurations of the network architectures: frozen values that a bundle's manifest carries, no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class UNetConfig(BaseModel):
+    """What `engine.models.unet.UNet` is built from.
+
+    Attributes:
+        n_dates: Dates (T) of the input.
+        n_bands: Bands (C) of each date.
+        n_classes: Outputs (K).
+        stem: Channels of the pixel-wise first layer, which mixes all dates and bands before the
+            network looks at neighbours.
+        width: Channels at full resolution; each level below has twice as many, up to `width_max`.
+        width_max: Largest number of channels of any level.
+        depth: Number of poolings, and of skips; a window must be a multiple of ``2**depth`` pixels.
+        norm: ``batch`` (running statistics, folded into the convolutions for prediction) or ``group``.
+        decoder: How a level is brought to the next finer one: ``bilinear`` or ``transposed``.
+        dropout: Share of bottleneck channels dropped in training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    n_dates: int = Field(ge=1, le=366)
+    n_bands: int = Field(ge=1, le=512)
+    n_classes: int = Field(ge=1, le=255)
+    stem: int = Field(default=32, ge=1)
+    width: int = Field(default=16, ge=1)
+    width_max: int = Field(default=64, ge=1)
+    depth: int = Field(default=4, ge=1, le=7)
+    norm: Literal["batch", "group"] = "batch"
+    decoder: Literal["bilinear", "transposed"] = "bilinear"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def window_multiple(self) -> int:
+        """Windows must be a multiple of this many pixels.
+
+        >>> UNetConfig(n_dates=1, n_bands=4, n_classes=2).window_multiple
+        16
+        """
+        return int(2**self.depth)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each level, full resolution first, the bottleneck last.
+
+        >>> UNetConfig(n_dates=1, n_bands=4, n_classes=2).channels
+        (16, 32, 64, 64, 64)
+        """
+        return tuple(min(self.width * 2**level, self.width_max) for level in range(self.depth + 1))

@@ -1,0 +1,93 @@
+"""Architectures by name, so that a bundle can say in words what its weights fill.
+
+A name stands for a configuration (a frozen value, checked without torch) and a builder (imported only
+when a network is really built).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from engine.models.configs import UNetConfig
+from engine.values.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One entry of the registry.
+
+    Attributes:
+        config_type: The pydantic model of its configuration.
+        module: Module that holds the network class.
+        name: Name of the class there; called with the configuration.
+    """
+
+    config_type: type[UNetConfig]
+    module: str
+    name: str
+
+
+_ARCHITECTURES: dict[str, Architecture] = {"unet": Architecture(UNetConfig, "engine.models.unet", "UNet")}
+
+
+def architectures() -> tuple[str, ...]:
+    """List the names that `build` knows.
+
+    >>> architectures()
+    ('unet',)
+    """
+    return tuple(sorted(_ARCHITECTURES))
+
+
+def check_config(architecture: str, config: Mapping[str, Any]) -> UNetConfig:
+    """Read a configuration, filling in defaults; loads no torch.
+
+    Raises:
+        InputError: If the name is unknown or a field is missing, unknown or out of range.
+    """
+    entry = _entry(architecture)
+    try:
+        return entry.config_type.model_validate(dict(config))
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+        raise InputError(
+            f"the configuration does not fit architecture {architecture!r}",
+            where=f"config: {fields}",
+            found=dict(config),
+            mend="; ".join(e["msg"] for e in error.errors()),
+        ) from error
+
+
+def build(architecture: str, config: Mapping[str, Any]) -> torch.nn.Module:
+    """Build a network with fresh weights (draw them under `torch.manual_seed`).
+
+    Args:
+        architecture: A name of `architectures`.
+        config: Fields of its configuration.
+
+    Returns:
+        A module ``forward(x_BTCHW float32, valid_BTHW float32) -> logits_BKHW float32``.
+
+    Raises:
+        InputError: As `check_config`.
+    """
+    entry = _entry(architecture)
+    checked = check_config(architecture, config)
+    module: torch.nn.Module = getattr(import_module(entry.module), entry.name)(checked)
+    return module
+
+
+def _entry(architecture: str) -> Architecture:
+    if architecture not in _ARCHITECTURES:
+        raise InputError(
+            "unknown architecture", where="architecture", found=architecture, limit=", ".join(architectures())
+        )
+    return _ARCHITECTURES[architecture]

@@ -1,0 +1,108 @@
+"""What is made of the tiles when they are done: overviews, COG, STAC, picture, seam statistic.
+
+::
+
+    map.zarr/overviews/   cog/label.tif, confidence.tif, label.qml   stac/<id>.json
+    quicklook.png         seams.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from engine.archive.items import ItemTable
+from engine.inference.seams import SeamReport, map_seams
+from engine.products.cog import write_cog
+from engine.products.overviews import build_overviews
+from engine.products.quicklook import write_quicklook
+from engine.products.stac import MapProduct, ModelRef, write_stac
+from engine.products.styles import write_qml
+from engine.store.layout import open_spec
+from engine.values.area import Area
+from engine.values.grid import Box
+from pipelines.map_job import ITEMS_FILE, STORE, MapJob
+
+SEAMS_FILE, QUICKLOOK, COGS, STAC = "seams.json", "quicklook.png", "cog", "stac"
+
+
+@dataclass(frozen=True)
+class Products:
+    """Where the products lie, and the verdict on seams."""
+
+    files: dict[str, Path]
+    item: Path
+    seams: SeamReport
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return figures for people and programs."""
+        worst = max((f for f in self.seams.families if f.lines), key=lambda f: f.z, default=None)
+        told = f"; largest z {worst.z:.1f} at ratio {worst.ratio:.3f}" if worst else ""
+        verdict = "SEEN, see seams.json" if self.seams.seam else "none found"
+        files = {name: str(path) for name, path in self.files.items() if path.suffix in (".tif", ".png")}
+        return {"seams": verdict + told, **files, "stac": str(self.item)}
+
+
+def make_products(job: MapJob, area: Area, table: ItemTable) -> Products:
+    """Make all products of a map; each replaces what an earlier run made."""
+    run, url, classes = Path(job.run_dir), job.store_url, job.bundle.classes
+    box = _area_box(job, area)
+    first, last = table.time_range
+    title = f"{area.name}, {first:%B %Y} to {last:%B %Y}"
+    build_overviews(url)
+    seams = map_seams(url, job.bundle.lattice, job.tile_px, box, grid=job.grid)
+    (run / SEAMS_FILE).write_text(json.dumps(asdict(seams), indent=1))
+    files = {
+        name: write_cog(url, run / COGS / f"{name}.tif", variable=name, box=box, scheme=classes)
+        for name in ("label", "confidence", "observations")
+    }
+    write_qml(run / COGS / "label.qml", classes)
+    subtitle = _subtitle(job, table)
+    files["quicklook"] = write_quicklook(
+        url, run / QUICKLOOK, classes, title=f"{title}\n{subtitle}", outline=area.geometry, box=box
+    )
+    files["zarr"] = run / STORE
+    product = MapProduct(
+        id=re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{area.name}-{first:%Y%m}-{last:%Y%m}").strip("-._") or "map",
+        title=title,
+        grid=job.grid,
+        box=box,
+        scheme=classes,
+        start=first,
+        end=last,
+        outline=area.geometry,
+        files=files,
+        model=_model(job),
+        sources=(str(run / ITEMS_FILE),),
+        version=_version(),
+    )
+    item = write_stac(run / STAC, product)
+    return Products({k: v for k, v in files.items() if k != "zarr"}, item, seams)
+
+
+def _area_box(job: MapJob, area: Area) -> Box:
+    """Return the area's own pixels, without the padding to whole tiles."""
+    return job.grid.box_of_bounds(area.to_crs(job.grid.crs).bounds) & open_spec(job.store_url).box
+
+
+def _subtitle(job: MapJob, table: ItemTable) -> str:
+    simulated = "simulated " if any("simulated" in i.collection for i in table) else ""
+    name = json.loads((Path(job.bundle.path) / "manifest.json").read_text())["properties"]["mlm:name"]
+    return f"{name}, {len(table)} {simulated}Sentinel-2 scenes"
+
+
+def _model(job: MapJob) -> ModelRef:
+    folder = Path(job.bundle.path).absolute()
+    name = json.loads((folder / "manifest.json").read_text())["properties"]["mlm:name"]
+    return ModelRef(name=name, href=str(folder / "manifest.json"), digest=job.bundle.weights_sha256)
+
+
+def _version() -> str:
+    try:
+        return version("landweave")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "source"

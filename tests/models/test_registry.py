@@ -1,0 +1,47 @@
+"""Architectures by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from engine.models.registry import architectures, build, check_config
+from engine.values.errors import InputError
+
+
+def test_every_architecture_builds_and_answers_with_one_logit_per_class() -> None:
+    for name in architectures():
+        net = build(name, {"n_dates": 2, "n_bands": 3, "n_classes": 5}).eval()
+        found = net(torch.zeros(1, 2, 3, 32, 48), torch.ones(1, 2, 32, 48))
+        assert found.shape == (1, 5, 32, 48)
+
+
+def test_an_unknown_name_lists_those_that_exist() -> None:
+    with pytest.raises(InputError, match="unet"):
+        build("resnet", {})
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"n_dates": 1, "n_bands": 2}, "n_classes"),
+        ({"n_dates": 0, "n_bands": 2, "n_classes": 2}, "n_dates"),
+        ({"n_dates": 1, "n_bands": 2, "n_classes": 2, "wings": 2}, "wings"),
+        ({"n_dates": 1, "n_bands": 2, "n_classes": 2, "norm": "layer"}, "norm"),
+    ],
+)
+def test_a_wrong_field_is_named(config: dict[str, object], field: str) -> None:
+    with pytest.raises(InputError, match=field):
+        check_config("unet", config)
+
+
+def test_checking_a_configuration_loads_no_torch() -> None:
+    code = (
+        "import sys; from engine.models.registry import check_config; "
+        "check_config('unet', dict(n_dates=1, n_bands=1, n_classes=2)); print('torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import rioxarray  # noqa: F401  (the accessor)
+import xarray as xr
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from engine.products.overviews import build_overviews, default_levels, mean_blocks, mode_blocks
+from engine.values.classes import ClassScheme
+from engine.values.errors import InputError
+from tests.products.mapstore import patches, write_map
+
+SCHEME = ClassScheme.from_names(["wheat", "maize", "grass land", "forest"])
+
+
+def _blocks(values: np.ndarray, factor: int, fill: int) -> np.ndarray:
+    """Cut into (rows, cols, factor * factor), the edges filled up."""
+    rows, cols = (-(-n // factor) for n in values.shape)
+    padded = np.full((rows * factor, cols * factor), fill, np.int64)
+    padded[: values.shape[0], : values.shape[1]] = values
+    cut = padded.reshape(rows, factor, cols, factor).swapaxes(1, 2)
+    return cut.reshape(rows, cols, factor * factor)
+
+
+def mode_oracle(label: np.ndarray, factor: int) -> np.ndarray:
+    """Majority by counting one class at a time over the whole array."""
+    blocks = _blocks(label, factor, 0)
+    counts = np.stack([(blocks == value).sum(-1) for value in range(1, int(label.max()) + 2)])
+    best = counts.argmax(0) + 1  # argmax takes the first: the lowest value
+    return np.where(counts.max(0) > 0, best, 0).astype(np.uint8)
+
+
+def mean_oracle(values: np.ndarray, factor: int, no_data: int | None) -> np.ndarray:
+    blocks = _blocks(values, factor, -1)
+    kept = (blocks >= 0) if no_data is None else (blocks >= 0) & (blocks != no_data)
+    mean = np.where(kept, blocks, 0).sum(-1) / np.maximum(kept.sum(-1), 1)
+    return np.where(kept.any(-1), np.floor(mean + 0.5), no_data or 0).astype(np.uint8)
+
+
+shapes = st.tuples(st.integers(1, 23), st.integers(1, 23))
+
+
+@settings(max_examples=60, deadline=None)
+@given(label=arrays(np.uint8, shapes, elements=st.integers(0, 4)), factor=st.sampled_from([1, 2, 3, 4, 8]))
+def test_mode_is_the_majority_of_valid_pixels(label: np.ndarray, factor: int) -> None:
+    np.testing.assert_array_equal(mode_blocks(label, factor), mode_oracle(label, factor))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=arrays(np.uint8, shapes, elements=st.sampled_from([0, 1, 2, 3, 249, 250, 255])),
+    factor=st.sampled_from([1, 2, 3, 4, 8]),
+    no_data=st.sampled_from([None, 0, 255]),
+)
+def test_mean_rounds_half_up_over_valid_pixels(values: np.ndarray, factor: int, no_data: int | None) -> None:
+    np.testing.assert_array_equal(mean_blocks(values, factor, no_data), mean_oracle(values, factor, no_data))
+
+
+def test_the_mode_of_modes_is_another_map() -> None:
+    # Class 1 wins three of four quarters by 3 to 1 but class 2 holds 4 + 3 = 7 of 16 against 9: take a
+    # block where it matters, so that an overview built from the level above would fail here.
+    label = np.array([[1, 1, 1, 1], [3, 2, 3, 2], [1, 1, 2, 2], [2, 2, 2, 2]], np.uint8)
+    assert mode_blocks(label, 4)[0, 0] == 2
+    assert mode_blocks(mode_blocks(label, 2), 2)[0, 0] == 1
+
+
+def test_a_factor_below_one_is_refused() -> None:
+    with pytest.raises(InputError, match="positive"):
+        mode_blocks(np.zeros((2, 2), np.uint8), 0)
+
+
+def test_levels_stop_below_512_pixels() -> None:
+    assert default_levels((100, 511)) == ()
+    assert default_levels((100, 512)) == (2,)
+    assert default_levels((10980, 10980)) == (2, 4, 8, 16, 32)
+
+
+def _layers(seed: int = 1, shape: tuple[int, int] = (700, 1100)) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    label = patches(seed, shape, 4, sites=600)
+    label[rng.random(shape) < 0.1] = 0
+    label[300:420, 500:640] = 0
+    confidence = rng.integers(0, 251, shape, dtype=np.uint8)
+    confidence[label == 0] = 255
+    probability = rng.integers(0, 251, (4, *shape), dtype=np.uint8)
+    probability[:, label == 0] = 255
+    observations = rng.integers(0, 30, shape, dtype=np.uint8)
+    return {
+        "label": label,
+        "confidence": confidence,
+        "probability": probability,
+        "observations": observations,
+    }
+
+
+@pytest.mark.parametrize(("block_px", "workers"), [(64, 3), (128, 1), (256, 2), (512, 2), (2048, 1)])
+def test_any_block_size_gives_the_answer_of_the_whole_array(
+    tmp_path: Path, block_px: int, workers: int
+) -> None:
+    layers = _layers()
+    write_map(tmp_path / "map.zarr", layers, SCHEME)
+    factors = build_overviews(str(tmp_path / "map.zarr"), (2, 8, 32), block_px=block_px, workers=workers)
+    assert factors == (2, 8, 32)
+    for factor in factors:
+        level = zarr.open_group(str(tmp_path / "map.zarr"), mode="r")[f"overviews/{factor}"]
+        np.testing.assert_array_equal(level["label"][:], mode_oracle(layers["label"], factor))
+        np.testing.assert_array_equal(level["confidence"][:], mean_oracle(layers["confidence"], factor, 255))
+        np.testing.assert_array_equal(
+            level["observations"][:], mean_oracle(layers["observations"], factor, None)
+        )
+        for k in range(4):
+            expected = mean_oracle(layers["probability"][k], factor, 255)
+            np.testing.assert_array_equal(level["probability"][k], expected)
+
+
+def test_each_level_opens_with_coordinates_and_crs(tmp_path: Path) -> None:
+    box = write_map(tmp_path / "map.zarr", _layers(), SCHEME)
+    assert build_overviews(str(tmp_path / "map.zarr")) == (2, 4)
+    base = xr.open_zarr(tmp_path / "map.zarr")
+    for factor in (2, 4):
+        level = xr.open_zarr(tmp_path / "map.zarr", group=f"overviews/{factor}", decode_coords="all")
+        assert level.rio.crs == "EPSG:32633"
+        assert level.label.dtype == np.uint8
+        assert level.rio.resolution() == (10.0 * factor, -10.0 * factor)
+        left, bottom, right, top = level.rio.bounds()
+        whole = base.rio.write_crs(32633).rio.bounds()
+        assert (left, top) == (whole[0], whole[3])
+        assert right - whole[2] < 10 * factor
+        assert whole[1] - bottom < 10 * factor
+        assert level.label.attrs["flag_meanings"] == "no_data wheat maize grass_land forest"
+        np.testing.assert_allclose(level.x.values[0], left + 5 * factor)
+        np.testing.assert_array_equal(level["class"].values, [1, 2, 3, 4])
+    assert box.shape_yx == (700, 1100)
+
+
+def test_the_root_describes_its_levels_after_the_multiscales_convention(tmp_path: Path) -> None:
+    write_map(tmp_path / "map.zarr", _layers(), SCHEME)
+    for _ in range(2):  # a second build replaces the first
+        build_overviews(str(tmp_path / "map.zarr"))
+    root = zarr.open_consolidated(str(tmp_path / "map.zarr"))
+    names = [c["name"] for c in root.attrs["zarr_conventions"]]
+    assert names.count("multiscales") == 1
+    layout = root.attrs["multiscales"]["layout"]
+    assert [entry["asset"] for entry in layout] == [".", "overviews/2", "overviews/4"]
+    pattern = re.compile(r"^(?!/)(?!.*(\.\.))([^/]+(/[^/]+)*)$")  # of the convention's JSON schema, v1
+    assert all(pattern.match(entry["asset"]) for entry in layout)
+    assert "derived_from" not in layout[0]
+    assert layout[1]["derived_from"] == "."
+    assert layout[2]["transform"] == {"scale": [4.0, 4.0], "translation": [0.0, 0.0]}
+    assert layout[2]["spatial:shape"] == [175, 275]
+    assert layout[2]["spatial:transform"] == [40.0, 0.0, 500_000.0, 0.0, -40.0, 5_000_000.0]
+    assert root["overviews/4/label"].shape == (175, 275)  # found through the consolidated metadata
+
+
+def test_levels_that_are_no_powers_of_two_are_refused(tmp_path: Path) -> None:
+    write_map(tmp_path / "map.zarr", {"label": np.ones((8, 8), np.uint8)}, SCHEME)
+    with pytest.raises(InputError, match="powers of two"):
+        build_overviews(str(tmp_path / "map.zarr"), (3,))
+    with pytest.raises(InputError, match="no map store"):
+        build_overviews(str(tmp_path / "absent.zarr"))
+
+
+def test_a_real_whole_tile_mask(real_data: Path, tmp_path: Path) -> None:
+    with rasterio.open(real_data / "full_tile/cloudmask_T19GBQ_20170725.tif") as source:
+        label = source.read(1)[4000:7000, 2000:6100] + 1  # the source's 0 is a class of its own
+    scheme = ClassScheme.from_names(["clear", "thick cloud", "thin cloud", "shadow"])
+    write_map(tmp_path / "map.zarr", {"label": label}, scheme, shard_px=1024)
+    assert build_overviews(str(tmp_path / "map.zarr")) == (2, 4, 8, 16)
+    root = zarr.open_group(str(tmp_path / "map.zarr"), mode="r")
+    assert np.unique(label).size > 2
+    for factor in (8, 16):
+        np.testing.assert_array_equal(root[f"overviews/{factor}/label"][:], mode_oracle(label, factor))

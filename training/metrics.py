@@ -1,0 +1,101 @@
+"""Scores from a confusion matrix (rows truth, columns prediction)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def confusion(truth: NDArray[Any], predicted: NDArray[Any], n_classes: int) -> NDArray[np.int64]:
+    """Count pairs of class indices; a truth outside ``0..n_classes - 1`` is not annotated.
+
+    Args:
+        truth: Class indices, any shape.
+        predicted: Class indices, the same shape.
+        n_classes: K.
+
+    Returns:
+        (K, K) int64, truth by prediction.
+
+    >>> confusion(np.array([0, 1, 1, 255]), np.array([0, 1, 0, 1]), 2).tolist()
+    [[1, 0], [1, 1]]
+    """
+    known = truth < n_classes
+    pairs = truth[known].astype(np.int64) * n_classes + predicted[known].astype(np.int64)
+    return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores over annotated pixels; per-class values are NaN for classes that do not occur.
+
+    Attributes:
+        accuracy: Overall accuracy, 0..1.
+        mean_iou: Mean of `iou` over the classes of the truth.
+        mean_f1: Mean of `f1` over the classes of the truth.
+        iou: Intersection over union of each class.
+        f1: Harmonic mean of precision and recall of each class.
+        precision: User's accuracy of each class.
+        recall: Producer's accuracy of each class.
+        support: Annotated pixels of each class.
+    """
+
+    accuracy: float
+    mean_iou: float
+    mean_f1: float
+    iou: tuple[float, ...]
+    f1: tuple[float, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    support: tuple[int, ...]
+
+    @classmethod
+    def of(cls, matrix_KK: NDArray[np.int64]) -> Scores:
+        """Compute scores.
+
+        >>> Scores.of(np.array([[3, 1], [0, 4]])).accuracy
+        0.875
+        """
+        hit = np.diag(matrix_KK).astype(np.float64)
+        truth, predicted = matrix_KK.sum(axis=1), matrix_KK.sum(axis=0)
+        iou, f1 = _ratio(hit, truth + predicted - hit), _ratio(2 * hit, truth + predicted)
+        there = truth > 0
+        return cls(
+            accuracy=float(_ratio(hit.sum(), matrix_KK.sum())),
+            mean_iou=float(iou[there].mean()) if there.any() else float("nan"),
+            mean_f1=float(f1[there].mean()) if there.any() else float("nan"),
+            iou=tuple(iou.tolist()),
+            f1=tuple(f1.tolist()),
+            precision=tuple(_ratio(hit, predicted).tolist()),
+            recall=tuple(_ratio(hit, truth).tolist()),
+            support=tuple(truth.tolist()),
+        )
+
+    def as_json(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """Return rounded numbers with class names; None where a class does not occur."""
+        rows = zip(self.iou, self.f1, self.precision, self.recall, strict=True)
+        return {
+            "accuracy": _short(self.accuracy),
+            "mean_iou": _short(self.mean_iou),
+            "mean_f1": _short(self.mean_f1),
+            "classes": {
+                name: {
+                    **dict(zip(("iou", "f1", "precision", "recall"), map(_short, row), strict=True)),
+                    "pixels": n,
+                }
+                for name, row, n in zip(names, rows, self.support, strict=True)
+            },
+        }
+
+
+def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    found: NDArray[np.float64] = np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
+    return found
+
+
+def _short(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 4)
