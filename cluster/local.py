@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,17 +29,15 @@ def local_client(spec: ClusterSpec) -> Iterator[Client]:
         "distributed.scheduler.allowed-failures": 0,
         "distributed.nanny.pre-spawn-environ": dict(PRE_SPAWN),
     }
-    with (
-        dask.config.set(settings),
-        LocalCluster(
+    with dask.config.set(settings):
+        cluster = LocalCluster(
             n_workers=spec.n_workers or CPU_COUNT,
             threads_per_worker=spec.threads_per_worker,
             memory_limit=spec.memory_limit or "auto",
             processes=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",  # any free port
-            silence_logs=40,  # logging.ERROR: a worker that is lost is reported by the run itself
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+            silence_logs=logging.ERROR,
+        )
+    with cluster, Client(cluster, set_as_default=False) as client:
         yield client

@@ -287,6 +287,7 @@ class _Drive:
                 self.stopped = reason
 
     def _submit(self, tile: TileKey, attempt: int) -> None:
+        self._require_scheduler()
         task = TileTask(
             tile=tile,
             key=self.keys[tile],
@@ -338,6 +339,7 @@ class _Drive:
             self.lease.check()  # says who took over
             raise
         except (Exception, _cancelled()) as error:
+            self._require_scheduler()  # else every tile would take the blame for it
             self._emit("error", tile, message=str(error))
             self._handle(TileFailed(tile, type(error).__name__, str(error), _retryable(error)))
         else:
@@ -353,8 +355,7 @@ class _Drive:
     def _look_at_cluster(self) -> None:
         """Follow a cluster that grows or shrinks; do not wait for ever for one that is gone."""
         self.looked = time.monotonic()
-        if self.client.status not in ("running", "connecting"):
-            raise RetryableError("the scheduler is lost", found=self.client.status, mend=_AGAIN)
+        self._require_scheduler()
         threads = sum(self.client.nthreads().values()) if self.client.status == "running" else 0
         if threads:
             self.seen_worker = self.looked
@@ -362,6 +363,10 @@ class _Drive:
                 self._handle(Resized(threads // self.options.threads_per_tile + 1))
         elif self.looked - self.seen_worker > self.options.no_worker_timeout_s:
             raise _no_worker(self.options)
+
+    def _require_scheduler(self) -> None:
+        if self.client.status not in ("running", "connecting"):
+            raise RetryableError("the scheduler is lost", found=self.client.status, mend=_AGAIN)
 
     def _give_up(self, tile: TileKey, kind: str, message: str) -> None:
         self.keys.pop(tile)

@@ -19,7 +19,7 @@ from engine.store.layout import create
 from engine.store.lease import Lease
 from engine.store.ledger import Ledger
 from engine.store.regions import checksum, open_epoch, read_region
-from engine.values.errors import BudgetError, ConflictError, DataError, InputError
+from engine.values.errors import BudgetError, ConflictError, DataError, InputError, RetryableError
 from engine.values.grid import TileKey
 from tests.runs.fake_job import FakeJob, tree_bytes
 
@@ -342,3 +342,48 @@ def test_torn_records_are_made_again(job: FakeJob, client: Client) -> None:
     assert any("damaged" in str(w.message) for w in caught)
     assert (summary.done, summary.reused) == (1, 15)
     assert Ledger(job.run_dir, "fake").done(TileKey(0, 1), job.key(TileKey(0, 1))) is not None
+
+
+def test_a_cluster_without_workers_is_not_waited_for_for_ever(job: FakeJob) -> None:
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as empty,
+        pytest.raises(RetryableError, match="no worker"),
+    ):
+        run_tiles(job, empty, job.run_dir, RunOptions(no_worker_timeout_s=0.5))
+
+
+def test_workers_that_go_and_never_return_are_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.runs.driver._LOOK_S", 0.1)
+    job = FakeJob(str(tmp_path), sleep_s=0.05).create()
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+
+        def dismiss(event: RunEvent) -> None:
+            if event.kind == "done":
+                cluster.scale(0)
+
+        with pytest.raises(RetryableError, match="no worker"):
+            run_tiles(job, client, job.run_dir, RunOptions(no_worker_timeout_s=1), dismiss)
+    assert 1 <= sum(1 for _ in Ledger(job.run_dir, "fake").records()) < 16
+
+
+def test_a_lost_scheduler_ends_the_run_and_the_next_goes_on(tmp_path: Path, client: Client) -> None:
+    job = FakeJob(str(tmp_path), sleep_s=0.05).create()
+    with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+        lost = Client(cluster, set_as_default=False, timeout=2)
+
+        def close(event: RunEvent) -> None:
+            if event.kind == "done":
+                cluster.close()
+
+        with pytest.raises(RetryableError, match="scheduler is lost"):
+            run_tiles(job, lost, job.run_dir, on_event=close)
+        lost.close()
+    summary = run_tiles(job, client, job.run_dir)
+    assert summary.exit_code == 0
+    assert summary.reused >= 1

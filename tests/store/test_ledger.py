@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
-import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,20 +128,24 @@ def test_a_lookup_reads_no_further_than_asked(ledger: Ledger) -> None:
     assert len(asked) == 3
 
 
-def test_memory_does_not_grow_with_the_ledger(tmp_path: Path) -> None:
-    def peak(side: int) -> int:
-        ledger = Ledger(str(tmp_path / str(side)), "map")
-        for tile in tiles_over(Box(0, 0, 16, side), 1):
-            path = tmp_path / str(side) / "ledger" / "map" / block_of(tile)
-            path.mkdir(parents=True, exist_ok=True)
-            (path / f"{tile}.{KEY[:16]}.json").write_bytes(replace(RECORD, tile=tile).to_json())
-        tracemalloc.start()
-        assert sum(1 for _ in ledger.records()) == 16 * side
-        peak_bytes = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return peak_bytes
+def _held() -> int:
+    return sum(isinstance(o, TileRecord) for o in gc.get_objects())
 
-    assert peak(128) < 1.3 * peak(16)
+
+def test_records_are_held_a_few_folders_at_a_time(tmp_path: Path) -> None:
+    ledger, tiles = Ledger(str(tmp_path), "map"), tiles_over(Box(0, 0, 64, 64), 1)
+    for tile in tiles:
+        path = tmp_path / "ledger" / "map" / block_of(tile)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / f"{tile}.{KEY[:16]}.json").write_bytes(replace(RECORD, tile=tile).to_json())
+    before = _held()
+    held = [_held() - before for n, _ in enumerate(ledger.records()) if n % 500 == 0]
+    assert len(held) == 9
+    assert max(held) <= 2 * 256
+    looked_up = ledger.finished((t, KEY) for t in tiles)
+    held = [_held() - before for n, (_, _, record) in enumerate(looked_up) if n % 500 == 0 and record]
+    assert len(held) == 9
+    assert max(held) <= 9 * 256
 
 
 def _race(folder: str, number: int, wins: multiprocessing.Queue) -> None:
