@@ -20,7 +20,7 @@ from training.labels import LabelRaster
 from training.loop import Progress, TrainedModel, TrainOptions, statistics, train
 from training.splits import TEST, VAL, Split
 
-SEASON = Season(side_px=256, n_dates=3, n_bands=4, n_classes=4, fields=220, noise=250.0)
+SEASON = Season(side_px=256, n_dates=3, n_bands=4, n_classes=4, fields=220, noise=250.0, seed=2)
 OPTIONS = TrainOptions(
     config={"stem": 12, "width": 8, "width_max": 16, "depth": 2},
     split=Split(block_px=32, buffer_px=4, val=0.25, test=0.1),
