@@ -22,6 +22,7 @@ from engine.inference.bundle import Bundle, load_bundle
 from engine.inference.lane import instruction_set
 from engine.runs.driver import RunEvent, RunOptions, RunSummary, run_tiles
 from engine.store.layout import create
+from engine.store.lease import Lease
 from engine.values.area import Area
 from engine.values.budget import tile_bytes
 from engine.values.errors import InputError
@@ -87,23 +88,35 @@ def map_area(
         InputError: If area, scenes, bundle or sizes do not fit together.
         ConflictError: If another run holds the folder.
     """
-    job, area, table = prepare(config, resume=resume)
-    km2 = (config.tile_px**2) * job.grid.resolution_yx[0] * job.grid.resolution_yx[1] / 1e6
+    run_dir = _run_folder(config)
     options = RunOptions(resume=resume)
-    heard = None if listener is None else (lambda event: listener(event, km2))
-    with open_client(client or config.cluster) as running:
-        summary = run_tiles(job, running, config.out, options, heard)
-    products = None
-    if config.products and not summary.interrupted and summary.done + summary.reused:
-        products = make_products(job, area, table)
+    with Lease(str(run_dir), patience_s=options.patience_s, beat_s=options.beat_s) as lease:
+        job, area, table = prepare(config, resume=resume)
+        km2 = (config.tile_px**2) * job.grid.resolution_yx[0] * job.grid.resolution_yx[1] / 1e6
+        heard = None if listener is None else (lambda event: listener(event, km2))
+        with open_client(client or config.cluster) as running:
+            summary = run_tiles(job, running, str(run_dir), options, heard, lease=lease)
+        products = None
+        if config.products and not summary.interrupted and summary.done + summary.reused:
+            products = make_products(job, area, table)
     return MapResult(config.out, km2 * summary.total, summary, products)
 
 
-def prepare(config: RunConfig, *, resume: bool = True) -> tuple[MapJob, Area, ItemTable]:
-    """Do all that comes before the first tile: read, search, check, freeze, and make the empty store."""
-    _check_sizes(config)
+def _run_folder(config: RunConfig) -> Path:
+    if "://" in config.out:
+        raise InputError("run folders are local for now", where="out", found=config.out, mend="a local path")
     run_dir = Path(config.out).absolute()
     run_dir.mkdir(parents=True, exist_ok=True)
+    return run_dir
+
+
+def prepare(config: RunConfig, *, resume: bool = True) -> tuple[MapJob, Area, ItemTable]:
+    """Do all that comes before the first tile: read, search, check, freeze, and make the empty store.
+
+    The caller holds the folder's lease, so that two runs cannot freeze two plans.
+    """
+    _check_sizes(config)
+    run_dir = _run_folder(config)
     bundle, area = load_bundle(config.bundle), area_of(config.area)
     spec = spec_of(config, bundle)
     grid, _ = grid_and_box(area, config.crs, spec.resolution_m)
@@ -132,8 +145,6 @@ def prepare(config: RunConfig, *, resume: bool = True) -> tuple[MapJob, Area, It
 
 
 def _check_sizes(config: RunConfig) -> None:
-    if "://" in config.out:
-        raise InputError("run folders are local for now", where="out", found=config.out, mend="a local path")
     if config.tile_px > SHARD_MAX_PX and config.tile_px % SHARD_MAX_PX:
         raise InputError(
             "a large tile must be whole shards",

@@ -175,6 +175,8 @@ def run_tiles(
     run_dir: str,
     options: RunOptions | None = None,
     on_event: Callable[[RunEvent], None] | None = None,
+    *,
+    lease: Lease | None = None,
 ) -> RunSummary:
     """Make all tiles of a job that are not on record yet.
 
@@ -186,6 +188,7 @@ def run_tiles(
         run_dir: The run's folder, local or any fsspec URL that all workers reach.
         options: How to run.
         on_event: Called in this thread for each thing that happens.
+        lease: The folder's lease, if the caller holds it already; it stays held.
 
     Returns:
         How it ended; failed and quarantined tiles are in the gap list, not raised.
@@ -200,8 +203,8 @@ def run_tiles(
     run_dir = _absolute(run_dir)
     open_spec(job.store_url)
     _require_small(job)
-    lease = Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s)
-    with lease, Interrupts() as interrupts:
+    own = Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s)
+    with own if lease is None else contextlib.nullcontext(lease) as lease, Interrupts() as interrupts:
         open_epoch(job.store_url, lease.epoch)
         try:
             return _Drive(job, client, lease, options, on_event or (lambda event: None)).run(interrupts)
