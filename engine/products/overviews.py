@@ -23,6 +23,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from engine.store.conventions import MULTISCALES, with_convention
 from engine.store.view import MapView, in_flight, open_view
 from engine.values.errors import InputError
 from engine.values.grid import Box, TileKey, tiles_over
@@ -35,15 +36,6 @@ BLOCK_PX = 2048
 
 SMALLEST_PX = 512
 """Levels are added until the longest side is shorter than this."""
-
-MULTISCALES = {
-    "uuid": "d35379db-88df-4056-af3a-620245f8e347",
-    "name": "multiscales",
-    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/multiscales/refs/tags/v1/schema.json",
-    "spec_url": "https://github.com/zarr-conventions/multiscales/blob/v1/README.md",
-    "description": "Multiscale layout of zarr datasets",
-}
-"""Entry of the multiscales convention in ``zarr_conventions``."""
 
 
 def mode_blocks(label: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
@@ -325,13 +317,8 @@ def _describe(root: zarr.Group, view: MapView, factors: tuple[int, ...]) -> None
     with ``..``; the full resolution lies in that very group, so its path is ``.``.
     """
     layout = [_layout(view, factor) for factor in (1, *factors)]
-    conventions = [c for c in root.attrs.get("zarr_conventions", []) if c.get("uuid") != MULTISCALES["uuid"]]  # type: ignore[union-attr]
-    root.attrs.update(
-        {
-            "zarr_conventions": [*conventions, dict(MULTISCALES)],
-            "multiscales": {"layout": layout, "resampling_method": "mode"},
-        }
-    )
+    described = with_convention(dict(root.attrs), MULTISCALES)
+    root.attrs.update({**described, "multiscales": {"layout": layout, "resampling_method": "mode"}})
 
 
 def _layout(view: MapView, factor: int) -> dict[str, Any]:
