@@ -126,7 +126,6 @@ def prepare(config: RunConfig, *, resume: bool = True) -> tuple[MapJob, Area, It
     if table is None:
         table = search_padded(config, area, bundle)
     steps = check_fit(bundle, table, spec, grid)
-    write_inputs(run_dir, area, table if fresh else None)
     job = MapJob(
         run_dir=str(run_dir),
         grid=grid,
@@ -136,11 +135,14 @@ def prepare(config: RunConfig, *, resume: bool = True) -> tuple[MapJob, Area, It
         bundle=bundle,
         probability=config.probability,
     )
+    create(
+        job.store_url, job.store_spec(area, f"{area.name}, {config.time}")
+    )  # refuses before anything is changed
+    write_inputs(run_dir, area, table if fresh else None)
     tile = Box(0, 0, config.tile_px, config.tile_px)
     memory = tile_bytes(tile_shape(bundle, spec, steps, tile, config.chunk_px))
     plan = {**_plan(config, job, grid, table), "question": question, "projected_bytes": memory["total"]}
     (run_dir / PLAN_FILE).write_text(json.dumps({**plan, "area": area.name}, indent=1, default=str))
-    create(job.store_url, job.store_spec(f"{area.name}, {config.time}"))
     return job, area, table
 
 

@@ -117,9 +117,9 @@ class MapJob:
         }
         return TileOutput(arrays, counts)
 
-    def store_spec(self, title: str) -> StoreSpec:
+    def store_spec(self, area: Area, title: str) -> StoreSpec:
         """Describe the Zarr of the whole area, grown outward to whole tiles."""
-        whole = self.grid.box_of_bounds(self._outline().bounds).snap_out(self.tile_px)
+        whole = self.grid.box_of_bounds(area.to_crs(self.grid.crs).bounds).snap_out(self.tile_px)
         shard = min(self.tile_px, SHARD_MAX_PX)
         flags = {**self.bundle.classes.flag_attributes(), "long_name": "class"}
         share = {"long_name": "probability of the class", "scale": 1 / 250, "units": "1"}
