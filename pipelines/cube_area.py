@@ -22,7 +22,8 @@ def area_of(config: AreaConfig) -> Area:
         InputError: If there is no such place or file; suggests close names.
     """
     if config.bbox is not None:
-        return Area.from_bbox(config.bbox)
+        west, south, east, north = config.bbox
+        return Area.from_bbox(config.bbox, name=f"{west:g} to {east:g} E, {south:g} to {north:g} N")
     if config.name is not None:
         return Area.from_name(config.name, file=config.file)
     return Area.from_file(str(config.file))

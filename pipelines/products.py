@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -52,7 +53,7 @@ def make_products(job: MapJob, area: Area, table: ItemTable) -> Products:
     run, url, classes = Path(job.run_dir), job.store_url, job.bundle.classes
     box = _area_box(job, area)
     first, last = table.time_range
-    title = f"{area.name}, {first:%B %Y} to {last:%B %Y}"
+    title = f"{area.name}, {_season(first, last)}"
     build_overviews(url)
     seams = map_seams(url, job.bundle.lattice, job.tile_px, box, grid=job.grid)
     (run / SEAMS_FILE).write_text(json.dumps(asdict(seams), indent=1))
@@ -89,10 +90,20 @@ def _area_box(job: MapJob, area: Area) -> Box:
     return job.grid.box_of_bounds(area.to_crs(job.grid.crs).bounds) & open_spec(job.store_url).box
 
 
+def _season(first: dt.date, last: dt.date) -> str:
+    """Write a season by its months.
+
+    >>> _season(dt.date(2023, 3, 1), dt.date(2023, 10, 31)), _season(dt.date(2017, 2, 1), dt.date(2017, 2, 28))
+    ('March 2023 to October 2023', 'February 2017')
+    """
+    months = dict.fromkeys(f"{day:%B %Y}" for day in (first, last))
+    return " to ".join(months)
+
+
 def _subtitle(job: MapJob, table: ItemTable) -> str:
     simulated = "simulated " if any("simulated" in i.collection for i in table) else ""
     name = json.loads((Path(job.bundle.path) / "manifest.json").read_text())["properties"]["mlm:name"]
-    return f"{name}, {len(table)} {simulated}Sentinel-2 scenes"
+    return f"{name}, {len(table)} {simulated}Sentinel-2 scene{'s' if len(table) > 1 else ''}"
 
 
 def _model(job: MapJob) -> ModelRef:
