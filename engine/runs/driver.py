@@ -15,6 +15,7 @@ import queue
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -67,6 +68,7 @@ JOB_LIMIT_BYTES = 1 << 20
 """A job travels with each tile, so it must be small: names and numbers, no pixels, no item tables."""
 
 _TICK_S = 0.2
+_FETCH_S = 5.0
 _LOOK_S = 5.0
 
 
@@ -226,6 +228,7 @@ class _Drive:
         self.job, self.client, self.lease, self.options, self.on_event = job, client, lease, options, on_event
         self.begun = time.monotonic()
         self.tiles = job.tiles()
+        self.ledger = Ledger(lease.run_dir, job.name)
         self.machine = Machine(
             Limits(_in_flight(client, options), options.attempts, lone_deaths=options.deaths_limit)
         )
@@ -257,9 +260,8 @@ class _Drive:
 
     def _plan(self) -> Iterator[Event]:
         """Yield each tile as planned or skipped, reading the ledger only as far as tiles are wanted."""
-        ledger = Ledger(self.lease.run_dir, self.job.name)
         wanted = ((tile, self.job.key(tile)) for tile in self.tiles)
-        looked_up = ledger.finished(wanted) if self.options.resume else ((t, k, None) for t, k in wanted)
+        looked_up = self.ledger.finished(wanted) if self.options.resume else ((t, k, None) for t, k in wanted)
         for tile, key, record in looked_up:
             if record is None or (record.gaps and self.options.redo_gaps):
                 self.keys[tile] = key
@@ -332,28 +334,43 @@ class _Drive:
             self._look_at_cluster()
 
     def _take(self, tile: TileKey, future: Future[TileRecord], dead: dict[str, list[TileKey]]) -> None:
-        from distributed import KilledWorker
-
+        """Turn what became of a tile's future into an event."""
         try:
-            record = future.result()
-        except KilledWorker as error:
-            dead.setdefault(str(error.last_worker.address), []).append(tile)
-        except ConflictError:
-            self.lease.check()  # says who took over
-            raise
-        except (Exception, _cancelled()) as error:
-            self._require_scheduler()  # else every tile would take the blame for it
-            self._emit("error", tile, message=str(error))
-            self._handle(TileFailed(tile, type(error).__name__, str(error), _retryable(error)))
-        else:
+            record, error = self._outcome(tile, future)
+        finally:
+            future.release()
+        if record is not None:
             self.gaps += record.gaps
             self.tile_seconds += record.seconds
             self.peak_bytes = max(self.peak_bytes, record.peak_bytes)
             self.keys.pop(tile)
             self._handle(TileDone(tile))
             self._emit("done", tile, record)
-        finally:
-            future.release()
+        elif (worker := _died_on(error)) is not None:
+            dead.setdefault(worker, []).append(tile)
+        elif isinstance(error, ConflictError):
+            self.lease.check()  # says who took over
+            raise error
+        else:
+            self._require_scheduler()  # else every tile would take the blame for it
+            self._emit("error", tile, message=str(error))
+            self._handle(TileFailed(tile, type(error).__name__, str(error), _retryable(error)))
+
+    def _outcome(
+        self, tile: TileKey, future: Future[TileRecord]
+    ) -> tuple[TileRecord | None, BaseException | None]:
+        """Return the record or the error of a tile that came back.
+
+        A finished tile's worker may be gone before its answer is fetched, and Dask would wait for another
+        one to do it again; but its record is in the ledger.
+        """
+        if future.status == "error":
+            return None, future.exception()
+        if future.status == "finished":
+            with contextlib.suppress(Exception, CancelledError):
+                return future.result(timeout=_FETCH_S), None
+        record = self.ledger.done(tile, self.keys[tile])
+        return record, None if record else RetryableError("the tile's task was cancelled", where=str(tile))
 
     def _look_at_cluster(self) -> None:
         """Follow a cluster that grows or shrinks; do not wait for ever for one that is gone."""
@@ -436,17 +453,18 @@ def _no_worker(options: RunOptions) -> RetryableError:
     )
 
 
-def _cancelled() -> type[BaseException]:
-    from concurrent.futures import CancelledError
+def _died_on(error: BaseException | None) -> str | None:
+    """Return the address of the worker that was lost, None for any other error."""
+    from distributed import KilledWorker
 
-    return CancelledError
+    return str(error.last_worker.address) if isinstance(error, KilledWorker) else None
 
 
-def _retryable(error: BaseException) -> bool:
+def _retryable(error: BaseException | None) -> bool:
     """Tell whether trying again may help: the network, the disk, memory, a cancelled task."""
     if isinstance(error, LandweaveError):
         return isinstance(error, RetryableError)
-    return isinstance(error, OSError | MemoryError | _cancelled())
+    return isinstance(error, OSError | MemoryError | CancelledError)
 
 
 def _absolute(run_dir: str) -> str:

@@ -387,3 +387,18 @@ def test_a_lost_scheduler_ends_the_run_and_the_next_goes_on(tmp_path: Path, clie
     summary = run_tiles(job, client, job.run_dir)
     assert summary.exit_code == 0
     assert summary.reused >= 1
+
+
+def test_a_record_is_taken_from_the_ledger_when_its_worker_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Client
+) -> None:
+    from distributed import Future
+
+    def gone(self: Future, timeout: float | None = None) -> None:
+        raise TimeoutError("its worker is gone")
+
+    job = FakeJob(str(tmp_path)).create()
+    monkeypatch.setattr(Future, "result", gone)
+    summary = run_tiles(job, client, job.run_dir)
+    assert (summary.done, summary.exit_code) == (16, 0)
+    assert set(job.executions().values()) == {1}
