@@ -159,6 +159,19 @@ def train(
     _print({"bundle": bundle.path, **score_lines(trained)}, as_json=False)
 
 
+@bundle_app.command("create")
+def bundle_create(
+    config: Annotated[Path, typer.Argument(help="YAML: name, onnx, cube, classes, layout, normalisation.")],
+    override: Override = None,
+) -> None:
+    """Wrap a foreign ONNX network as a bundle."""
+    from pipelines.make_bundle import make_bundle
+    from pipelines.plan_area import describe_bundle
+
+    bundle = make_bundle(config, override)
+    _print({"bundle": bundle.path, **describe_bundle(bundle)}, as_json=False)
+
+
 @bundle_app.command("show")
 def bundle_show(
     path: Annotated[Path, typer.Argument(help="Folder of the bundle.")], as_json: Json = False

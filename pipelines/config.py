@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cluster.spec import ClusterSpec
 from engine.values.errors import InputError
+from engine.values.lattice import Kernel, Lattice
 from engine.values.spec import CubeSpec
 
 
@@ -44,6 +46,19 @@ class AreaConfig(BaseModel):
         return self
 
 
+class LatticeConfig(BaseModel):
+    """The windows of the map."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    window_px: int = Field(default=256, ge=16, description="Side of a window in pixels.")
+    overlap_px: int = Field(default=96, ge=0, description="Pixels that neighbouring windows share.")
+    kernel: Kernel = Field(default="hann", description="hann, radial or trim.")
+
+    def lattice(self) -> Lattice:
+        """Return the value; raises what `Lattice` raises."""
+        return Lattice(self.window_px, self.overlap_px, self.kernel)
+
+
 class SourceConfig(BaseModel):
     """Where the pixels come from: an area, a season, a catalogue."""
 
@@ -63,6 +78,12 @@ class SourceConfig(BaseModel):
     crs: str | None = Field(
         default=None, description="CRS of the grid; default UTM or LAEA by the area's extent."
     )
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """YAML reads 2023 as a number and 2023-05-03 as a date."""
+        return str(value) if isinstance(value, int | dt.date) else value
 
 
 class RunConfig(SourceConfig):
@@ -84,7 +105,7 @@ class RunConfig(SourceConfig):
     )
 
 
-Config = TypeVar("Config", bound=SourceConfig)
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:

@@ -28,7 +28,11 @@ from pipelines.train_model import load_train_config, train_model
 from training.labels import PolygonSource, rasterise
 from training.metrics import Scores, confusion
 
-SOURCE = {"area": "archive/territory.geojson", "time": "2023-03/2023-10", "catalog": "archive/catalog.json"}
+SOURCE = {
+    "area": {"name": "Weavonia", "file": "archive/territory.geojson"},
+    "time": "2023-03/2023-10",
+    "catalog": "archive/catalog.json",
+}
 BANDS = ["blue", "green", "red", "rededge2", "nir", "swir16", "swir22"]
 SCORES_FILE = "assessment.json"
 
@@ -108,7 +112,7 @@ def score(out: Path, archive: SampleArchive, result: MapResult) -> dict[str, Sco
     unseen = labels.values == 0
     scores = {
         "everywhere": _scores(truth, label, classes),
-        "unseen": _scores(np.where(unseen, truth, 0), label, classes),
+        "outside labels": _scores(np.where(unseen, truth, 0), label, classes),
     }
     told = {name: s.as_json(classes.names) for name, s in scores.items()}
     (Path(result.run) / SCORES_FILE).write_text(json.dumps(told, indent=1))
@@ -132,23 +136,17 @@ def _scores(truth: NDArray[np.uint8], label: NDArray[np.uint8], classes: ClassSc
 
 
 def _table(scores: dict[str, Scores], classes: ClassScheme) -> Table:
-    every, unseen = scores["everywhere"], scores["unseen"]
+    every, unseen = scores["everywhere"], scores["outside labels"]
     table = Table(title="The map against the (simulated) truth", title_justify="left")
-    for heading in ("class", "share", "user's", "producer's", "F1", "IoU", "IoU unseen"):
+    for heading in ("class", "share", "user's", "producer's", "F1", "IoU", "IoU outside labels"):
         table.add_column(heading, justify="left" if heading == "class" else "right")
     total = sum(every.support)
     for i, name in enumerate(classes.names):
         shares = (every.precision[i], every.recall[i], every.f1[i], every.iou[i], unseen.iou[i])
         table.add_row(name, f"{every.support[i] / total:.1%}", *(f"{v:.3f}" for v in shares))
+    means = (every.mean_f1, every.mean_iou, unseen.mean_iou)
     table.add_section()
-    summary = (every.accuracy, every.mean_f1, every.mean_iou, unseen.mean_iou)
-    table.add_row(
-        "overall accuracy",
-        "",
-        "",
-        f"{summary[0]:.3f}",
-        f"{summary[1]:.3f}",
-        *map("{:.3f}".format, summary[2:]),
-    )
-    table.add_row("unseen fields only", "", "", f"{unseen.accuracy:.3f}", f"{unseen.mean_f1:.3f}", "", "")
+    table.add_row("mean of classes", "", "", "", *(f"{v:.3f}" for v in means))
+    table.add_row("overall accuracy", f"{every.accuracy:.1%}")
+    table.add_row("  outside the labels", f"{unseen.accuracy:.1%}")
     return table

@@ -13,9 +13,8 @@ from engine.inference.bundle import Bundle, save_bundle
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.georef import georef_of
-from engine.values.lattice import Kernel, Lattice
 from engine.values.spec import CubeSpec
-from pipelines.config import SourceConfig, parse_yaml
+from pipelines.config import LatticeConfig, SourceConfig, parse_yaml
 from pipelines.cube_area import area_of, find_scenes, grid_and_box
 from training.labels import LabelRaster, PolygonSource, rasterise
 from training.loop import Progress, TrainedModel, TrainOptions, train
@@ -36,15 +35,6 @@ class LabelsConfig(BaseModel):
     inner_buffer_m: float = Field(
         default=0.0, ge=0, description="Shrink polygons first, to leave mixed pixels out."
     )
-
-
-class LatticeConfig(BaseModel):
-    """The windows of the map."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    window_px: int = Field(default=256, ge=16, description="Side of a window in pixels.")
-    overlap_px: int = Field(default=96, ge=0, description="Pixels that neighbouring windows share.")
-    kernel: Kernel = Field(default="hann", description="hann, radial or trim.")
 
 
 class TrainConfig(SourceConfig):
@@ -76,8 +66,7 @@ def train_model(
     cube = _cube(config)
     trained = train(cube, _labels(config, classes, cube), config.options, progress)
     spec = CubeSpec.model_validate_json(cube.attrs["landweave_spec"])
-    lattice = Lattice(config.lattice.window_px, config.lattice.overlap_px, config.lattice.kernel)
-    fields = trained.bundle_fields(config.name, spec, lattice, config.licence)
+    fields = trained.bundle_fields(config.name, spec, config.lattice.lattice(), config.licence)
     bundle = save_bundle(config.bundle, trained.module, config.options.architecture, fields)
     return bundle, trained
 

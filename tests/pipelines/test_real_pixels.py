@@ -19,31 +19,16 @@ from rasterio.features import rasterize
 
 from engine.archive.staging import stage
 from engine.cube.cube import open_cube
-from engine.inference.bundle import BundleFields, create_onnx_bundle, load_bundle
+from engine.inference.bundle import load_bundle
+from engine.inference.foreign import dynamic_world
 from engine.inference.lane import lane_for
-from engine.inference.manifest import Layout
 from engine.inference.predict import predict
 from engine.inference.seams import map_seams
-from engine.models.normalise import LogSigmoid
-from engine.values.classes import ClassScheme, LandClass
 from engine.values.lattice import Lattice
-from engine.values.spec import CubeSpec
 from pipelines.config import RunConfig, parse_config
 from pipelines.cube_area import area_of, find_scenes, grid_and_box
 from pipelines.map_area import map_area
 
-CLASSES = {
-    "water": "#419bdf",
-    "trees": "#397d49",
-    "grass": "#88b053",
-    "flooded_vegetation": "#7a87c6",
-    "crops": "#e49635",
-    "shrub_and_scrub": "#dfc35a",
-    "built": "#c4281b",
-    "bare": "#a59b8f",
-    "snow_and_ice": "#b39fe1",
-}
-BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B11", "B12")
 SCENE = (12.494, 52.4525, 12.7245, 52.527)  # the cut-out's own bounds, degrees
 PART = (12.60, 52.47, 12.66, 52.505)
 
@@ -60,20 +45,9 @@ def project(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A staged catalogue and a Dynamic World bundle."""
     folder = tmp_path_factory.mktemp("real")
     stage(real_data / "s2_l1c_33UUU", folder / "stac")
-    scheme = ClassScheme(
-        classes=tuple(LandClass(value=i + 1, name=n, colour=c) for i, (n, c) in enumerate(CLASSES.items()))
-    )
-    fields = BundleFields(
-        name="Dynamic World",
-        spec=CubeSpec(bands=BANDS, period=None, mask=None),
-        n_dates=1,
-        classes=scheme,
-        lattice=Lattice(256, 64),
-        normalisation=LogSigmoid.from_file(real_data / "weights" / "dynamicworld_normalisation.json"),
-        licence="Apache-2.0",
-    )
-    layout = Layout(order="NHWC", class_axis=3)
-    create_onnx_bundle(folder / "bundle", real_data / "weights" / "dynamicworld_forward.onnx", layout, fields)
+    weights = real_data / "weights"
+    network, constants = weights / "dynamicworld_forward.onnx", weights / "dynamicworld_normalisation.json"
+    dynamic_world(folder / "bundle", network, constants, Lattice(256, 64))
     return folder
 
 
