@@ -26,14 +26,14 @@ THREADS: Mapping[str, str] = {
 GDAL: Mapping[str, str] = {
     "GDAL_CACHEMAX": "128",  # MB; the default is 5% of the machine's memory for each worker
     "GDAL_NUM_THREADS": "1",
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "VSI_CACHE": "TRUE",
     "VSI_CACHE_SIZE": "5000000",  # bytes per open file
     "GDAL_HTTP_MULTIRANGE": "YES",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "PROJ_NETWORK": "OFF",  # a transformation must not depend on what can be downloaded
 }
-"""Bounded caches, few requests, and one answer per coordinate."""
+"""Bounded caches, few requests, and one answer per coordinate. What only reading scenes needs is set around each
+read (`engine.archive.reader`): a worker may live in the process of a user who has other files to open."""
 
 PRE_SPAWN: Mapping[str, str] = {**THREADS, **GDAL, "MALLOC_TRIM_THRESHOLD_": "65536"}
 """Environment of a worker process from its first instruction."""
