@@ -56,16 +56,38 @@ class Frame:
         """List the origins (y, x) of the windows that `block` evaluates.
 
         A window belongs to the block that holds its origin; one that starts before `outer` belongs to
-        the first block. Every window that touches the core is in exactly one block's list.
+        the first block. Every window that the core needs is in exactly one block's list.
         """
-        rows = self._owned(self.core.y0, self.core.y1, (block.y0, block.y1), self.outer.y0)
-        cols = self._owned(self.core.x0, self.core.x1, (block.x0, block.x1), self.outer.x0)
+        rows = [y for y in self._rows() if block.y0 <= max(y, self.outer.y0) < block.y1]
+        cols = [x for x in self._cols() if block.x0 <= max(x, self.outer.x0) < block.x1]
         return [(y, x) for y in rows for x in cols]
 
-    def _owned(self, lo: int, hi: int, block: tuple[int, int], first: int) -> list[int]:
-        stride = self.lattice.stride_px
-        starts = [k * stride for k in self.lattice.touching(lo, hi)]
-        return [s for s in starts if block[0] <= max(s, first) < block[1]]
+    def weight_sums(self, block: Box) -> NDArray[np.int32]:
+        """Return the summed weight of the windows over each pixel of a block, (y, x) int32.
+
+        0 only where no window answers: outside the core.
+        """
+        lattice, stride = self.lattice, self.lattice.stride_px
+        rows, cols = self._rows(), self._cols()
+        all_rows = {k * stride for k in lattice.touching(block.y0, block.y1)}
+        all_cols = {k * stride for k in lattice.touching(block.x0, block.x1)}
+        if all_rows <= set(rows) and all_cols <= set(cols):
+            return lattice.weight_sums(block)
+        sums = np.zeros(block.shape_yx, np.int32)
+        for y in all_rows & set(rows):
+            for x in all_cols & set(cols):
+                window = Box(y, x, y + lattice.window_px, x + lattice.window_px)
+                both = window & block
+                sums[both.slices_in(block)] += lattice.weights()[both.slices_in(window)]
+        return sums
+
+    def _rows(self) -> list[int]:
+        core, outer = (self.core.y0, self.core.y1), (self.outer.y0, self.outer.y1)
+        return [k * self.lattice.stride_px for k in self.lattice.needed(core, outer)]
+
+    def _cols(self) -> list[int]:
+        core, outer = (self.core.x0, self.core.x1), (self.outer.x0, self.outer.x1)
+        return [k * self.lattice.stride_px for k in self.lattice.needed(core, outer)]
 
 
 def valid_pixels(values: NDArray[np.uint16]) -> NDArray[np.bool_]:
@@ -176,7 +198,7 @@ def classes_from_sums(
 
     Args:
         sums: (K + 1, y, x) int32 from `window_sums`, spills added; the last plane tells data.
-        weight_sums: (y, x) int32, the summed weights (`Lattice.weight_sums`).
+        weight_sums: (y, x) int32, the summed weights (`Frame.weight_sums`); 0 = not answered.
         labels: (K,) uint8, the label of each class.
         with_probability: Add K planes.
 
@@ -200,7 +222,7 @@ def _decide(
     n_classes = sums.shape[0] - 1
     for y in range(sums.shape[1]):
         for x in range(sums.shape[2]):
-            if sums[n_classes, y, x] == 0:
+            if sums[n_classes, y, x] == 0 or weight_sums[y, x] == 0:
                 out[0, y, x] = 0
                 out[1:, y, x] = CONFIDENCE_NO_DATA
                 continue

@@ -157,7 +157,7 @@ def _gather(
                 graph[key] = (_cut_piece, (sums.name, 0, i - up, j - left), size, (up, left))
                 spills.append(key)
         block = Box(edges_y[i], edges_x[j], edges_y[i + 1], edges_x[j + 1])
-        graph[(name, 0, i, j)] = (_decide_block, spills, block, frame.lattice, labels, probability)
+        graph[(name, 0, i, j)] = (_decide_block, spills, block, frame, labels, probability)
     planes = 2 + (len(labels) if probability else 0)
     layers = HighLevelGraph.from_collections(name, graph, dependencies=[sums])  # type: ignore[list-item]
     return da.Array(layers, name, chunks=((planes,), rows, cols), dtype=np.uint8)
@@ -171,13 +171,13 @@ def _cut_piece(sums: NDArray[np.int32], size: tuple[int, int], side: tuple[int, 
 
 
 def _decide_block(
-    pieces: list[NDArray[np.int32]], block: Box, lattice: Any, labels: NDArray[np.uint8], probability: bool
+    pieces: list[NDArray[np.int32]], block: Box, frame: Frame, labels: NDArray[np.uint8], probability: bool
 ) -> NDArray[np.uint8]:
     total = pieces[0].copy()
     for spill in pieces[1:]:  # the last plane, which tells data, is zero in every spill
         height, width = min(spill.shape[1], total.shape[1]), min(spill.shape[2], total.shape[2])
         total[:, :height, :width] += spill[:, :height, :width]
-    return classes_from_sums(total, lattice.weight_sums(block), labels, probability)
+    return classes_from_sums(total, frame.weight_sums(block), labels, probability)
 
 
 def _merge_thin(chunks: tuple[int, ...], least: int) -> tuple[int, ...]:

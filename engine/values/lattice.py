@@ -111,6 +111,33 @@ class Lattice:
             return range(0)
         return range((lo - self.window_px) // self.stride_px + 1, (hi - 1) // self.stride_px + 1)
 
+    def needed(self, core: tuple[int, int], outer: tuple[int, int]) -> list[int]:
+        """Return the windows (one axis) that answer for `core` when there is input over `outer` only.
+
+        All that touch the core, but for two kinds that would add nothing or little: under ``trim``, those
+        whose centre misses the core; under the other kernels, those of which no more than the overlap lies
+        inside `outer`: a neighbour sees all of that, and more around it. Where the core keeps a window's
+        distance from the edge of `outer`, nothing is left out.
+
+        >>> Lattice(8, 3).needed((0, 20), (0, 20)), list(Lattice(8, 3).touching(0, 20))
+        ([0, 1, 2, 3], [-1, 0, 1, 2, 3])
+        """
+        touching = list(self.touching(*core))
+        if self.kernel == "trim":
+            half = self.overlap_px // 2
+            first = [k * self.stride_px + half for k in touching]
+            return [
+                k
+                for k, y in zip(touching, first, strict=True)
+                if y < core[1] and y + self.stride_px > core[0]
+            ]
+        inside = [
+            min(k * self.stride_px + self.window_px, outer[1]) - max(k * self.stride_px, outer[0])
+            for k in touching
+        ]
+        least = min(self.overlap_px, max(inside, default=0) - 1)
+        return [k for k, size in zip(touching, inside, strict=True) if size > least]
+
     def starting_in(self, lo: int, hi: int) -> range:
         """Return the windows (one axis) whose first pixel lies in ``[lo, hi)``.
 

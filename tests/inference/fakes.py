@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engine.inference.blend import Frame
 from engine.values.grid import Box
+from engine.values.lattice import Lattice
 
 N_CLASSES = 4
 
@@ -62,6 +63,21 @@ def mirror(lo: int, hi: int, first: int, last: int) -> NDArray[np.int64]:
     return first + np.where(wave < size, wave, 2 * size - 2 - wave)
 
 
+def used(core: tuple[int, int], outer: tuple[int, int], lattice: Lattice) -> list[int]:
+    """Windows of one axis, pixel by pixel: those that show the core something no neighbour shows better."""
+    size, stride, half = lattice.window_px, lattice.stride_px, lattice.overlap_px // 2
+    windows = {}
+    for k in range(core[0] // stride - size, core[1] // stride + 2):
+        pixels = range(k * stride, k * stride + size)
+        centre = pixels[half : half + stride] if lattice.kernel == "trim" else pixels
+        if set(centre) & set(range(*core)):
+            windows[k] = len(set(pixels) & set(range(*outer)))
+    if lattice.kernel == "trim":
+        return sorted(windows)
+    most = max(windows.values())
+    return sorted(k for k, n in windows.items() if n > lattice.overlap_px or n == most <= lattice.overlap_px)
+
+
 def oracle(values: NDArray[np.uint16], frame: Frame) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Untiled answer in plain int64: (K, y, x) sums, (y, x) weights over the core, windows evaluated.
 
@@ -73,8 +89,8 @@ def oracle(values: NDArray[np.uint16], frame: Frame) -> tuple[NDArray[np.int64],
     sums = np.zeros((N_CLASSES, *outer.shape_yx), np.int64)
     sum_w = np.zeros(outer.shape_yx, np.int64)
     count = 0
-    for ky in lattice.touching(core.y0, core.y1):
-        for kx in lattice.touching(core.x0, core.x1):
+    for ky in used((core.y0, core.y1), (outer.y0, outer.y1), lattice):
+        for kx in used((core.x0, core.x1), (outer.x0, outer.x1), lattice):
             y, x = ky * lattice.stride_px, kx * lattice.stride_px
             window = Box(y, x, y + size, x + size)
             inside = window & outer

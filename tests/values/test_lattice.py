@@ -50,6 +50,25 @@ def test_weight_sums_equal_the_sum_of_all_windows(
     assert lattice.count(box) == len(lattice.touching(y0, y1)) * len(lattice.touching(x0, x1))
 
 
+@given(lattices, st.integers(-60, 60), st.integers(1, 80), st.integers(0, 30), st.integers(0, 30))
+def test_needed_windows_answer_for_every_pixel(
+    lattice: Lattice, lo: int, size: int, before: int, after: int
+) -> None:
+    core = (lo, lo + size)
+    outer = (lo - before, lo + size + after)
+    needed = lattice.needed(core, outer)
+    line = lattice.weights().max(axis=0)
+    weight = np.zeros(size)
+    for k in needed:
+        for pixel in range(k * lattice.stride_px, k * lattice.stride_px + lattice.window_px):
+            if core[0] <= pixel < core[1]:
+                weight[pixel - lo] += line[pixel - k * lattice.stride_px]
+    assert (weight > 0).all()
+    assert set(needed) <= set(lattice.touching(*core))
+    if lattice.kernel != "trim" and min(before, after) >= lattice.window_px:
+        assert needed == list(lattice.touching(*core))
+
+
 @given(lattices)
 def test_sums_never_overflow_int32(lattice: Lattice) -> None:
     assert lattice.cover_max * WEIGHT_MAX * PROBABILITY_ONE < 2**31

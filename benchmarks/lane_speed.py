@@ -1,6 +1,6 @@
 """Windows per second of a U-Net on one CPU thread: batch, memory order, folding, normalisation.
 
-Run on a quiet machine: ``python benchmarks/bench_lane.py``. What it showed is why the lane evaluates
+Run on a quiet machine: ``python benchmarks/lane_speed.py``. What it showed is why the lane evaluates
 one window at a time, channels last, with batch norms folded.
 """
 
