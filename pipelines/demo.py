@@ -49,9 +49,11 @@ def run_demo(out: Path, *, seed: int = 7, workers: int | None = None) -> None:
     result = _map(out, workers)
     scores = score(out, archive, result)
     console.print(_table(scores, ClassScheme.from_file(archive.classes)))
-    for key, value in result.as_dict().items():
-        console.print(f"{key:<10} {value}", highlight=False)
-    console.print(f"{'time':<10} {time.monotonic() - begun:.0f} s", highlight=False)
+    told = {**result.as_dict(), "time": f"{time.monotonic() - begun:.0f} s"}
+    for key, value in told.items():
+        console.print(
+            f"{key:<12}  {str(value).replace(f'{Path.cwd()}/', '')}", highlight=False, soft_wrap=True
+        )
     console.print(f"\nLook at {out / 'map' / 'quicklook.png'}; change {out / 'map.yaml'} and run")
     console.print(f"    landweave map {out / 'map.yaml'}", highlight=False)
 

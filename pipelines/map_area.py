@@ -43,7 +43,7 @@ class MapResult:
 
     Attributes:
         run: The run folder.
-        km2: Area of the outline's tiles in square kilometres.
+        km2: Surface of the outline in square kilometres.
         summary: How the tiles ended.
         products: What was made of them; None after an interruption or when not wanted.
     """
@@ -82,7 +82,7 @@ def map_area(
         config: The run.
         resume: False searches again and makes every tile again.
         client: A `distributed.Client` to run on; default what ``config.cluster`` says.
-        listener: Called for each event of the run, with the square kilometres of one tile.
+        listener: Called for each event of the run, with the mean square kilometres of one tile.
 
     Raises:
         InputError: If area, scenes, bundle or sizes do not fit together.
@@ -92,7 +92,7 @@ def map_area(
     options = RunOptions(resume=resume)
     with Lease(str(run_dir), patience_s=options.patience_s, beat_s=options.beat_s) as lease:
         job, area, table = prepare(config, resume=resume)
-        km2 = (config.tile_px**2) * job.grid.resolution_yx[0] * job.grid.resolution_yx[1] / 1e6
+        km2 = _surface_km2(area) / max(1, len(job.tiles()))
         heard = None if listener is None else (lambda event: listener(event, km2))
         with open_client(client or config.cluster) as running:
             summary = run_tiles(job, running, str(run_dir), options, heard, lease=lease)
@@ -100,6 +100,14 @@ def map_area(
         if config.products and not summary.interrupted and summary.done + summary.reused:
             products = make_products(job, area, table)
     return MapResult(config.out, km2 * summary.total, summary, products)
+
+
+def _surface_km2(area: Area) -> float:
+    """Surface of the outline on the ellipsoid (Karney 2013, by pyproj)."""
+    from pyproj import Geod
+
+    square_metres, _ = Geod(ellps="WGS84").geometry_area_perimeter(area.geometry)
+    return abs(float(square_metres)) / 1e6
 
 
 def _run_folder(config: RunConfig) -> Path:
