@@ -24,6 +24,7 @@ from engine.inference.foreign import dynamic_world
 from engine.inference.lane import lane_for
 from engine.inference.predict import predict
 from engine.inference.seams import map_seams
+from engine.values.grid import Box
 from engine.values.lattice import Lattice
 from pipelines.config import RunConfig, parse_config
 from pipelines.cube_area import area_of, find_scenes, grid_and_box
@@ -111,7 +112,7 @@ def test_four_layouts_give_the_bytes_of_an_untiled_map(project: Path, client: Cl
 
 @pytest.mark.slow
 def test_blending_stays_close_to_one_untiled_forward_pass(project: Path) -> None:
-    """One pass over 512 x 512 pixels against windows of 256: what the windows change, away from borders.
+    """One pass over 768 x 768 pixels against windows of 256: what the windows change, away from borders.
 
     The network sees at most as far as its receptive field, so the two differ by little; the difference
     that is left is stated in benchmarks/RESULTS.md.
@@ -119,15 +120,14 @@ def test_blending_stays_close_to_one_untiled_forward_pass(project: Path) -> None
     base = config(project, "pass", PART)
     bundle, area = load_bundle(base.bundle), area_of(base.area)
     grid, box = grid_and_box(area, base.crs, 10)
-    middle = box.pad(0).snap_out(1)
-    core = type(box)(middle.y0, middle.x0, middle.y0 + 256, middle.x0 + 256)
+    core = Box(box.y0, box.x0, box.y0 + 256, box.x0 + 256)
     outer = core.pad(256)
     cube = open_cube(find_scenes(base, area, pad_m=3000), bundle.spec, grid=grid, box=outer)
     blended = predict(cube, bundle, core=core).compute(scheduler="sync")
     values = cube.reflectance.values
     single = _one_pass(bundle, values)[core.slices_in(outer)]
     agree = float((single == blended.label.values).mean())
-    assert agree > 0.97
+    assert agree > 0.995
 
 
 def _one_pass(bundle: object, values: np.ndarray) -> np.ndarray:
