@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from engine.archive.items import ItemRecord, ItemTable
 from engine.archive.radiometry import radiometry, to_reflectance
+from engine.archive.warp import same_crs
 from engine.cube.composites import composite
 from engine.cube.masks import hidden_by_scl, scl_margin_px
-from engine.cube.plan import BLOCK_PX, CubePlan, frame_of, plan_cube, same_crs, touches
+from engine.cube.plan import BLOCK_PX, CubePlan, frame_of, plan_cube, touches
 from engine.values.area import Area
 from engine.values.georef import georef_coords
 from engine.values.grid import Box, Grid
@@ -171,7 +172,7 @@ def _hidden(plan: CubePlan, item: ItemRecord, box: Box, mask: SclMask) -> NDArra
     """Mask a box by the SCL; dilated on its own 20 m grid where that nests in ours, a quarter of the work."""
     grid = plan.grid
     factor = round(_SCL_RESOLUTION_M / grid.resolution_yx[0])
-    nests = same_crs(item, grid) and factor >= 1 and grid.anchor_xy == (0.0, 0.0)
+    nests = bool(item.crs) and same_crs(item.crs, grid.crs) and factor >= 1 and grid.anchor_xy == (0.0, 0.0)
     if nests and grid.resolution_yx == (_SCL_RESOLUTION_M / factor,) * 2:
         coarse = Grid(grid.crs, (_SCL_RESOLUTION_M, _SCL_RESOLUTION_M))
         whole = box.snap_out(factor)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from engine.archive.items import ItemRecord, ItemTable
 from engine.values.area import Area
 from engine.values.errors import InputError
-from engine.values.grid import Box, Grid, normal_crs
+from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
@@ -171,13 +171,3 @@ def _transformer(crs: str) -> Any:
     from pyproj import Transformer
 
     return Transformer.from_crs("EPSG:4326", crs, always_xy=True)
-
-
-def same_crs(item: ItemRecord, grid: Grid) -> bool:
-    """Tell whether a scene needs no warp."""
-    return _normal(item.crs) == grid.crs
-
-
-@lru_cache(maxsize=256)
-def _normal(crs: str) -> str:
-    return normal_crs(crs)

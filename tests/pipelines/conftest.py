@@ -1,10 +1,12 @@
-"""A small simulated archive, made once per session."""
+"""A small simulated archive and two worker processes, made once per session."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from distributed import Client, LocalCluster
 
 from pipelines.sample_archive import SampleArchive, make_sample_archive
 from pipelines.sample_truth import Landscape, make_landscape
@@ -30,3 +32,10 @@ def wide_land() -> Landscape:
 @pytest.fixture
 def empty(tmp_path: Path) -> Path:
     return tmp_path / "archive"
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Client]:
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with cluster, Client(cluster) as running:
+        yield running

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import rasterio
 import torch
 import xarray as xr
 import yaml
-from distributed import Client, LocalCluster
+from distributed import Client
 from rio_cogeo.cogeo import cog_validate
 
 from engine.cube.cube import open_cube
@@ -57,13 +56,6 @@ def make_bundle(folder: Path, scheme: ClassScheme, seed: int) -> Bundle:
         licence="CC0-1.0",
     )
     return save_bundle(folder, network, "unet", fields)
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
-    with cluster, Client(cluster) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ Reference polygons and the winter day are told in the data's README: frozen lake
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import geopandas as gpd
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
-from distributed import Client, LocalCluster
+from distributed import Client
 from rasterio.features import rasterize
 
 from engine.archive.staging import stage
@@ -32,13 +31,6 @@ from pipelines.map_area import map_area
 
 SCENE = (12.494, 52.4525, 12.7245, 52.527)  # the cut-out's own bounds, degrees
 PART = (12.60, 52.47, 12.66, 52.505)
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
-    with cluster, Client(cluster) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
