@@ -24,7 +24,7 @@ from engine.runs.driver import RunEvent, RunOptions, RunSummary, run_tiles
 from engine.store.layout import create
 from engine.store.lease import Lease
 from engine.values.area import Area
-from engine.values.budget import tile_bytes
+from engine.values.budget import require_fit, tile_bytes
 from engine.values.errors import InputError
 from engine.values.grid import Box, Grid
 from pipelines.config import RunConfig
@@ -32,7 +32,7 @@ from pipelines.cube_area import area_of, grid_and_box
 from pipelines.map_job import ITEMS_FILE, SHARD_MAX_PX, MapJob, write_inputs
 from pipelines.plan_area import check_fit, search_padded, spec_of, tile_shape
 from pipelines.products import Products, make_products
-from pipelines.run_folder import PLAN_FILE
+from pipelines.run_folder import PLAN_FILE, read_plan
 
 Listener = Callable[[RunEvent, float], None]
 
@@ -95,11 +95,20 @@ def map_area(
         km2 = _surface_km2(area) / max(1, len(job.tiles()))
         heard = None if listener is None else (lambda event: listener(event, km2))
         with open_client(client or config.cluster) as running:
+            _require_memory(str(run_dir), running)
             summary = run_tiles(job, running, str(run_dir), options, heard, lease=lease)
         products = None
         if config.products and not summary.interrupted and summary.done + summary.reused:
             products = make_products(job, area, table)
     return MapResult(config.out, km2 * summary.total, summary, products)
+
+
+def _require_memory(run_dir: str, client: Any) -> None:
+    """Refuse a plan whose tile does not fit into the smallest worker, before the first tile."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    limits = [w["memory_limit"] for w in workers if w.get("memory_limit")]
+    if limits:
+        require_fit({"total": read_plan(run_dir)["projected_bytes"]}, min(limits), "tile_px")
 
 
 def _surface_km2(area: Area) -> float:

@@ -78,11 +78,10 @@ def require_fit(projected: dict[str, int], limit_bytes: int, where: str) -> None
         BudgetError: With both figures and the setting that helps.
     """
     if projected["total"] > limit_bytes:
-        largest = max((k for k in projected if k not in ("total", "process")), key=lambda k: projected[k])
         raise BudgetError(
-            f"a tile would not fit into a worker ({largest} is the largest part)",
+            "a tile would not fit into a worker's memory",
             where=where,
-            found=f"{projected['total'] / GIB:.2f} GiB",
+            found=f"{projected['total'] / GIB:.2f} GiB projected",
             limit=f"{limit_bytes / GIB:.2f} GiB",
-            mend="smaller tile_px, fewer workers on this machine, or a larger memory_limit",
+            mend="a smaller tile_px, fewer workers on this machine, or a larger cluster.memory_limit",
         )

@@ -28,13 +28,13 @@ from engine.models.normalise import Standard
 from engine.models.registry import build
 from engine.store.ledger import Ledger
 from engine.values.classes import ClassScheme
-from engine.values.errors import ConflictError, InputError, SpecError
+from engine.values.errors import BudgetError, ConflictError, InputError, SpecError
 from engine.values.lattice import Lattice
 from engine.values.spec import CubeSpec
 from pipelines.config import load_config
 from pipelines.cube_area import area_of, find_scenes, grid_and_box
 from pipelines.map_area import MapResult, map_area
-from pipelines.run_folder import read_plan, status_of, verify_run
+from pipelines.run_folder import current_records, read_plan, status_of, verify_run
 from pipelines.sample_archive import SampleArchive
 
 BANDS = ("red", "nir", "swir16")
@@ -157,6 +157,8 @@ def test_the_cli_maps_writes_products_and_resumes(project: Path) -> None:
         status["tiles done"]
         == f"{len(read_plan(str(folder))['tiles'])} of {len(read_plan(str(folder))['tiles'])}"
     )
+    peak = max(r.peak_bytes for r in current_records(str(folder)))
+    assert peak <= read_plan(str(folder))["projected_bytes"] < 3 * peak
     verified = _cli("verify", "map", "--json", cwd=project)
     assert (verified.returncode, json.loads(verified.stdout)["differ"]) == (0, [])
 
@@ -199,6 +201,13 @@ def test_a_second_run_into_a_held_folder_is_refused_and_changes_nothing(project:
     with Lease(str(folder), beat_s=0.2), pytest.raises(ConflictError, match="another run"):
         map_area(load_config(project / "run.yaml", [f"out={json.dumps(str(folder))}"]))
     assert not (folder / "plan.json").exists()
+
+
+def test_a_tile_that_would_not_fit_is_refused_before_it_runs(project: Path) -> None:
+    small = {"kind": "local", "n_workers": 1, "memory_limit": "512MiB"}
+    with pytest.raises(BudgetError, match=r"projected, expected 0.50 GiB; to mend: a smaller tile_px"):
+        run(project, None, "unfit", f"cluster={json.dumps(small)}")
+    assert not (project / "unfit" / "ledger").exists()
 
 
 @pytest.mark.parametrize("victim", ["client", "worker"])
