@@ -99,7 +99,7 @@ def test_clusters_agree_for_every_layout(workers: int, threads: int, tmp_path: P
     values = random_cube(1, BOX)
     expected, windows = oracle_map(values, FRAME)
     cluster = LocalCluster(
-        n_workers=workers, threads_per_worker=threads, processes=workers > 1, dashboard_address=None
+        n_workers=workers, threads_per_worker=threads, processes=workers > 1, dashboard_address="127.0.0.1:0"
     )
     with cluster, Client(cluster):
         for n, chunks in enumerate(CHUNKS):
