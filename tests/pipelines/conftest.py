@@ -37,5 +37,5 @@ def empty(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
     cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0")
-    with cluster, Client(cluster) as running:
+    with cluster, Client(cluster, set_as_default=False) as running:  # other tests compute on their own
         yield running
