@@ -33,7 +33,7 @@ def composite(
     _, n_bands, height, width = observations.shape
     out = np.zeros((n_bands, height, width), np.uint16)
     count = np.zeros((height, width), np.uint8)
-    _composite(observations, _CODES[reducer], out, count)
+    _composite(observations, _CODES[str(reducer)], out, count)
     return out, count
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +18,18 @@ import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from engine.archive.items import ItemRecord, ItemTable
-from engine.archive.radiometry import radiometry, to_reflectance
-from engine.archive.warp import same_crs
+from engine.archive.items import ItemTable
 from engine.cube.composites import composite
-from engine.cube.masks import hidden_by_scl, scl_margin_px
-from engine.cube.plan import BLOCK_PX, CubePlan, frame_of, plan_cube, touches
+from engine.cube.masks import inside_outline
+from engine.cube.plan import BLOCK_PX, CubePlan, Step, frame_of, plan_cube
+from engine.cube.scene import read_group
 from engine.values.area import Area
 from engine.values.georef import georef_coords
 from engine.values.grid import Box, Grid
-from engine.values.spec import CubeSpec, SclMask
+from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
     from engine.archive.reader import Reader
-
-_SCL_RESOLUTION_M = 20.0
 
 
 def open_cube(
@@ -124,69 +122,49 @@ def composite_block(plan: CubePlan, step: int, box: Box) -> tuple[NDArray[np.uin
     Returns:
         (band, y, x) uint16 reflectance x 10000, 0 = no data, and the (y, x) uint8 count of clear dates.
     """
-    layers = [layer for g in plan.steps[step].groups if (layer := _read_group(plan, g, box)) is not None]
-    if not layers:
-        empty = np.zeros((len(plan.spec.bands), *box.shape_yx), np.uint16)
-        return empty, np.zeros(box.shape_yx, np.uint8)
-    return composite(np.stack(layers), plan.spec.reducer)
+    values = np.zeros((len(plan.spec.bands), *box.shape_yx), np.uint16)
+    count = np.zeros(box.shape_yx, np.uint8)
+    if plan.regions is None:
+        _composite_step(plan, plan.steps[step], box, values, count)
+        return values, count
+    free = np.ones(box.shape_yx, np.bool_)
+    for region in plan.regions:
+        inside = free & inside_outline(region.outline, plan.grid, box)
+        if inside.any():
+            own_values, own_count = np.zeros_like(values), np.zeros_like(count)
+            _composite_step(plan, region.steps[step], box, own_values, own_count)
+            np.copyto(values, own_values, where=inside)
+            np.copyto(count, own_count, where=inside)
+            free &= ~inside
+    return values, count
 
 
-def _read_group(plan: CubePlan, group: tuple[ItemRecord, ...], box: Box) -> NDArray[np.uint16] | None:
-    """Read one overpass: the first scene with a clear pixel gives it, in the group's fixed order."""
-    merged: NDArray[np.uint16] | None = None
-    for item in group:
-        scene = read_scene(plan, item, box)
-        if scene is None:
-            continue
-        if merged is None:
-            merged = scene
-        else:
-            np.copyto(merged, scene, where=(merged[0] == 0) & (scene[0] != 0))
-        if merged[0].all():
-            break
-    return merged
+_STACK_BYTES = 256 << 20
+"""Dates are stacked strip by strip of whole block rows, so that many dates need no more memory than few."""
 
 
-def read_scene(plan: CubePlan, item: ItemRecord, box: Box) -> NDArray[np.uint16] | None:
-    """Read one scene's clear pixels, (band, y, x) uint16 reflectance x 10000; None where it has none.
+def _composite_step(
+    plan: CubePlan, step: Step, box: Box, values: NDArray[np.uint16], count: NDArray[np.uint8]
+) -> None:
+    """Fill (band, y, x) values and (y, x) counts of one step, in row strips."""
+    for strip in _strips(box, len(step.groups) * len(plan.spec.bands) * 2):
+        layers = [layer for g in step.groups if (layer := read_group(plan, g, strip)) is not None]
+        if layers:
+            rows = strip.slices_in(box)[0]
+            values[:, rows], count[rows] = composite(np.stack(layers), plan.spec.reducer)
 
-    A pixel that is hidden by the mask, or lacks any band, is 0 in all bands.
+
+def _strips(box: Box, bytes_a_pixel: int) -> Iterator[Box]:
+    """Cut a box into strips of whole block rows that stay below `_STACK_BYTES`, as far as one row does.
+
+    >>> [s.shape_yx for s in _strips(Box(0, 0, 2048, 2048), 36 * 10 * 2)]
+    [(512, 2048), (512, 2048), (512, 2048), (512, 2048)]
     """
-    reached = touches(item, plan.grid, box)
-    if reached is False:
-        return None
-    dn = plan.reader.read(item, plan.spec.bands, plan.grid, box, plan.spec.resampling)
-    values = to_reflectance(dn, radiometry(item))
-    clear = values.all(axis=0)
-    if reached is not True:
-        clear &= reached
-    if plan.spec.mask is not None and clear.any():
-        clear &= ~_hidden(plan, item, box, plan.spec.mask)
-    if not clear.any():
-        return None
-    values *= clear
-    return values
-
-
-def _hidden(plan: CubePlan, item: ItemRecord, box: Box, mask: SclMask) -> NDArray[np.bool_]:
-    """Mask a box by the SCL; dilated on its own 20 m grid where that nests in ours, a quarter of the work."""
-    grid = plan.grid
-    factor = round(_SCL_RESOLUTION_M / grid.resolution_yx[0])
-    nests = bool(item.crs) and same_crs(item.crs, grid.crs) and factor >= 1 and grid.anchor_xy == (0.0, 0.0)
-    if nests and grid.resolution_yx == (_SCL_RESOLUTION_M / factor,) * 2:
-        coarse = Grid(grid.crs, (_SCL_RESOLUTION_M, _SCL_RESOLUTION_M))
-        whole = box.snap_out(factor)
-        small = Box(*(edge // factor for edge in (whole.y0, whole.x0, whole.y1, whole.x1)))
-        hidden = _scl_mask(plan, item, coarse, small, mask)
-        fine = hidden.repeat(factor, axis=0).repeat(factor, axis=1)
-        return np.asarray(fine[box.slices_in(whole)])
-    return _scl_mask(plan, item, grid, box, mask)
-
-
-def _scl_mask(plan: CubePlan, item: ItemRecord, grid: Grid, box: Box, mask: SclMask) -> NDArray[np.bool_]:
-    margin = scl_margin_px(mask, min(grid.resolution_yx))
-    scl = plan.reader.read(item, ("scl",), grid, box.pad(margin), "nearest")[0]
-    return hidden_by_scl(scl, mask, margin)
+    rows = max(1, _STACK_BYTES // max(1, bytes_a_pixel * (box.x1 - box.x0) * BLOCK_PX)) * BLOCK_PX
+    first = -(-(box.y0 + 1) // BLOCK_PX) * BLOCK_PX + rows - BLOCK_PX
+    edges = [box.y0, *range(first, box.y1, rows), box.y1]
+    for y0, y1 in itertools.pairwise(edges):
+        yield Box(y0, box.x0, y1, box.x1)
 
 
 def _to_dataset(packed: da.Array, plan: CubePlan, box: Box, items: ItemTable) -> xr.Dataset:

@@ -21,6 +21,7 @@ from engine.archive.items import ItemRecord, ItemTable
 from engine.values.area import Area
 from engine.values.errors import InputError
 from engine.values.grid import Box, Grid
+from engine.values.periods import Calendar, Span
 from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
@@ -49,20 +50,51 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Region:
+    """One region of a crop calendar, with time steps of its own.
+
+    Attributes:
+        name: Its name.
+        outline_wkb: Outline in the grid's CRS.
+        steps: As many steps as the cube has.
+    """
+
+    name: str
+    outline_wkb: bytes
+    steps: tuple[Step, ...]
+
+    @property
+    def outline(self) -> Any:
+        """The outline as a prepared shapely geometry."""
+        return _prepared(self.outline_wkb)
+
+
+@dataclass(frozen=True)
 class CubePlan:
-    """All that a block of the cube needs: where, what, from which scenes, through which reader."""
+    """All that a block of the cube needs: where, what, from which scenes, through which reader.
+
+    Attributes:
+        grid: Where pixels lie.
+        spec: What a pixel is.
+        steps: The time steps; with regions, their spans over all regions, without scenes.
+        reader: How pixels are read.
+        regions: The regions of a crop calendar, None without one.
+    """
 
     grid: Grid
     spec: CubeSpec
     steps: tuple[Step, ...]
     reader: Reader
+    regions: tuple[Region, ...] | None = None
 
     def digest(self) -> str:
         """Return the sha256 of everything that decides a pixel."""
         parts = [repr(self.grid), self.spec.digest(), type(self.reader).__qualname__]
-        for step in self.steps:
+        regions = self.regions or ()
+        parts.extend(f"{r.name} {hashlib.sha256(r.outline_wkb).hexdigest()}" for r in regions)
+        for step in itertools.chain(self.steps, *(r.steps for r in regions)):
             parts.append(f"{step.start}/{step.end}")
-            parts.extend(item.canonical() for group in step.groups for item in group)
+            parts.extend(item.digest() for group in step.groups for item in group)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def __dask_tokenize__(self) -> tuple[str, str]:
@@ -86,21 +118,74 @@ def plan_cube(items: ItemTable, spec: CubeSpec, grid: Grid, reader: Reader | Non
     first, last = items.time_range
     season = f"{first:%m-%d}/{last:%m-%d}"
     spec = spec.model_copy(update={"season": season})
-    groups = _by_datatake(items)
-    if spec.period is None:
-        steps = tuple(
-            Step(g[0].datetime.date(), g[0].datetime.date() + dt.timedelta(1), (g,)) for g in groups
-        )
-    else:
-        steps = tuple(
-            Step(a, b, tuple(g for g in groups if a <= g[0].datetime.date() < b))
-            for a, b in spec.period_bounds(first, last)
-        )
     if reader is None:
         from engine.archive.reader import OdcReader
 
         reader = OdcReader()
-    return CubePlan(grid, spec, steps, reader)
+    groups = _by_datatake(items)
+    if spec.period is None:
+        days = [(g[0].datetime.date(), g) for g in groups]
+        return CubePlan(grid, spec, tuple(Step(d, d + dt.timedelta(1), (g,)) for d, g in days), reader)
+    spans = spec.period_bounds(first, last)
+    if not isinstance(spec.period, Calendar):
+        return CubePlan(grid, spec, _steps(spans, groups), reader)
+    outlines = region_outlines(spec.period, grid.crs)
+    sha256 = hashlib.sha256(b"".join(n.encode() + o for n, o in outlines.items())).hexdigest()
+    period = spec.period.model_copy(update={"sha256": sha256})
+    own = spec.period.spans_by_region(first, last)
+    regions = tuple(Region(name, outlines[name], _steps(own[name], groups)) for name in own)
+    spec = spec.model_copy(update={"period": period})
+    return CubePlan(grid, spec, _steps(spans, []), reader, regions)
+
+
+def _steps(spans: list[Span], groups: list[tuple[ItemRecord, ...]]) -> tuple[Step, ...]:
+    """Give each time step the overpasses of its days."""
+    return tuple(Step(a, b, tuple(g for g in groups if a <= g[0].datetime.date() < b)) for a, b in spans)
+
+
+def region_outlines(calendar: Calendar, crs: str) -> dict[str, bytes]:
+    """Read the outlines of a calendar's regions, as normalised WKB in a CRS.
+
+    Raises:
+        InputError: If the file cannot be read, lacks the column or one of the regions.
+    """
+    import geopandas
+    import shapely
+
+    try:
+        table = geopandas.read_file(calendar.file).to_crs(crs)
+    except Exception as error:  # pyogrio's errors have no common root that is public
+        raise InputError(
+            "cannot read the calendar's regions", where=calendar.file, found=str(error)
+        ) from error
+    if calendar.column not in table:
+        columns = ", ".join(c for c in table.columns if c != "geometry")
+        raise InputError(
+            "no such column",
+            where=calendar.file,
+            found=columns,
+            limit=calendar.column,
+            mend="cube.period.column",
+        )
+    outlines = {}
+    for name, _ in calendar.regions:
+        shapes = table.geometry[table[calendar.column].astype(str) == name]
+        if not len(shapes):
+            known = ", ".join(sorted(table[calendar.column].astype(str))[:20])
+            raise InputError(
+                "no such region in the calendar's file", where=calendar.file, found=known, limit=name
+            )
+        outlines[name] = bytes(shapely.to_wkb(shapely.normalize(shapes.union_all())))
+    return outlines
+
+
+@lru_cache(maxsize=256)
+def _prepared(outline_wkb: bytes) -> Any:
+    from shapely import prepare, wkb
+
+    outline = wkb.loads(outline_wkb)
+    prepare(outline)
+    return outline
 
 
 def _by_datatake(items: ItemTable) -> list[tuple[ItemRecord, ...]]:

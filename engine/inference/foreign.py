@@ -62,7 +62,7 @@ def dynamic_world(
             bands=("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B11", "B12"),
             period=None,
             reducer="first",
-            mask=None,
+            mask=(),
         ),
         n_dates=1,
         classes=dynamic_world_classes(),

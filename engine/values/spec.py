@@ -8,40 +8,52 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import itertools
 import json
-from typing import Any, Literal
+from typing import Any
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from engine.values.errors import InputError, SpecError
+from engine.values.masking import CloudProbabilityMask, Mask, ModelMask, SclMask, masks_by_name
+from engine.values.periods import BeforeHarvest, Calendar, Period, Windows, spans_of
+from engine.values.recipe import (
+    BestPixel,
+    Features,
+    GapFill,
+    Layer,
+    Reducer,
+    Resampling,
+    Sentinel1,
+    Sharpen,
+)
 
-ENGINE_FORMAT = 1
+__all__ = [
+    "ENGINE_FORMAT",
+    "REFLECTANCE_ONE",
+    "BeforeHarvest",
+    "BestPixel",
+    "Calendar",
+    "CloudProbabilityMask",
+    "CubeSpec",
+    "Features",
+    "GapFill",
+    "Layer",
+    "Mask",
+    "ModelMask",
+    "Period",
+    "Reducer",
+    "Resampling",
+    "SclMask",
+    "Sentinel1",
+    "Sharpen",
+    "Windows",
+]
+
+ENGINE_FORMAT = 2
 """Raised whenever the same inputs would give other bytes; part of every tile key."""
 
 REFLECTANCE_ONE = 10_000
 """Reflectance 1.0 in the cube's uint16 scale."""
-
-Reducer = Literal["median", "mean", "first"]
-Resampling = Literal["nearest", "bilinear", "cubic"]
-
-_ALIASES = {"1M": "1MS", "MS": "1MS", "month": "1MS", "W": "7D", "week": "7D", "Q": "1QS", "quarter": "1QS"}
-
-
-class SclMask(BaseModel):
-    """Mask by the L2A scene classification (SCL, 20 m; ESA Sentinel-2 L2A product definition).
-
-    Attributes:
-        classes: SCL values that hide the ground. The default: no data 0, saturated 1, cloud shadow 3,
-            cloud medium 8 and high 9 probability, thin cirrus 10. Snow (11) stays.
-        dilate_m: Cloud and shadow classes (3, 8, 9, 10) grow by this many metres (square neighbourhood).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["scl"] = "scl"
-    classes: tuple[int, ...] = (0, 1, 3, 8, 9, 10)
-    dilate_m: float = Field(default=60.0, ge=0, le=2000)
 
 
 class CubeSpec(BaseModel):
@@ -50,11 +62,19 @@ class CubeSpec(BaseModel):
     Attributes:
         bands: Band names; ``B02``, ``blue`` and ``B02_10m`` all mean the same band.
         resolution_m: Pixel size in metres.
-        period: Length of a composite as a pandas offset: ``1MS`` months, ``10D``, ``1QS``; None keeps
-            each acquisition.
-        reducer: How the clear observations of a period become one value per band; median rounds half up.
-        mask: ``"scl"``, an `SclMask`, or None for validity only.
+        period: A pandas offset (``1MS`` months, ``10D``, ``1QS``), `Windows`, `BeforeHarvest` or a
+            `Calendar`; None keeps each acquisition.
+        reducer: How the clear observations of a period become one value per band: ``median``, ``mean``,
+            ``first``, ``medoid``, ``geomedian``, ``max_ndvi``, ``best`` (or a `BestPixel`), ``p10``.
+            Halves are rounded up.
+        variability: Also give the temporal median absolute deviations from the geometric median (Roberts
+            et al. 2018, IGARSS: edev, sdev, bcdev), as a variable of its own.
+        mask: What hides the ground: ``"scl"``, other masks or several; ``"none"`` for validity only.
         resampling: How coarser or reprojected bands reach the grid.
+        sharpen: ``"ratio"`` or ``"high_pass"``, or None: bands coarser than 10 m keep their own detail.
+        gap_fill: ``"linear"``, ``"nearest"``, ``"whittaker"`` or None: empty time steps stay empty.
+        features: Indices, statistics, phenology, positions, static layers; None for none.
+        sentinel1: Backscatter beside the reflectance; None for none.
         season: ``"MM-DD/MM-DD"``, first and last day of the cube, whatever the year; filled in by
             `engine.open_cube` and compared by a bundle.
     """
@@ -62,10 +82,15 @@ class CubeSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     bands: tuple[str, ...]
     resolution_m: float = Field(default=10.0, gt=0)
-    period: str | None = "1MS"
+    period: Period | None = "1MS"
     reducer: Reducer = "median"
-    mask: SclMask | None = Field(default_factory=SclMask)
+    variability: bool = False
+    mask: tuple[Mask, ...] = (SclMask(),)
     resampling: Resampling = "nearest"
+    sharpen: Sharpen | None = None
+    gap_fill: GapFill | None = None
+    features: Features | None = None
+    sentinel1: Sentinel1 | None = None
     season: str | None = None
 
     @field_validator("bands", mode="before")
@@ -81,47 +106,40 @@ class CubeSpec(BaseModel):
     @field_validator("mask", mode="before")
     @classmethod
     def _mask_by_name(cls, value: Any) -> Any:
-        return SclMask() if value == "scl" else None if value in ("none", None) else value
+        return masks_by_name(value)
 
-    @field_validator("period")
+    @field_validator("reducer", mode="before")
     @classmethod
-    def _period_offset(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        alias = _ALIASES.get(value, value)
-        try:
-            pd.tseries.frequencies.to_offset(alias)
-        except ValueError as error:
-            raise ValueError(f"period {value!r} is not a pandas offset; use e.g. 1MS, 10D, 1QS") from error
-        return alias
+    def _reducer_by_name(cls, value: Any) -> Any:
+        return BestPixel() if value == "best" else value
+
+    @field_validator("sharpen", "gap_fill", mode="before")
+    @classmethod
+    def _method_by_name(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+    @field_validator("sentinel1", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return {} if value is True else None if value is False else value
 
     def digest(self) -> str:
         """Return the sha256 of the canonical JSON of this spec."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def period_bounds(self, start: dt.date, end: dt.date) -> list[tuple[dt.date, dt.date]]:
-        """Split ``start..end`` (both inclusive) into half-open periods.
-
-        Calendar offsets begin on the calendar (a month starts on its first day), others on `start`; the
-        first and last period are cut to the range.
+        """Split ``start..end`` (both inclusive) into half-open periods; see `engine.values.periods`.
 
         >>> spec = CubeSpec(bands=["red"], period="1MS")
         >>> spec.period_bounds(dt.date(2023, 3, 1), dt.date(2023, 4, 15))[1]
         (datetime.date(2023, 4, 1), datetime.date(2023, 4, 16))
+
+        Raises:
+            InputError: If there are no composites, the range is empty, or the periods lie outside it.
         """
-        if end < start:
-            raise InputError("the time range is empty", found=f"{start}/{end}", mend="swap start and end")
         if self.period is None:
             raise InputError("period is None: the cube has no composites", where="cube.period")
-        offset = pd.tseries.frequencies.to_offset(self.period)
-        last = pd.Timestamp(end) + pd.Timedelta(days=1)
-        edge = pd.Timestamp(offset.rollback(pd.Timestamp(start)))
-        edges = [pd.Timestamp(start)]
-        while (edge := pd.Timestamp(edge + offset)) < last:
-            if edge > edges[0]:
-                edges.append(edge)
-        edges.append(last)
-        return [(a.date(), b.date()) for a, b in itertools.pairwise(edges)]
+        return spans_of(self.period, start, end)
 
     def require(self, other: CubeSpec, *, n_dates: int, other_n_dates: int) -> None:
         """Refuse a cube (`other`) that this spec, a bundle's, was not trained on.

@@ -153,7 +153,7 @@ def test_a_foreign_network_becomes_a_bundle(real_data: Path, tmp_path: Path) -> 
     result = cli("bundle", "create", "bundle.yaml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     bundle = load_bundle(tmp_path / "bundle")
-    assert bundle.spec.mask is None
+    assert bundle.spec.mask == ()
     assert bundle.spec.period is None
     assert bundle.lattice.stride_px == 192
     shown = json.loads(cli("bundle", "show", "bundle", "--json", cwd=tmp_path).stdout)

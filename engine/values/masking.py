@@ -1,0 +1,103 @@
+"""What hides the ground: the masks that a cube's spec may name. Which pixels they hide, `engine.cube` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class _Mask(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SclMask(_Mask):
+    """Mask by the L2A scene classification (SCL, 20 m; ESA Sentinel-2 L2A product definition).
+
+    Attributes:
+        classes: SCL values that hide the ground. The default: no data 0, saturated 1, cloud shadow 3,
+            cloud medium 8 and high 9 probability, thin cirrus 10. Snow (11) stays.
+        dilate_m: Cloud and shadow classes (3, 8, 9, 10) grow by this many metres (square neighbourhood).
+        dilate_class_m: Other distances for single classes, in metres: ``{3: 100, 11: 20}``.
+    """
+
+    kind: Literal["scl"] = "scl"
+    classes: tuple[int, ...] = (0, 1, 3, 8, 9, 10)
+    dilate_m: float = Field(default=60.0, ge=0, le=2000)
+    dilate_class_m: tuple[tuple[int, Annotated[float, Field(ge=0, le=2000)]], ...] = ()
+
+    @field_validator("dilate_class_m", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        return tuple(sorted((int(k), v) for k, v in value.items())) if isinstance(value, Mapping) else value
+
+
+class CloudProbabilityMask(_Mask):
+    """Mask by a cloud (and snow) probability layer in percent, 20 m: L2A's MSK_CLDPRB, or s2cloudless'.
+
+    Attributes:
+        threshold: Pixels at or above this percentage are cloud.
+        dilate_m: Cloud grows by this many metres (square neighbourhood).
+        band: Layer that holds the percentage.
+    """
+
+    kind: Literal["cloud_probability"] = "cloud_probability"
+    threshold: float = Field(default=40.0, ge=0, le=100)
+    dilate_m: float = Field(default=60.0, ge=0, le=2000)
+    band: Literal["cloud", "snow"] = "cloud"
+
+
+class ModelMask(_Mask):
+    """Mask by a model or function of the scene's own pixels.
+
+    It is asked for fixed blocks of the grid with a margin, never for chunks, so that no chunking moves it.
+
+    Attributes:
+        model: ``s2cloudless`` or ``omnicloudmask`` (optional packages), the path of an ONNX file, or
+            ``package.module:function`` of installed code.
+        bands: Bands that the model is given, in its order; the two packages know theirs.
+        resolution_m: Pixel size at which it is asked.
+        margin_px: Pixels that it sees around each block, at that size.
+        threshold: Values above this hide the ground (a probability, 0..1); None: any class but 0 does.
+        dilate_m: What it hides grows by this many metres (square neighbourhood).
+        sha256: Of the ONNX file, filled in when the cube is planned.
+    """
+
+    kind: Literal["model"] = "model"
+    model: str
+    bands: tuple[str, ...] = ()
+    resolution_m: float = Field(default=20.0, gt=0)
+    margin_px: int = Field(default=32, ge=0, le=512)
+    threshold: float | None = None
+    dilate_m: float = Field(default=0.0, ge=0, le=2000)
+    sha256: str | None = None
+
+    @field_validator("bands", mode="before")
+    @classmethod
+    def _common_names(cls, value: Any) -> Any:
+        from engine.values.bands import common_name
+
+        return tuple(common_name(v) for v in value)
+
+
+Mask = Annotated[SclMask | CloudProbabilityMask | ModelMask, Field(discriminator="kind")]
+
+_SHORT: dict[str, Mapping[str, Any]] = {
+    "scl": {"kind": "scl"},
+    "cloud_probability": {"kind": "cloud_probability"},
+    "s2cloudless": {"kind": "model", "model": "s2cloudless", "threshold": 0.4},
+    "omnicloudmask": {"kind": "model", "model": "omnicloudmask"},
+}
+
+
+def masks_by_name(value: Any) -> Any:
+    """Accept ``"scl"``, one mask, several, None or ``"none"``, and return a tuple of masks.
+
+    >>> masks_by_name("scl"), masks_by_name(None)
+    (({'kind': 'scl'},), ())
+    """
+    if value in (None, "none", "valid"):
+        return ()
+    several = value if isinstance(value, list | tuple) else (value,)
+    return tuple(_SHORT.get(one, one) if isinstance(one, str) else one for one in several)

@@ -1,0 +1,133 @@
+"""The parts of a cube's spec beyond bands, periods and masks: reducers, filling, features, radar."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+Resampling = Literal["nearest", "bilinear", "cubic"]
+
+REDUCERS = ("median", "mean", "first", "medoid", "geomedian", "max_ndvi")
+"""Reducers that go by name alone; percentiles (``p10``) and `BestPixel` come beside them."""
+
+
+def _reducer(value: str) -> str:
+    percentile = re.fullmatch(r"p(\d{1,2}|100)", value)
+    if value not in REDUCERS and not percentile:
+        raise ValueError(f"unknown reducer {value!r}; one of {', '.join(REDUCERS)}, best, p0..p100")
+    return f"p{int(percentile[1])}" if percentile else value
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BestPixel(_Part):
+    """Take each pixel from its best date: far from clouds, near the middle of the period.
+
+    After Griffiths et al. 2013 (IEEE JSTARS 6:2088, pixel-based composites) and White et al. 2014
+    (Can. J. Remote Sens. 40:192): the score is the sum of a cloud-distance score, a logistic curve that
+    reaches its end at the cap, and a date score, a Gaussian of the days from the target.
+
+    Attributes:
+        cloud_distance_m: Beyond this distance from a hidden pixel, clouds no longer matter (the cap).
+        date_sigma_days: Standard deviation of the date score in days.
+        cloud_weight: Weight of the cloud distance, 0..1; the date has the rest.
+    """
+
+    kind: Literal["best"] = "best"
+    cloud_distance_m: float = Field(default=1000.0, ge=20, le=5000)
+    date_sigma_days: float = Field(default=10.0, gt=0)
+    cloud_weight: float = Field(default=0.5, ge=0, le=1)
+
+
+Reducer = Annotated[str, AfterValidator(_reducer)] | BestPixel
+
+
+class Sharpen(_Part):
+    """Bring 20 m and 60 m bands to 10 m with the detail of the 10 m bands.
+
+    Attributes:
+        method: ``ratio``: band x pan / smoothed pan (Brovey type); ``high_pass``: band + weight x detail of
+            pan (high-pass filter additive).
+        weight: Weight of the detail, ``high_pass`` only.
+    """
+
+    method: Literal["ratio", "high_pass"] = "ratio"
+    weight: float = Field(default=0.5, ge=0, le=2)
+
+
+class GapFill(_Part):
+    """Fill time steps without a clear observation from the others, pixel by pixel.
+
+    Attributes:
+        method: ``linear`` in time; ``nearest`` in time; ``whittaker``, a smoother (Eilers 2003, Anal. Chem.
+            75:3631) that also replaces observed values.
+        max_gap_days: Longer gaps stay empty; None fills all.
+        smoothness: Whittaker's lambda.
+    """
+
+    method: Literal["linear", "nearest", "whittaker"] = "linear"
+    max_gap_days: int | None = Field(default=None, ge=1)
+    smoothness: float = Field(default=10.0, gt=0)
+
+
+class Layer(_Part):
+    """A raster that does not change with time: elevation, slope, distance to water.
+
+    Attributes:
+        name: Name within the cube.
+        file: Raster file or address, any CRS.
+        band: Number of its band, from 1.
+        resampling: How it reaches the grid.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    file: str
+    band: int = Field(default=1, ge=1)
+    resampling: Resampling = "bilinear"
+
+
+class Features(_Part):
+    """What is computed from the cube or laid beside it; each kind is a variable of its own.
+
+    Attributes:
+        indices: Spectral indices per time step, by their usual names: NDVI, EVI, NDWI, PSRI.
+        statistics: Over time, of an index or band: ``NDVI_mean``, ``red_p90``, ``EVI_std``.
+        phenology: Index whose season is described (start, peak, end, length, amplitude), or None.
+        day_of_year: Sine and cosine of each step's middle day.
+        position: Longitude and latitude as x, y, z on the unit sphere.
+        layers: Static rasters.
+    """
+
+    indices: tuple[str, ...] = ()
+    statistics: tuple[str, ...] = ()
+    phenology: str | None = None
+    day_of_year: bool = False
+    position: bool = False
+    layers: tuple[Layer, ...] = ()
+
+    @field_validator("indices", "statistics", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class Sentinel1(_Part):
+    """Backscatter beside the reflectance, composited per relative orbit in linear power, given in dB.
+
+    Attributes:
+        polarisations: ``vv``, ``vh``.
+        direction: Orbits taken.
+        reducer: Over the dates of one relative orbit, in linear power.
+        combine: Over relative orbits: their ``mean`` in linear power, or the orbit ``most`` observed.
+        resampling: How backscatter reaches the grid.
+    """
+
+    polarisations: tuple[Literal["vv", "vh"], ...] = ("vv", "vh")
+    direction: Literal["both", "ascending", "descending"] = "both"
+    reducer: Literal["mean", "median"] = "mean"
+    combine: Literal["mean", "most"] = "mean"
+    resampling: Resampling = "bilinear"
