@@ -46,6 +46,8 @@ BANDS: tuple[Band, ...] = (
     Band("swir16", "B11", 20, 1.610, ("swir_1",)),
     Band("swir22", "B12", 20, 2.190, ("swir_2",)),
     Band("scl", "SCL", 20),
+    Band("cloud", "CLDPRB", 20, aliases=("cloud_probability", "msk_cldprb")),
+    Band("snow", "SNWPRB", 20, aliases=("snow_probability", "msk_snwprb")),
 )
 
 _INDEX: dict[str, Band] = {}
