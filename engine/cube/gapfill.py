@@ -25,7 +25,7 @@ OBSERVED, BETWEEN, ONE_SIDE, EMPTY = 0, 1, 2, 255
 
 _MINUTES_A_DAY = 1440
 _CODES = {"linear": 0, "nearest": 1, "whittaker": 2}
-_NO_LIMIT = np.int64(2**62)
+_NO_LIMIT = 2**62
 _SAME_DAY_MIN = 720.0  # two overpasses of one day count as half a day apart in Whittaker's penalty
 
 
@@ -72,7 +72,7 @@ def fill_in_place(values: NDArray[np.uint16], days: ArrayLike, how: GapFill) -> 
             limit=f"{len(values)} days that do not fall",
         )
     flags = np.zeros((values.shape[0], *values.shape[2:]), np.uint8)
-    longest = _NO_LIMIT if how.max_gap_days is None else np.int64(how.max_gap_days * _MINUTES_A_DAY)
+    longest = _NO_LIMIT if how.max_gap_days is None else how.max_gap_days * _MINUTES_A_DAY
     if values.size:
         penalty = penalty_rows(minutes / _MINUTES_A_DAY) * np.sqrt(how.smoothness)
         _fill(values, minutes, longest, _CODES[how.method], penalty, flags)

@@ -84,7 +84,7 @@ def _by_model(plan: CubePlan, item: ItemRecord, box: Box, mask: ModelMask) -> ND
     for block in inner.snap_out(MASK_BLOCK_PX).blocks(MASK_BLOCK_PX):
         part = block & inner
         asked = partial(_ask, plan.reader, item, mask, grid, block, plan.spec.resampling)
-        packed = _KEPT.get((plan.reader, item, mask, grid, block, plan.spec.resampling), asked)
+        packed = _kept((plan.reader, item, mask, grid, block, plan.spec.resampling), asked)
         whole = np.unpackbits(packed, axis=1).astype(np.bool_)
         coarse[part.slices_in(inner)] = whole[part.slices_in(block)]
     return coarse.take(rows - inner.y0, axis=0).take(cols - inner.x0, axis=1)
@@ -136,3 +136,12 @@ class _Keeper:
 
 
 _KEPT = _Keeper(_KEPT_BLOCKS)
+
+
+def _kept(key: tuple[object, ...], make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Keep an answer, unless the user's reader cannot be told from another (has no hash)."""
+    try:
+        hash(key)
+    except TypeError:
+        return make()
+    return _KEPT.get(key, make)
