@@ -48,7 +48,7 @@ def main() -> None:
         how = GapFill(method=method)  # type: ignore[arg-type]
         fill_in_place(part.copy(), DAYS, how)  # compile
         copies = [values.copy() for _ in range(3)]
-        taken = min(seconds(lambda c=c: fill_in_place(c, DAYS, how)) for c in copies)
+        taken = min(seconds(lambda c=c, h=how: fill_in_place(c, DAYS, h)) for c in copies)
         ns = taken / values.size * 1e9
         print(f"{method}: {taken:.2f} s, {ns:.1f} ns per value, {numpy_ns / ns:.0f} times numpy's speed")
     clouds = rng.random((10_980, 10_980)) < 1e-4
