@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from engine.archive.items import ItemTable
 from engine.cube.composites import composite
+from engine.cube.fill import with_gaps_filled
 from engine.cube.masks import inside_outline
 from engine.cube.plan import BLOCK_PX, CubePlan, Step, frame_of, plan_cube
 from engine.cube.scene import read_group
@@ -57,6 +58,7 @@ def open_cube(
         Dataset with ``reflectance`` (time, band, y, x) uint16 (x 10000, 0 = no data),
         ``observations`` (time, y, x) uint8 (clear dates, at most 255), ``time_bnds`` (time, nv), and the
         coordinates time (start of the period), band (common names), y, x (pixel centres), spatial_ref.
+        With ``spec.gap_fill`` also ``filled`` (time, y, x) uint8; see `engine.cube.fill`.
 
     Raises:
         InputError: If no scene is left or the area lies elsewhere.
@@ -66,7 +68,10 @@ def open_cube(
         grid, area_box = frame_of(area, items, spec, grid)
         box = area_box if box is None else box
     plan = plan_cube(items, spec, grid, reader)
-    return _to_dataset(_lazy(plan, box, chunks_yx), plan, box, items)
+    cube = _to_dataset(_lazy(plan, box, chunks_yx), plan, box, items)
+    if plan.spec.gap_fill is not None:
+        cube = with_gaps_filled(cube, plan.spec.gap_fill)
+    return cube
 
 
 def _lazy(plan: CubePlan, box: Box, chunks_yx: tuple[int, int]) -> da.Array:

@@ -71,7 +71,7 @@ class GapFill(_Part):
 
     method: Literal["linear", "nearest", "whittaker"] = "linear"
     max_gap_days: int | None = Field(default=None, ge=1)
-    smoothness: float = Field(default=10.0, gt=0)
+    smoothness: float = Field(default=10.0, gt=0, le=1e6)
 
 
 class Layer(_Part):
