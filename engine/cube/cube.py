@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from engine.archive.items import ItemTable
 from engine.cube.composites import composite
+from engine.cube.derive import with_features
 from engine.cube.masks import inside_outline
 from engine.cube.plan import BLOCK_PX, CubePlan, Step, frame_of, plan_cube
 from engine.cube.scene import read_group
@@ -56,17 +57,19 @@ def open_cube(
     Returns:
         Dataset with ``reflectance`` (time, band, y, x) uint16 (x 10000, 0 = no data),
         ``observations`` (time, y, x) uint8 (clear dates, at most 255), ``time_bnds`` (time, nv), and the
-        coordinates time (start of the period), band (common names), y, x (pixel centres), spatial_ref.
+        coordinates time (start of the period), band (common names), y, x (pixel centres), spatial_ref;
+        and what ``spec.features`` names, see `engine.cube.derive.with_features`.
 
     Raises:
-        InputError: If no scene is left or the area lies elsewhere.
+        InputError: If no scene is left, the area lies elsewhere, or a feature is unknown or lacks a band.
         DataError: At compute time, if a file is broken; names item, asset and box.
     """
     if grid is None or box is None:
         grid, area_box = frame_of(area, items, spec, grid)
         box = area_box if box is None else box
     plan = plan_cube(items, spec, grid, reader)
-    return _to_dataset(_lazy(plan, box, chunks_yx), plan, box, items)
+    cube = _to_dataset(_lazy(plan, box, chunks_yx), plan, box, items)
+    return cube if spec.features is None else with_features(cube, spec.features)
 
 
 def _lazy(plan: CubePlan, box: Box, chunks_yx: tuple[int, int]) -> da.Array:
