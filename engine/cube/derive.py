@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from engine.cube.features import STATISTICS, day_of_year, measure, position, split_statistic, statistics
 from engine.cube.phenology import METRICS, phenology
 from engine.cube.spectral import Index, find_index, find_measure, require_bands
+from engine.cube.terrain import MARGIN_PX, require_metres, terrain
 from engine.values.bands import find_band
 from engine.values.errors import InputError
 from engine.values.georef import georef_of
@@ -312,12 +313,21 @@ def _layers(source: _Source, layers: tuple[Layer, ...]) -> xr.DataArray:
     names = [layer.name for layer in layers]
     if len(set(names)) < len(names):
         raise InputError("layers must be named once each", where="cube.features.layers", found=names)
+    if any(layer.derive for layer in layers):
+        require_metres(source.grid)
     data = source.per_block(partial(_read_layers, layers), len(layers))
-    files = [f"{a.name}: {a.file} band {a.band}" for a in layers]
+    files = [f"{a.name}: {a.derive + ' of ' if a.derive else ''}{a.file} band {a.band}" for a in layers]
     return _named("layers", ("layer", "y", "x"), data, names, long_name="static layers", source=files)
 
 
 def _read_layers(layers: tuple[Layer, ...], grid: Grid, box: Box) -> NDArray[np.float32]:
+    return np.stack([_read_layer(layer, grid, box) for layer in layers])
+
+
+def _read_layer(layer: Layer, grid: Grid, box: Box) -> NDArray[np.float32]:
     from engine.archive.rasters import read_raster
 
-    return np.stack([read_raster(a.file, a.band, grid, box, a.resampling) for a in layers])
+    if layer.derive is None:
+        return read_raster(layer.file, layer.band, grid, box, layer.resampling)
+    padded = read_raster(layer.file, layer.band, grid, box.pad(MARGIN_PX), layer.resampling)
+    return terrain(padded, grid.resolution_yx, layer.derive)

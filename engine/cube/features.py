@@ -74,11 +74,16 @@ def _blocks(planes: list[NDArray[np.uint16]]) -> Iterator[tuple[slice, NDArray[n
         filled = values[:, : -(-size // _LANES) * _LANES]
         filled[:, size:] = np.nan
         for plane, row in zip(planes, filled, strict=True):
-            part = plane[start:stop]
-            np.divide(part, np.float32(REFLECTANCE_ONE), out=row[:size], dtype=np.float32)
-            if not part.all():
-                row[:size][part == 0] = np.nan
+            _scale(plane[start:stop], np.float32(REFLECTANCE_ONE), row[:size])
         yield slice(start, stop), filled
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")  # pragma: no cover - compiled
+def _scale(stored: NDArray[np.uint16], one: np.float32, out: NDArray[np.float32]) -> None:
+    """Turn uint16 into reflectance 0..1; 0 becomes NaN."""
+    for i in range(stored.size):
+        value = stored[i]
+        out[i] = np.float32(value) / one if value else np.float32(np.nan)
 
 
 STATISTICS: dict[str, str] = {

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,6 +64,19 @@ class Index:
     def tree(self) -> Node:
         """The formula, parsed, with the constants put in."""
         return _parse(self.formula, self.constants)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as plain values, for printing."""
+        letters = {letter: name for letter, name in LETTERS.items() if name in self.bands}
+        return {
+            "name": self.name,
+            "long_name": self.long_name,
+            "formula": self.formula,
+            "bands": letters,
+            "constants": dict(self.constants),
+            "domain": self.domain,
+            "reference": self.reference,
+        }
 
 
 OWN: tuple[tuple[str, str, str, str, str], ...] = (
@@ -318,10 +332,10 @@ def evaluate(node: Node, bands: Mapping[str, NDArray[np.float32]]) -> NDArray[np
 
     Args:
         node: From `Index.tree`.
-        bands: Reflectance 0..1 of each band, float32 of one shape, NaN = no data.
+        bands: (pixel,) float32 reflectance 0..1 of each band, NaN = no data.
 
     Returns:
-        float32 of that shape.
+        (pixel,) float32.
 
     >>> red, nir = np.float32([0.25, 0.0]), np.float32([0.75, 0.0])
     >>> evaluate(find_index("NDVI").tree, {"red": red, "nir": nir})
@@ -329,7 +343,17 @@ def evaluate(node: Node, bands: Mapping[str, NDArray[np.float32]]) -> NDArray[np
     """
     with np.errstate(divide="raise", over="ignore", invalid="ignore", under="ignore"):
         values = _value(node, bands)
-    return np.where(np.isfinite(values), values, np.float32(np.nan))
+    return _finite(values)
+
+
+@numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
+def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Copy, with infinities made NaN."""
+    out = np.empty(values.size, np.float32)
+    for i in range(values.size):
+        value = values[i]
+        out[i] = value if abs(value) < np.float32(np.inf) else np.float32(np.nan)
+    return out
 
 
 def _value(node: Node, bands: Mapping[str, NDArray[np.float32]]) -> Any:

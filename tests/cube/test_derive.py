@@ -54,7 +54,7 @@ def _features(layer: Layer) -> Features:
         phenology="NDVI",
         day_of_year=True,
         position=True,
-        layers=(layer,),
+        layers=(layer, layer.model_copy(update={"name": "slope", "derive": "slope"})),
     )
 
 
@@ -121,8 +121,8 @@ def test_it_equals_plain_numpy_over_the_whole_cube(layer: Layer) -> None:
     np.testing.assert_allclose(cube.day_of_year.sel(encoding="sin"), np.sin(2 * np.pi * passed), atol=1e-6)
     height = cube.layers.sel(layer="height").values
     assert 0.0 < np.isnan(height).mean() < 0.1
-    slope_east = np.nanmedian(np.diff(height, axis=1))
-    assert abs(slope_east) < 1.5 * 10 / 25
+    steepest = np.degrees(np.arctan(np.hypot(1.5, 0.25) / 25))
+    assert np.nanmedian(cube.layers.sel(layer="slope")) == pytest.approx(steepest, rel=0.01)
 
 
 def test_few_tasks_and_one_read_of_each_scene_whatever_is_computed(layer: Layer) -> None:
@@ -175,7 +175,7 @@ def test_a_stored_a_sliced_and_a_turned_cube_give_the_same(tmp_path: Path, layer
     expected = with_features(cube, _features(layer)).load()
     cube.to_zarr(tmp_path / "c.zarr", zarr_format=2, consolidated=True)
     stored = xr.open_zarr(tmp_path / "c.zarr", mask_and_scale=False).chunk(time=4, band=2, y=70)
-    turned = cube.load().transpose("y", "time", "x", "band")
+    turned = cube.load().transpose("y", "time", "x", "band", "nv")
     renamed = cube.assign_coords(band=["B02", "B03", "B04", "B05", "B08", "B11"])
     for other in (stored, turned, renamed, cube.isel(y=slice(31, 90), x=slice(7, 100))):
         found = with_features(other, _features(layer))
@@ -217,6 +217,15 @@ def test_what_is_no_cube_is_refused() -> None:
         with_features(cube.drop_vars("reflectance"), Features(indices="NDVI"))
     with pytest.raises(InputError, match="uint16"):
         with_features(cube.assign(reflectance=cube.reflectance.astype("float32")), Features(indices="NDVI"))
+
+
+def test_slopes_need_a_grid_in_metres(layer: Layer) -> None:
+    degrees, box = Grid.make("EPSG:4326", 0.001), Box(-47_600, 15_000, -47_590, 15_010)
+    cube = _open(None, box=BOX).isel(y=slice(10), x=slice(10)).drop_vars(["y", "x", "spatial_ref"])
+    turned = cube.assign_coords(georef_coords(degrees, box))
+    assert with_features(turned, Features(layers=(layer,))).layers.shape == (1, 10, 10)
+    with pytest.raises(InputError, match="grid in metres"):
+        with_features(turned, Features(layers=(layer.model_copy(update={"derive": "slope"}),)))
 
 
 def test_strips_cover_every_row_once_however_wide_a_row_is() -> None:

@@ -22,6 +22,7 @@ from pipelines.sample_archive import SampleArchive
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "init", "check", "schema", "stage", "search", "plan", "train", "map", "status", "verify"]
+COMMANDS += ["indices"]
 
 
 def cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -158,3 +159,20 @@ def test_a_foreign_network_becomes_a_bundle(real_data: Path, tmp_path: Path) -> 
     assert bundle.lattice.stride_px == 192
     shown = json.loads(cli("bundle", "show", "bundle", "--json", cwd=tmp_path).stdout)
     assert shown["classes"].startswith("water, trees")
+
+
+def test_indices_are_listed_with_formula_bands_and_source(tmp_path: Path) -> None:
+    table = cli("indices", cwd=tmp_path)
+    assert table.returncode == 0, table.stderr
+    assert "NDVI45" in table.stdout
+    assert "(N-R)/(N+R)" in table.stdout
+    listed = json.loads(cli("indices", "--json", cwd=tmp_path).stdout)
+    assert len(listed) > 200
+    assert all(i["formula"] and i["bands"] and i["reference"] for i in listed)
+    evi = json.loads(cli("indices", "EVI", "--json", cwd=tmp_path).stdout)
+    assert evi[0]["bands"] == {"B": "blue", "R": "red", "N": "nir"}
+    assert evi[0]["constants"]["C2"] == 7.5
+    assert "LAI" in cli("indices", "LAI", cwd=tmp_path).stdout
+    wrong = cli("indices", "ndvi", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "NDVI" in wrong.stderr
