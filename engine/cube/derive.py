@@ -7,6 +7,7 @@ strip is put together from the dates' blocks, so that many dates need no copy of
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,9 +47,12 @@ def with_features(cube: xr.Dataset, features: Features) -> xr.Dataset:
         (xyz, y, x), ``layers`` (layer, y, x); all float32, NaN = no data.
 
     Raises:
-        InputError: If an index, band or statistic is unknown, the cube lacks a band that one needs, or
-            it is no cube.
+        InputError: If an index, band or statistic is unknown or named twice, the cube lacks a band that
+            one needs, it is no cube, or what depends on the day is asked of a crop calendar per region.
     """
+    _require_one_calendar(cube, features)
+    for where in ("indices", "statistics"):
+        _require_once(where, getattr(features, where))
     source = _Source.of(cube)
     added: list[xr.DataArray] = []
     if features.indices:
@@ -86,14 +90,14 @@ class _Source:
     Attributes:
         reflectance: (time, band, y, x) uint16, one chunk of bands.
         bands: Names of the bands.
-        middles: (time,) datetime64[ns], the middle of each step.
+        cube: The cube itself.
         grid: Where pixels lie.
         box: The cube's pixels.
     """
 
     reflectance: da.Array
     bands: tuple[str, ...]
-    middles: NDArray[np.datetime64]
+    cube: xr.Dataset
     grid: Grid
     box: Box
 
@@ -119,13 +123,24 @@ class _Source:
         bands = tuple(known.name if (known := find_band(b)) else b for b in named)
         grid, box = georef_of(cube)
         lazy = da.asarray(reflectance.data).rechunk({1: -1})
-        return cls(lazy, bands, _middles(cube), grid, box)
+        return cls(lazy, bands, cube, grid, box)
+
+    @property
+    def middles(self) -> NDArray[np.datetime64]:
+        """The middle of each time step, (time,) datetime64[ns]."""
+        if "time_bnds" in self.cube:
+            bounds = np.asarray(self.cube["time_bnds"].transpose("time", ...).values, "datetime64[ns]")
+            return bounds[:, 0] + (bounds[:, 1] - bounds[:, 0]) // 2
+        return np.asarray(self.cube["time"].values, "datetime64[ns]")
 
     @property
     def days(self) -> NDArray[np.float64]:
-        """Days on the calendar of the first step's year: 1.0 is the start of its 1 January."""
+        """Days on the calendar of the first step's year, ascending: 1.0 is the start of its 1 January."""
         first = self.middles[:1].astype("datetime64[Y]").astype("datetime64[ns]")
-        return np.asarray((self.middles - first) / np.timedelta64(1, "D") + 1, np.float64)
+        days = np.asarray((self.middles - first) / np.timedelta64(1, "D") + 1, np.float64)
+        if (np.diff(days) < 0).any():
+            raise InputError("the time steps are not in order", where="time", mend="cube.sortby('time')")
+        return days
 
     def per_block(self, make: Callable[[Grid, Box], NDArray[np.float32]], first: int) -> da.Array:
         """Lay out (first, y, x) float32 of which each block is made from its own global pixels."""
@@ -163,12 +178,27 @@ class _Source:
         )
 
 
-def _middles(cube: xr.Dataset) -> NDArray[np.datetime64]:
-    """Return the middle of each time step."""
-    if "time_bnds" in cube:
-        bounds = np.asarray(cube["time_bnds"].transpose("time", ...).values, "datetime64[ns]")
-        return bounds[:, 0] + (bounds[:, 1] - bounds[:, 0]) // 2
-    return np.asarray(cube["time"].values, "datetime64[ns]")
+def _require_one_calendar(cube: xr.Dataset, features: Features) -> None:
+    """Refuse what depends on the day where each region has days of its own: no one day would be right."""
+    period = json.loads(cube.attrs.get("landweave_spec", "{}")).get("period")
+    if not isinstance(period, dict) or period.get("kind") != "calendar":
+        return
+    daily = [s for s in features.statistics if s.endswith(("_slope", "_amplitude"))]
+    daily += ["phenology"] * (features.phenology is not None) + ["day_of_year"] * features.day_of_year
+    if daily:
+        raise InputError(
+            "the steps of a crop calendar lie on other days in each region",
+            where="cube.features",
+            found=", ".join(daily),
+            mend="leave them out, or choose a period that is the same everywhere",
+        )
+
+
+def _require_once(where: str, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise InputError(
+            "features must be named once each", where=f"cube.features.{where}", found=list(names)
+        )
 
 
 def _block(
@@ -311,8 +341,7 @@ def _position(source: _Source) -> xr.DataArray:
 
 def _layers(source: _Source, layers: tuple[Layer, ...]) -> xr.DataArray:
     names = [layer.name for layer in layers]
-    if len(set(names)) < len(names):
-        raise InputError("layers must be named once each", where="cube.features.layers", found=names)
+    _require_once("layers", names)
     if any(layer.derive for layer in layers):
         require_metres(source.grid)
     data = source.per_block(partial(_read_layers, layers), len(layers))

@@ -305,14 +305,16 @@ def position(grid: Grid, box: Box) -> NDArray[np.float32]:
         box: Global pixels.
 
     Returns:
-        (xyz, y, x) float32: cos lat cos lon, cos lat sin lon, sin lat of the pixel centres (WGS 84).
+        (xyz, y, x) float32: cos lat cos lon, cos lat sin lon, sin lat of the pixel centres (WGS 84); NaN
+        where the projection has no place.
     """
     from pyproj import Transformer
 
     y, x = grid.centres(box)
     columns, rows = np.meshgrid(x, y)
     to_degrees = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
-    longitude, latitude = np.radians(to_degrees.transform(columns, rows))
+    degrees = np.array(to_degrees.transform(columns, rows))
+    longitude, latitude = np.radians(np.where(np.isfinite(degrees), degrees, np.nan))
     across = np.cos(latitude)
     sphere = [across * np.cos(longitude), across * np.sin(longitude), np.sin(latitude)]
     return np.stack(sphere).astype(np.float32)

@@ -48,7 +48,7 @@ def phenology(series: NDArray[np.float32], days: NDArray[np.float64]) -> NDArray
 
     Args:
         series: (time, y, x) float32, an index; NaN = no data.
-        days: (time,) float64, day of each step, strictly ascending; days of the result count alike.
+        days: (time,) float64, day of each step, ascending; days of the result count alike.
 
     Returns:
         (metric, y, x) float32 in the order of `METRICS`. NaN where a metric cannot be known: all of them
@@ -136,7 +136,7 @@ def _rate(
     rise = values[peak] - lowest
     low = _crossing(values, days, peak, step, lowest + 0.2 * rise)
     high = _crossing(values, days, peak, step, lowest + 0.8 * rise)
-    return 0.6 * rise / abs(high - low)
+    return 0.6 * rise / abs(high - low) if high != low else np.nan
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")  # pragma: no cover - compiled

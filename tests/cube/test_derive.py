@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import json
 from pathlib import Path
 
 import dask
@@ -197,6 +198,7 @@ def test_a_stored_a_sliced_and_a_turned_cube_give_the_same(tmp_path: Path, layer
         ({"statistics": "NDVI_often"}, "unknown statistic"),
         ({"statistics": "lime_mean"}, "unknown spectral index or band"),
         ({"phenology": "nir09"}, "add nir09"),
+        ({"indices": ("NDVI", "EVI", "NDVI")}, "named once each"),
         (
             {"layers": ({"name": "a", "file": "a.tif"}, {"name": "a", "file": "b.tif"})},
             "named once each",
@@ -211,12 +213,30 @@ def test_what_cannot_be_made_is_refused_when_the_cube_is_opened(features: dict, 
         _open(Features(**features))
 
 
+@pytest.mark.parametrize(
+    "features", [{"phenology": "NDVI"}, {"day_of_year": True}, {"statistics": ("NDVI_mean", "NDVI_slope")}]
+)
+def test_what_depends_on_the_day_is_refused_where_regions_have_days_of_their_own(features: dict) -> None:
+    cube = _open(None)
+    spec = json.loads(cube.attrs["landweave_spec"]) | {"period": {"kind": "calendar", "regions": "x.gpkg"}}
+    regional = cube.assign_attrs(landweave_spec=json.dumps(spec))
+    with pytest.raises(InputError, match="crop calendar"):
+        with_features(regional, Features(**features))
+    free = Features(indices="NDVI", statistics=("NDVI_mean", "NDVI_p90"), position=True)
+    assert {"indices", "statistics", "position"} <= set(with_features(regional, free))
+
+
 def test_what_is_no_cube_is_refused() -> None:
     cube = _open(None)
     with pytest.raises(InputError, match="no reflectance"):
         with_features(cube.drop_vars("reflectance"), Features(indices="NDVI"))
     with pytest.raises(InputError, match="uint16"):
         with_features(cube.assign(reflectance=cube.reflectance.astype("float32")), Features(indices="NDVI"))
+
+
+def test_steps_out_of_order_are_refused() -> None:
+    with pytest.raises(InputError, match="not in order"):
+        with_features(_open(None).isel(time=slice(None, None, -1)), Features(phenology="NDVI"))
 
 
 def test_slopes_need_a_grid_in_metres(layer: Layer) -> None:

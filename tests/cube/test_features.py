@@ -181,6 +181,11 @@ def test_positions_have_the_geodesic_distances_and_do_not_depend_on_the_cut() ->
     assert longitude.mean() == pytest.approx(15.0, abs=0.05)
 
 
+def test_a_pixel_outside_the_projection_has_no_position() -> None:
+    far = position(Grid.make("EPSG:3035", 100_000), Box(-400, -400, -398, -398))
+    assert np.isnan(far).all()
+
+
 def _pixels(table: pd.DataFrame, columns: dict[str, str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Samples as a cube of one date and one row."""
     values = np.stack([table[c].to_numpy(np.float64) for c in columns.values()])

@@ -137,6 +137,14 @@ def test_a_side_that_does_not_fall_is_nan_and_the_other_is_known() -> None:
     assert np.isnan(far["end"])  # the next date is more than a year away
 
 
+def test_two_observations_of_one_day_are_no_trouble() -> None:
+    found = _metrics(np.array([0.2, 0.2, 0.8, 0.2]), np.array([0.0, 20, 20, 40]))
+    assert found["start"] == 20
+    assert np.isnan(found["greening"])
+    assert found["end"] == pytest.approx(30)
+    assert found["integral"] == pytest.approx(10 * (0.8 + 0.5) / 2)
+
+
 def test_no_cut_moves_a_value() -> None:
     rng = np.random.default_rng(3)
     series = rng.random((20, 33, 47)).astype(np.float32)
