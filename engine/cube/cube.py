@@ -19,8 +19,10 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from engine.archive.items import ItemTable
+from engine.cube import accessor as _accessor  # noqa: F401 - registers cube.landweave
 from engine.cube.composites import composite
 from engine.cube.masks import inside_outline
+from engine.cube.origins import Origin, remember
 from engine.cube.plan import BLOCK_PX, CubePlan, Step, frame_of, plan_cube
 from engine.cube.scene import read_group
 from engine.values.area import Area
@@ -66,7 +68,8 @@ def open_cube(
         grid, area_box = frame_of(area, items, spec, grid)
         box = area_box if box is None else box
     plan = plan_cube(items, spec, grid, reader)
-    return _to_dataset(_lazy(plan, box, chunks_yx), plan, box, items)
+    cube = _to_dataset(_lazy(plan, box, chunks_yx), plan, box, items)
+    return remember(cube, Origin(items, spec, grid, box, reader))
 
 
 def _lazy(plan: CubePlan, box: Box, chunks_yx: tuple[int, int]) -> da.Array:

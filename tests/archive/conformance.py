@@ -12,22 +12,19 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
 from affine import Affine
-from pyproj import Transformer
 from rasterio.enums import Resampling as RioResampling
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import reproject, transform_bounds
 
 from engine.archive.items import AssetRecord, ItemRecord
 from engine.archive.reader import Reader
-from engine.values.bands import BANDS
-from engine.values.errors import DataError, InputError
+from engine.values.errors import InputError
 from engine.values.grid import Box, Grid
 from engine.values.recipe import Resampling
 from tests.archive.samples import record
