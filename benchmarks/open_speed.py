@@ -104,14 +104,18 @@ def main() -> None:
     process.start()
     took, grown, shape, tasks = queue.get()
     process.join()
-    print(f"country: 5000 items, cube {shape}, {tasks} tasks: {took:.2f} s, +{grown:.0f} MB (goals 5 s, 300 MB)")
+    print(
+        f"country: 5000 items, cube {shape}, {tasks} tasks: {took:.2f} s, +{grown:.0f} MB (goals 5 s, 300 MB)"
+    )
     with tempfile.TemporaryDirectory() as name:
         rows = {n: one_tile(n, Path(name)) for n in (500, 5000, 50_000)}
     print("one tile      scenes    cube    both   ratio | reading the table, once a process")
     floor = sum(rows[500][:2])
     for count, (find, opened, read) in rows.items():
         both = find + opened
-        print(f"{count:6} items {find:6.1f}  {opened:6.1f}  {both:6.1f} ms {both / floor:5.2f} | {read:8.0f} ms")
+        print(
+            f"{count:6} items {find:6.1f}  {opened:6.1f}  {both:6.1f} ms {both / floor:5.2f} | {read:8.0f} ms"
+        )
 
 
 if __name__ == "__main__":

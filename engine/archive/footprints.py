@@ -80,6 +80,7 @@ def box_outline(bounds_xyxy: tuple[float, float, float, float], crs: str) -> Any
         crs: ``EPSG:n`` or WKT.
     """
     import shapely
+
     left, bottom, right, top = bounds_xyxy
     margin, to_degrees = _frame(crs)
     box = shapely.box(left - margin, bottom - margin, right + margin, top + margin)
@@ -88,6 +89,25 @@ def box_outline(bounds_xyxy: tuple[float, float, float, float], crs: str) -> Any
     lon, lat = to_degrees.transform(xy[:, 0], xy[:, 1])
     lon = lon - _TURN_DEG * np.round((lon - lon[0]) / _TURN_DEG)
     return shapely.make_valid(shapely.Polygon(np.column_stack([lon, lat])))
+
+
+def from_degrees(shapes: Any, crs: str) -> Any:
+    """Move shapes from EPSG:4326 into a CRS, vertex by vertex.
+
+    Args:
+        shapes: One shapely geometry or an array of them.
+        crs: ``EPSG:n`` or WKT.
+    """
+    import shapely
+    from pyproj.enums import TransformDirection
+
+    _, to_degrees = _frame(crs)
+
+    def move(xy: Any) -> Any:
+        back = to_degrees.transform(xy[:, 0], xy[:, 1], direction=TransformDirection.INVERSE)
+        return np.column_stack(back)
+
+    return shapely.transform(shapes, move)
 
 
 @functools.lru_cache(maxsize=16)
