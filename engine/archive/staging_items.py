@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.archive.staging_layers import Layer
-from engine.archive.staging_pixels import address, class_shares, valid_area
+from engine.archive.staging_pixels import address, class_shares, cloud_share, valid_area, value_counts
 from engine.values.area import to_lonlat
 from engine.values.errors import InputError
 from engine.values.grid import normal_crs
@@ -95,7 +95,7 @@ def _item(name: str, layers: Sequence[Layer], folder: Path, copy: bool) -> pysta
     from shapely.geometry import mapping
 
     hrefs = {layer.key: address(layer, folder, copy) for layer in layers}
-    images = [layer for layer in layers if layer.band.wavelength_um] or list(layers)
+    images = [layer for layer in layers if layer.band.kind == "reflectance"] or list(layers)
     widest = max(images, key=lambda layer: layer.resolution)
     outline, coverage = valid_area(hrefs[widest.key])
     footprint = to_lonlat(outline, widest.raster.crs)
@@ -123,9 +123,12 @@ def _properties(layers: Sequence[Layer], hrefs: dict[str, str], coverage: float)
         facts |= {"processing:level": first.level, "s2:product_type": f"S2MSI{first.level[1:]}"}
     facts |= dict(first.facts)
     classes = next((layer for layer in layers if layer.is_class), None)
+    probability = next((layer for layer in layers if layer.band.name == "cloud"), None)
     cloud = None
     if classes is not None:
-        coverage, cloud = class_shares(hrefs[classes.key])
+        coverage, cloud = class_shares(value_counts(hrefs[classes.key]))
+    elif probability is not None:
+        cloud = cloud_share(value_counts(hrefs[probability.key]), coverage)
     if cloud is not None:
         facts.setdefault("eo:cloud_cover", round(cloud, 4))
     facts["landweave:coverage"] = round(coverage, 4)
@@ -153,7 +156,7 @@ def _asset(layer: Layer, href: str, copy: bool) -> pystac.Asset:
     nodata = 0.0 if floats or (layer.is_class and not copy) else raster.nodata
     if nodata is not None:
         fields["nodata"] = nodata
-    if band.wavelength_um and layer.scale is not None and not floats:
+    if band.kind == "reflectance" and layer.scale is not None and not floats:
         fields |= {"raster:scale": layer.scale, "raster:offset": layer.offset or 0.0}
     return pystac.Asset(href, media_type=_media_type(href), roles=["data"], extra_fields=fields)
 

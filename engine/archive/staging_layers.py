@@ -121,7 +121,7 @@ class Layer:
     @property
     def is_class(self) -> bool:
         """Whether it holds classes instead of numbers."""
-        return self.band.name == "scl"
+        return self.band.kind == "class"
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def maybe_band(name: str | None) -> Band | None:
         found = band_in(name or "")[0]
     except InputError:
         return None
-    return None if getattr(found, "kind", "reflectance") == "backscatter" else found
+    return None if found.kind == "backscatter" else found
 
 
 def date_in(text: str) -> dt.datetime | None:
@@ -137,6 +137,6 @@ def passed_over(path: Path) -> bool:
     """
     words = re.split(r"[_\-.]", path.stem)
     known = [found for word in words if (found := find_band(word))]
-    if any(getattr(b, "kind", "") == "probability" for b in known):
+    if any(b.kind == "probability" for b in known):
         return False
     return bool({word.lower() for word in words} & _PASSED_OVER)

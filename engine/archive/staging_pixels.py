@@ -30,6 +30,7 @@ _GDAL_TYPES = {
     "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32", "int32": "Int32",
     "uint64": "UInt64", "int64": "Int64",
 }  # fmt: skip
+_CLOUD_PERCENT = 40  # as `CloudProbabilityMask` has it
 _CLOUDS = (8, 9, 10)
 """SCL classes that count as cloud cover: medium and high probability, thin cirrus (ESA L2A product)."""
 
@@ -188,19 +189,41 @@ def _any_of(valid: NDArray[np.bool_], side: int) -> tuple[NDArray[np.bool_], int
     return np.asarray(padded.reshape(rows, factor, cols, factor).any(axis=(1, 3))), factor
 
 
-def class_shares(href: str) -> tuple[float, float | None]:
-    """Count an SCL layer whole: coverage and cloud cover in percent.
+def value_counts(href: str) -> NDArray[np.int64]:
+    """Count the values of a quality layer, all of its pixels: (256,) int64, larger values with 255."""
+    counts = np.zeros(256, np.int64)
+    with opened(href) as file:
+        rows = max(1, _STRIP_BYTES // (2 * file.width))
+        for y in range(0, file.height, rows):
+            values = file.read(1, window=((y, min(file.height, y + rows)), (0, file.width)))
+            counts += np.bincount(np.clip(values, 0, 255).astype(np.uint8).ravel(), minlength=256)
+    return counts
+
+
+def class_shares(counts: NDArray[np.int64]) -> tuple[float, float | None]:
+    """Tell coverage and cloud cover of an SCL layer in percent.
 
     Returns:
         Share of pixels with data (class not 0), and among these the share of cloud of medium and high
         probability and thin cirrus; None without data.
+
+    >>> class_shares(np.bincount([0, 4, 4, 9], minlength=256))
+    (75.0, 33.333333333333336)
     """
-    counts = np.zeros(256, np.int64)
-    with opened(href) as file:
-        rows = max(1, _STRIP_BYTES // (file.dtypes[0].endswith("8") or 2) // file.width)
-        for y in range(0, file.height, rows):
-            values = file.read(1, window=((y, min(file.height, y + rows)), (0, file.width)))
-            counts += np.bincount(np.minimum(values, 255).astype(np.uint8).ravel(), minlength=256)
     total, valid = int(counts.sum()), int(counts[1:].sum())
     cloudy = int(counts[list(_CLOUDS)].sum())
     return 100 * valid / total, 100 * cloudy / valid if valid else None
+
+
+def cloud_share(counts: NDArray[np.int64], coverage: float) -> float | None:
+    """Tell the cloud cover by a layer of cloud probabilities, percent of the pixels with data.
+
+    Args:
+        counts: Pixels per probability, 0..100; above 100 is no data.
+        coverage: Percentage of the scene's pixels with data.
+
+    >>> cloud_share(np.bincount([0, 0, 39, 80], minlength=256), 50.0)
+    50.0
+    """
+    total = int(counts[:101].sum()) * coverage / 100
+    return min(100.0, 100 * int(counts[_CLOUD_PERCENT:101].sum()) / total) if total else None

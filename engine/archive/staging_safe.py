@@ -155,7 +155,7 @@ def _band_of(name: str) -> Band | None:
     if passed_over(path):
         return None
     found = find_band(stem) or find_band(stem.split("_")[-1])
-    return None if found is None or getattr(found, "kind", "") == "backscatter" else found
+    return None if found is None or found.kind == "backscatter" else found
 
 
 def _coarseness(name: str, band: Band) -> float:
@@ -205,7 +205,7 @@ def _offset_verdict(baseline: str, claims: dict[str, tuple[float, float]]) -> di
     """
     promised = bool(baseline) and baseline >= "04.00"
     if promised and not any(offset for _, offset in claims.values()):
-        return {"earthsearch:boa_offset_applied": True}
+        return {"landweave:offset_applied": True}
     if claims and baseline and not promised and any(offset for _, offset in claims.values()):
         raise InputError(f"its metadata state an offset, but baseline {baseline} has none")
     return {}

@@ -97,6 +97,7 @@ def write_safe(folder: Path, kind: Kind) -> Path:
         jp2(data / "R20m" / f"{stem}_B04_20m.jp2", pixels(9, 30), 20)
         jp2(data / "R20m" / f"{stem}_B8A_20m.jp2", pixels(8, 30), 20)
         jp2(data / "R20m" / f"{stem}_SCL_20m.jp2", classes(), 20)
+        jp2(granule / "QI_DATA" / "MSK_CLDPRB_20m.jp2", chance(), 20)
         jp2(data / "R10m" / f"{stem}_TCI_10m.jp2", pixels(9, 60), 10)
         jp2(granule / "QI_DATA" / "MSK_DETFOO_B04.jp2", pixels(9, 60), 10)
     else:
@@ -112,6 +113,12 @@ def classes() -> NDArray[np.uint8]:
     scl[:, :3] = 0
     scl[10:15, 10:20] = 9
     return scl
+
+
+def chance() -> NDArray[np.uint8]:
+    percent = np.zeros((30, 30), np.uint8)
+    percent[:6, 3:] = 40
+    return percent
 
 
 def packed(safe: Path) -> Path:
@@ -136,7 +143,7 @@ def test_a_product_is_found_and_its_pixels_are_reflectance(tmp_path: Path, kind:
     assert (item.datastrip, item.generated) == ("20230510T101601", "20230510130000")
     assert item.datetime == dt.datetime(2023, 5, 10, 10, 20, 31, 500000, tzinfo=dt.UTC)
     assert item.collection == f"staged-{kind.level.lower()}"
-    assert item.bands == (("nir08", "red", "scl") if kind.level == "L2A" else ("nir08", "red"))
+    assert item.bands == (("cloud", "nir08", "red", "scl") if kind.level == "L2A" else ("nir08", "red"))
     assert item.asset("red").href.startswith("/vsizip/") is zipped
     spec = CubeSpec(bands=["red", "nir08"], period=None, mask="none")
     cube = open_cube(items, spec, grid=Grid.make("EPSG:32633", 10), box=BOX)
@@ -160,6 +167,20 @@ def test_the_scene_classes_hide_and_count(tmp_path: Path) -> None:
     assert facts["landweave:coverage"] == 90
     assert facts["processing:level"] == "L2A"
     assert facts["eo:cloud_cover"] == 12.5  # what the product states, not our count
+
+
+def test_the_cloud_probability_masks_and_counts(tmp_path: Path) -> None:
+    safe = write_safe(tmp_path, Kind())
+    next(safe.rglob("*_SCL_20m.jp2")).unlink()
+    metadata = safe / "MTD_MSIL2A.xml"
+    metadata.write_text(
+        metadata.read_text().replace("<Cloud_Coverage_Assessment>12.5", "<Cloud_Coverage_Assessment>")
+    )
+    items = search(WORLD, "2023", stage(tmp_path))
+    assert items.items[0].cloud_cover == pytest.approx(20)  # 6 of 30 rows, where there are data
+    (asset,) = (a for a in items.items[0].assets if a.band == "cloud")
+    with rasterio.open(asset.href) as file:
+        assert np.array_equal(file.read(1), chance())
 
 
 def test_two_processings_of_one_scene_give_the_newer(tmp_path: Path) -> None:
