@@ -19,10 +19,12 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from engine.archive.items import ItemTable
+from engine.cube import accessor as _accessor  # noqa: F401 - registers cube.landweave
 from engine.cube.composites import composite
 from engine.cube.derive import with_features
 from engine.cube.fill import with_gaps_filled
 from engine.cube.masks import inside_outline
+from engine.cube.origins import Origin, remember
 from engine.cube.plan import BLOCK_PX, CubePlan, Step, frame_of, plan_cube
 from engine.cube.scene import read_group
 from engine.values.area import Area
@@ -75,7 +77,7 @@ def open_cube(
         cube = with_gaps_filled(cube, plan.spec.gap_fill)
     if plan.spec.features is not None:
         cube = with_features(cube, plan.spec.features)
-    return cube
+    return remember(cube, Origin(items, spec, grid, box, reader))
 
 
 def _lazy(plan: CubePlan, box: Box, chunks_yx: tuple[int, int]) -> da.Array:

@@ -108,6 +108,19 @@ def test_an_error_is_one_line_with_its_mend_and_exit_code_2(
     assert "Traceback" not in result.stderr
 
 
+def test_stage_takes_bands_and_dates(real_data: Path, tmp_path: Path) -> None:
+    image = real_data / "s2_ftw_austria" / "inference-img.tif"
+    names = ["--bands", "red,green,blue,nir", "--dates", "2021-05-01,2021-08-01"]
+    result = cli("stage", str(image), "--out", "stac", *names, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    items = [json.loads(p.read_text()) for p in sorted((tmp_path / "stac" / "staged").glob("*/*.json"))]
+    assert [i["id"] for i in items] == ["inference-img_2021-05-01", "inference-img_2021-08-01"]
+    assert sorted(items[0]["assets"]) == ["B02_10m", "B03_10m", "B04_10m", "B08_10m"]
+    wrong = cli("stage", str(image), "--out", "stac", "--bands", "purple", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "unknown band" in wrong.stderr
+
+
 def test_search_and_plan_tell_what_there_is(sample: SampleArchive, real_data: Path, tmp_path: Path) -> None:
     weights = real_data / "weights"
     dynamic_world(
