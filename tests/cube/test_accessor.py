@@ -346,7 +346,8 @@ def test_a_cube_prints_small() -> None:
 
 
 def test_a_look_never_asks_a_cloud_model() -> None:
-    spec = CubeSpec(bands=["red", "nir"], mask=["scl", "s2cloudless"])
+    function = {"kind": "model", "model": "tests.cube.fakes:season", "bands": ["red"]}
+    spec = CubeSpec(bands=["red", "nir"], mask=["scl", function])
     cube = coarse_of(live(spec), 100, ("red",)).cube
     kept = CubeSpec.model_validate_json(cube.attrs["landweave_spec"])
     assert [m.kind for m in kept.mask] == ["scl"]
