@@ -208,6 +208,24 @@ def bundle_show(
     _print(describe_bundle(load_bundle(path)), as_json)
 
 
+@app.command("indices")
+def indices_command(
+    name: Annotated[str | None, typer.Argument(help="One index; default all of them.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the spectral indices that a cube's features may name: formula, bands, source."""
+    from engine.cube.spectral import list_indices
+    from pipelines.console import indices_table
+
+    found = list_indices(name)
+    if as_json:
+        typer.echo(json.dumps([index.as_dict() for index in found], indent=2))
+    elif name is not None:
+        _print(found[0].as_dict(), as_json)
+    else:
+        indices_table(found)
+
+
 @app.command("map")
 def map_command(
     config: Config,

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from engine.archive.items import ItemTable
 from engine.cube import accessor as _accessor  # noqa: F401 - registers cube.landweave
 from engine.cube.composites import composite
+from engine.cube.derive import with_features
+from engine.cube.fill import with_gaps_filled
 from engine.cube.masks import inside_outline
 from engine.cube.origins import Origin, remember
 from engine.cube.plan import BLOCK_PX, CubePlan, Step, frame_of, plan_cube
@@ -59,9 +61,11 @@ def open_cube(
         Dataset with ``reflectance`` (time, band, y, x) uint16 (x 10000, 0 = no data),
         ``observations`` (time, y, x) uint8 (clear dates, at most 255), ``time_bnds`` (time, nv), and the
         coordinates time (start of the period), band (common names), y, x (pixel centres), spatial_ref.
+        With ``spec.gap_fill`` also ``filled`` (time, y, x) uint8, see `engine.cube.fill`; and what
+        ``spec.features`` names, see `engine.cube.derive.with_features`.
 
     Raises:
-        InputError: If no scene is left or the area lies elsewhere.
+        InputError: If no scene is left, the area lies elsewhere, or a feature is unknown or lacks a band.
         DataError: At compute time, if a file is broken; names item, asset and box.
     """
     if grid is None or box is None:
@@ -69,6 +73,10 @@ def open_cube(
         box = area_box if box is None else box
     plan = plan_cube(items, spec, grid, reader)
     cube = _to_dataset(_lazy(plan, box, chunks_yx), plan, box, items)
+    if plan.spec.gap_fill is not None:
+        cube = with_gaps_filled(cube, plan.spec.gap_fill)
+    if plan.spec.features is not None:
+        cube = with_features(cube, plan.spec.features)
     return remember(cube, Origin(items, spec, grid, box, reader))
 
 

@@ -71,7 +71,10 @@ class GapFill(_Part):
 
     method: Literal["linear", "nearest", "whittaker"] = "linear"
     max_gap_days: int | None = Field(default=None, ge=1)
-    smoothness: float = Field(default=10.0, gt=0)
+    smoothness: float = Field(default=10.0, gt=0, le=1e6)
+
+
+Terrain = Literal["slope", "eastness", "northness"]
 
 
 class Layer(_Part):
@@ -82,12 +85,15 @@ class Layer(_Part):
         file: Raster file or address, any CRS.
         band: Number of its band, from 1.
         resampling: How it reaches the grid.
+        derive: From elevation in metres: ``slope`` in degrees (Horn 1981), ``eastness`` and ``northness``,
+            sine and cosine of the aspect; None takes the raster as it is.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     file: str
     band: int = Field(default=1, ge=1)
     resampling: Resampling = "bilinear"
+    derive: Terrain | None = None
 
 
 class Features(_Part):
@@ -95,7 +101,8 @@ class Features(_Part):
 
     Attributes:
         indices: Spectral indices per time step, by their usual names: NDVI, EVI, NDWI, PSRI.
-        statistics: Over time, of an index or band: ``NDVI_mean``, ``red_p90``, ``EVI_std``.
+        statistics: Over time, of an index or band: ``NDVI_mean``, ``red_p90``, ``EVI_std``; also min, max,
+            range, median, count, slope (per year), amplitude (of the annual sine).
         phenology: Index whose season is described (start, peak, end, length, amplitude), or None.
         day_of_year: Sine and cosine of each step's middle day.
         position: Longitude and latitude as x, y, z on the unit sphere.

@@ -22,6 +22,7 @@ from pipelines.sample_archive import SampleArchive
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "init", "check", "schema", "stage", "search", "plan", "train", "map", "status", "verify"]
+COMMANDS += ["indices"]
 
 
 def cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -171,3 +172,23 @@ def test_a_foreign_network_becomes_a_bundle(real_data: Path, tmp_path: Path) -> 
     assert bundle.lattice.stride_px == 192
     shown = json.loads(cli("bundle", "show", "bundle", "--json", cwd=tmp_path).stdout)
     assert shown["classes"].startswith("water, trees")
+
+
+def test_indices_are_listed_with_formula_bands_and_source(tmp_path: Path) -> None:
+    def said(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["indices", *arguments])
+        assert result.exit_code == 0
+        return result.output
+
+    assert "NDVI45" in said()
+    assert "(N-R)/(N+R)" in said()
+    listed = json.loads(said("--json"))
+    assert len(listed) > 200
+    assert all(i["formula"] and i["bands"] and i["reference"] for i in listed)
+    (evi,) = json.loads(said("EVI", "--json"))
+    assert evi["bands"] == {"B": "blue", "R": "red", "N": "nir"}
+    assert evi["constants"]["C2"] == 7.5
+    assert "3.618" in said("LAI")
+    wrong = cli("indices", "ndvi", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "NDVI" in wrong.stderr
