@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from engine.archive.reader import Reader
 
-_KEPT = 64
+_KEPT = 16
 _SAME_PIXELS = ("getitem-", "take-", "shuffle-", "rechunk-", "transpose-")
 """Dask layers that pick or move pixels and change none."""
 
@@ -50,7 +50,7 @@ _LOCK = threading.Lock()
 
 
 def remember(cube: xr.Dataset, origin: Origin) -> xr.Dataset:
-    """Remember how a cube was opened, and return the cube; the last 64 are kept."""
+    """Remember how a cube was opened, and return the cube; the last 16 are kept."""
     with _LOCK:
         _ORIGINS[_name(cube)] = origin
         while len(_ORIGINS) > _KEPT:

@@ -176,6 +176,24 @@ def test_a_large_stored_cube_is_read_in_the_middle_only() -> None:
     assert abs(float(picture.array["x"].mean()) - 600_000) < 20
 
 
+def test_a_cube_from_a_zarr_store(tmp_path: Path) -> None:
+    cube = live(box=Box(-529_900, 50_100, -529_500, 50_500))
+    cube.drop_vars("time_bnds").chunk({"y": 200, "x": 200}).to_zarr(tmp_path / "c.zarr", zarr_format=2)
+    stored = xr.open_zarr(tmp_path / "c.zarr")
+    assert origin_of(stored) is None
+    picture = stored.landweave.rgb("2023-05", bands=THREE, max_px=200)
+    plane = (
+        cube["reflectance"]
+        .isel(time=2, band=[0, 1, 0])
+        .compute(scheduler="synchronous")
+        .values[:, 1::2, 1::2]
+    )
+    assert np.array_equal(picture.array.values, stretched(plane, plane.all(axis=0), (2, 98)))
+    assert stored.landweave.dates()["scenes"].isna().all()
+    assert "not known here" in repr(stored.landweave)
+    stored.landweave.plot_dates()
+
+
 def cog(path: Path, seed: int) -> Path:
     rng = np.random.default_rng(seed)
     values = np.kron(rng.integers(500, 4000, (64, 64)), np.ones((64, 64))).astype(np.uint16)
