@@ -87,6 +87,12 @@ class SourceConfig(BaseModel):
         "fail, trust the pixels; off does not look.",
     )
 
+    @field_validator("probe", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """YAML reads off as false."""
+        return "off" if value is False else value
+
     @field_validator("time", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:
