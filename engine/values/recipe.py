@@ -35,7 +35,7 @@ class BestPixel(_Part):
 
     d: distance to the nearest pixel of that overpass that it saw but a mask hides, in whole pixels rounded
     down, at most the cap; t: days between the middle of its day and the middle of the period. The slope 10
-    is the papers' 0.2 per pixel with their 50 pixels. Both terms are rounded to 1e-8 before they are added.
+    is 0.2 per pixel where the cap is 50 pixels. Both terms are rounded to 1e-8 before they are added.
 
     Attributes:
         cloud_distance_m: Beyond this distance from a hidden pixel, clouds no longer matter (the cap; to

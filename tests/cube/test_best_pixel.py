@@ -47,7 +47,7 @@ def test_scores_are_the_formulas() -> None:
     best = BestPixel(cloud_weight=0.25, date_sigma_days=12)
     date, distance = score_tables(best, np.array([-12.0, 0.0, 24.0]), 50)
     np.testing.assert_allclose(date / 1e8, 0.75 * np.exp([-0.5, 0, -2]), atol=1e-8)
-    published = 1 / (1 + np.exp(-0.2 * (np.arange(51) - 25)))  # 50 pixels, Griffiths et al. 2013
-    np.testing.assert_allclose(distance / 1e8, 0.25 * published, atol=1e-8)
+    logistic = 1 / (1 + np.exp(-0.2 * (np.arange(51) - 25)))  # 0.2 per pixel for 50 pixels
+    np.testing.assert_allclose(distance / 1e8, 0.25 * logistic, atol=1e-8)
     assert (np.diff(distance) > 0).all()
     assert date.max() + distance.max() == pytest.approx(1e8, rel=0.01)
