@@ -30,7 +30,7 @@ def test_distances_are_those_to_the_nearest_of_all_hidden_pixels(seed: int, cap:
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(0, 3))
 def test_with_a_margin_of_the_cap_no_cut_moves_a_distance(seed: int, cap: int, more: int) -> None:
-    hidden = np.random.default_rng(seed).random((60, 50)) < 0.01
+    hidden = np.random.default_rng(seed).random((60, 60)) < 0.01
     margin = cap + more
     whole = _by_hand(hidden, cap)
     for y0, y1, x0, x1 in ((20, 21, 20, 40), (12, 48, 12, 13), (15, 40, 18, 30)):
