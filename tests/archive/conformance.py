@@ -158,7 +158,10 @@ def block_over(path: str, grid: Grid) -> Box:
 
 
 def _first_block(grid: Grid, x: float, y: float) -> Box:
-    y0, x0 = (edge // 512 * 512 for edge in (grid.box_of_bounds((x, y, x, y)).y0, grid.box_of_bounds((x, y, x, y)).x0))
+    y0, x0 = (
+        edge // 512 * 512
+        for edge in (grid.box_of_bounds((x, y, x, y)).y0, grid.box_of_bounds((x, y, x, y)).x0)
+    )
     return Box(y0, x0, y0 + 512, x0 + 512)
 
 
