@@ -59,7 +59,8 @@ Everything in this folder is SIMULATED. The territory is fictional, no satellite
 and no farmer grew these crops. It serves to try the software and to test it against a known truth.
 
 Made from seed {seed}: {side_km:.1f} x {side_km:.1f} km, {dates} dates in {year}. The boundary between UTM
-zones 32 and 33 runs through the territory. Truth and labels lie in EPSG:{epsg}, the tiles of Sentinel-2 in zones {zones}.
+zones 32 and 33 runs through the territory. Truth and labels lie in EPSG:{epsg}, the tiles of
+Sentinel-2 in zones {zones}.
 
 catalog.json       STAC catalogue; items and their Cloud Optimized GeoTIFFs lie below {collection}/
                    and {radar}/
@@ -219,12 +220,15 @@ def _write_scenes(
     """Render and write all scenes in a pool of threads; return the items in order of time and tile."""
     items: list[dict[str, Any]] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        make = {True: _write_scene, False: _write_pass}
-        jobs = {pool.submit(make[isinstance(s, Scene)], maker, s): s for s in scenes}
+        jobs = {pool.submit(_write, maker, s): s for s in scenes}
         for done, job in enumerate(as_completed(jobs), start=2):
             items += job.result()
             tell(done, f"simulated scene of {jobs[job].time:%Y-%m-%d}")
     return sorted(items, key=lambda i: (i["properties"]["datetime"], i["id"]))
+
+
+def _write(maker: _Maker, scene: Scene | Pass) -> list[dict[str, Any]]:
+    return _write_scene(maker, scene) if isinstance(scene, Scene) else _write_pass(maker, scene)
 
 
 def _write_scene(maker: _Maker, scene: Scene) -> list[dict[str, Any]]:

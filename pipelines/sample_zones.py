@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numba
 import numpy as np
@@ -31,6 +32,8 @@ from engine.values.grid import Box, Grid
 from pipelines.sample_noise import Float
 from pipelines.sample_sky import Scene, Sky, in_swath
 from pipelines.sample_truth import EDGE_M, EPSG, MERIDIAN_DEG, Landscape
+
+Number = TypeVar("Number", bound=np.generic)
 
 HOME = EPSG % 100
 """UTM zone of the canvas."""
@@ -51,7 +54,7 @@ class Place:
     rows: Float
     cols: Float
 
-    def nearest(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    def nearest(self, values: NDArray[Number]) -> NDArray[Number]:
         """Take the canvas pixel that holds each centre, or the nearest one on its edge."""
         rows, cols = (
             np.clip(np.floor(p), 0, n - 1).astype(np.int32)
@@ -205,15 +208,27 @@ def place_of(canvas: Landscape, grid: Grid, box: Box) -> Place:
 def _sheet(canvas: Landscape, zone: int, grid: Grid, box: Box) -> Sheet:
     if zone == HOME:
         at = box.slices_in(canvas.box)
-        cut = {n: getattr(canvas, n)[..., *at] for n in ("truth", "unit", "margin", "vigour", "soil")}
-        return Sheet(zone, canvas, dataclasses.replace(canvas, box=box, **cut), None)
+        land = dataclasses.replace(
+            canvas,
+            box=box,
+            truth=canvas.truth[at],
+            unit=canvas.unit[at],
+            margin=canvas.margin[at],
+            vigour=canvas.vigour[:, *at],
+            soil=canvas.soil[at],
+        )
+        return Sheet(zone, canvas, land, None)
     place = place_of(canvas, grid, box)
-    taken = {n: place.nearest(getattr(canvas, n)) for n in ("truth", "unit", "margin")}
-    textures = {
-        "vigour": np.stack([place.bilinear(v) for v in canvas.vigour]),
-        "soil": place.bilinear(canvas.soil),
-    }
-    land = dataclasses.replace(canvas, grid=grid, box=box, **taken, **textures)
+    land = dataclasses.replace(
+        canvas,
+        grid=grid,
+        box=box,
+        truth=place.nearest(canvas.truth),
+        unit=place.nearest(canvas.unit),
+        margin=place.nearest(canvas.margin),
+        vigour=np.stack([place.bilinear(v) for v in canvas.vigour]),
+        soil=place.bilinear(canvas.soil),
+    )
     return Sheet(zone, canvas, land, place)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import itertools
+import json
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from engine.archive.items import ItemRecord, ItemTable
 from engine.cube.masks import inside_outline
 from engine.cube.plan import BLOCK_PX, CubePlan, Step, plan_cube, touches
 from engine.cube.sentinel1 import composite_backscatter
-from engine.values.errors import InputError
+from engine.values.errors import DataError, InputError
 from engine.values.georef import georef_of
 from engine.values.grid import Box
 from engine.values.recipe import Sentinel1
@@ -34,6 +35,8 @@ from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
     from engine.archive.reader import Reader
+
+_LEAST_POWER = -1.0  # subtracted noise leaves small negative powers; decibels of land lie well below
 
 Edges = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """First time step, row and column of each chunk, and the end of the last."""
@@ -59,7 +62,7 @@ def with_backscatter(
 
     Raises:
         InputError: If the cube keeps its acquisition days, if the scenes do not cover its time, or if none is left.
-        DataError: At compute time, if a file is broken; names item, asset and box.
+        DataError: At compute time, if a file is broken or holds decibels; names the item.
     """
     cube_spec = _spec_of(cube)
     steps = _steps_of(cube)
@@ -71,17 +74,36 @@ def with_backscatter(
     n = len(spec.polarisations)
     packed = _lazy(plan, edges)
     mapped = {"grid_mapping": "spatial_ref"}
-    name = (
-        "mean backscatter per relative orbit, then over orbits"
-        if spec.combine == "mean"
-        else ("mean backscatter of the relative orbit most observed")
-    )
-    power = {**mapped, "units": "dB", "long_name": name.replace("mean", spec.reducer, 1)}
+    over = {"mean": "mean over relative orbits", "most": "relative orbit most observed"}[spec.combine]
+    power = {**mapped, "units": "dB", "long_name": f"backscatter, {spec.reducer} per relative orbit, {over}"}
     counts = {**mapped, "long_name": "radar passes"}
-    return cube.assign(
+    told = cube.assign(
         backscatter=(("time", "polarisation", "y", "x"), packed[:, :n], power),
         radar_observations=(("time", "y", "x"), packed[:, n].astype(np.uint8), counts),
     ).assign_coords(polarisation=list(spec.polarisations))
+    told.attrs["landweave_radar"] = json.dumps({"digest": chosen.digest(), "count": len(chosen)})
+    return told
+
+
+def require_radar(spec: CubeSpec, radar: ItemTable | None) -> None:
+    """Refuse a spec that wants backscatter without radar scenes, and radar scenes that no spec wants.
+
+    Raises:
+        InputError: In both cases.
+    """
+    if spec.sentinel1 is not None and radar is None:
+        raise InputError(
+            "the spec wants backscatter, and there are no radar scenes",
+            where="cube.sentinel1",
+            mend='search them (collection="sentinel-1-rtc") and pass them as open_cube(..., sentinel1=scenes)',
+        )
+    if spec.sentinel1 is None and radar is not None:
+        raise InputError(
+            "there are radar scenes, and the spec does not say what to make of them",
+            where="cube.sentinel1",
+            found=f"{len(radar)} scenes",
+            mend="open_cube(..., CubeSpec(..., sentinel1=True)), or leave the scenes out",
+        )
 
 
 def _spec_of(cube: xr.Dataset) -> CubeSpec:
@@ -279,6 +301,14 @@ def _read_slice(plan: CubePlan, item: ItemRecord, box: Box) -> NDArray[np.float3
         return None
     spec = _wanted(plan)
     power = plan.reader.read_float(item, spec.polarisations, plan.grid, box, spec.resampling)
+    if (power < _LEAST_POWER).any():
+        raise DataError(
+            "the radar scene holds no linear power; these are decibels",
+            where=f"item {item.id}",
+            found=float(np.nanmin(power)),
+            limit=f">= {_LEAST_POWER:g}",
+            mend="use a collection of linear power, such as sentinel-1-rtc",
+        )
     valid = (np.isfinite(power) & (power > 0)).all(axis=0)
     if reached is not True:
         valid &= reached

@@ -19,6 +19,7 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from engine.archive.items import ItemTable
+from engine.cube.backscatter import require_radar, with_backscatter
 from engine.cube.composites import composite
 from engine.cube.masks import inside_outline
 from engine.cube.plan import BLOCK_PX, CubePlan, Step, frame_of, plan_cube
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from engine.archive.reader import Reader
 
 
-def open_cube(
+def open_cube(  # noqa: PLR0913
     items: ItemTable,
     spec: CubeSpec,
     area: Area | None = None,
@@ -41,6 +42,7 @@ def open_cube(
     box: Box | None = None,
     chunks_yx: tuple[int, int] = (1024, 1024),
     reader: Reader | None = None,
+    sentinel1: ItemTable | None = None,
 ) -> xr.Dataset:
     """Open scenes as a lazy cube.
 
@@ -52,21 +54,28 @@ def open_cube(
         box: Global pixels to cover instead of the area's bounds (for a halo: ``lattice.pad(box)``).
         chunks_yx: Size of a chunk in pixels, about; changes no value.
         reader: How pixels are read; default odc-stac.
+        sentinel1: Radar scenes of the same time and area, for a spec with ``sentinel1``.
 
     Returns:
         Dataset with ``reflectance`` (time, band, y, x) uint16 (x 10000, 0 = no data),
         ``observations`` (time, y, x) uint8 (clear dates, at most 255), ``time_bnds`` (time, nv), and the
-        coordinates time (start of the period), band (common names), y, x (pixel centres), spatial_ref.
+        coordinates time (start of the period), band (common names), y, x (pixel centres), spatial_ref;
+        what else the spec asks for is there as variables of their own.
 
     Raises:
-        InputError: If no scene is left or the area lies elsewhere.
+        InputError: If no scene is left or the area lies elsewhere, if the spec wants radar and there are no
+            radar scenes, or the reverse.
         DataError: At compute time, if a file is broken; names item, asset and box.
     """
     if grid is None or box is None:
         grid, area_box = frame_of(area, items, spec, grid)
         box = area_box if box is None else box
+    require_radar(spec, sentinel1)
     plan = plan_cube(items, spec, grid, reader)
-    return _to_dataset(_lazy(plan, box, chunks_yx), plan, box, items)
+    cube = _to_dataset(_lazy(plan, box, chunks_yx), plan, box, items)
+    if spec.sentinel1 is None or sentinel1 is None:
+        return cube
+    return with_backscatter(cube, sentinel1, spec.sentinel1, plan.reader)
 
 
 def _lazy(plan: CubePlan, box: Box, chunks_yx: tuple[int, int]) -> da.Array:
