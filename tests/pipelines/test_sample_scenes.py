@@ -57,7 +57,7 @@ def test_the_offset_is_exactly_what_the_baseline_adds(small_land: Landscape) -> 
 
 def test_a_strip_border_leaves_no_trace(clear: Pixels, wide_land: Landscape) -> None:
     red = clear.arrays["B04"].astype(float)
-    step = np.abs(np.diff(red[:, :300], axis=0)).mean(axis=1)
+    step = np.median(np.abs(np.diff(red[:, :300], axis=0)), axis=1)  # the median: field edges are few
     at_borders = step[119:-1:120].mean()
     assert at_borders == pytest.approx(np.delete(step, slice(119, None, 120)).mean(), rel=0.25)
 
