@@ -124,16 +124,27 @@ def search(
     config: Config,
     override: Override = None,
     out: Annotated[Path | None, typer.Option(help="Also write the scenes as GeoParquet.")] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Coverage, clouds, orbits, tiles, offsets.")
+    ] = False,
+    picture: Annotated[Path | None, typer.Option("--map", help="Also draw the coverage (PNG).")] = None,
     as_json: Json = False,
 ) -> None:
     """Search the scenes of a run and print what there is."""
     from pipelines.config import load_config
+
+    if summary or picture is not None:
+        from pipelines.search_view import search_summary, show
+
+        counted, seen = search_summary(load_config(config, override), out, picture)
+        _print(counted, as_json=True) if as_json else show(counted, seen)
+        return
     from pipelines.plan_area import scenes_of
 
-    table, summary = scenes_of(load_config(config, override))
+    table, counts = scenes_of(load_config(config, override))
     if out is not None:
         table.to_parquet(out)
-    _print(summary, as_json)
+    _print(counts, as_json)
 
 
 @app.command()

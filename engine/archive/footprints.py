@@ -11,6 +11,7 @@ A scene is at most a few hundred kilometres wide, so a ring wider than half the 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -79,15 +80,42 @@ def box_outline(bounds_xyxy: tuple[float, float, float, float], crs: str) -> Any
         crs: ``EPSG:n`` or WKT.
     """
     import shapely
-    from pyproj import CRS, Transformer
 
     left, bottom, right, top = bounds_xyxy
-    parsed = CRS.from_user_input(crs)
-    factor = parsed.axis_info[0].unit_conversion_factor or 1.0
-    margin = _MARGIN_DEG if parsed.is_geographic else _MARGIN_M / factor
+    margin, to_degrees = _frame(crs)
     box = shapely.box(left - margin, bottom - margin, right + margin, top + margin)
     box = shapely.segmentize(box, max(right - left, top - bottom, margin) / 32)
     xy = shapely.get_coordinates(box)
-    lon, lat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(xy[:, 0], xy[:, 1])
+    lon, lat = to_degrees.transform(xy[:, 0], xy[:, 1])
     lon = lon - _TURN_DEG * np.round((lon - lon[0]) / _TURN_DEG)
     return shapely.make_valid(shapely.Polygon(np.column_stack([lon, lat])))
+
+
+def from_degrees(shapes: Any, crs: str) -> Any:
+    """Move shapes from EPSG:4326 into a CRS, vertex by vertex.
+
+    Args:
+        shapes: One shapely geometry or an array of them.
+        crs: ``EPSG:n`` or WKT.
+    """
+    import shapely
+    from pyproj.enums import TransformDirection
+
+    _, to_degrees = _frame(crs)
+
+    def move(xy: Any) -> Any:
+        back = to_degrees.transform(xy[:, 0], xy[:, 1], direction=TransformDirection.INVERSE)
+        return np.column_stack(back)
+
+    return shapely.transform(shapes, move)
+
+
+@functools.lru_cache(maxsize=16)
+def _frame(crs: str) -> tuple[float, Any]:
+    """Return the margin in units of a CRS and the way from it to degrees; both are slow to make."""
+    from pyproj import CRS, Transformer
+
+    parsed = CRS.from_user_input(crs)
+    factor = parsed.axis_info[0].unit_conversion_factor or 1.0
+    margin = _MARGIN_DEG if parsed.is_geographic else _MARGIN_M / factor
+    return margin, Transformer.from_crs(crs, "EPSG:4326", always_xy=True)

@@ -11,7 +11,9 @@ import dataclasses
 import datetime as dt
 import functools
 import hashlib
+import itertools
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ _META_KEY = b"landweave:items"
 _KNOWN_FORMATS = (1, TABLE_FORMAT)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class AssetRecord:
     """One band of an item: where its file is.
 
@@ -41,6 +43,10 @@ class AssetRecord:
     band: str
     href: str
     nodata: float | None = None
+
+
+def _asset_fields(asset: AssetRecord) -> dict[str, Any]:
+    return {"band": asset.band, "href": asset.href, "nodata": asset.nodata}
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ class ItemRecord:
         fields = {name: getattr(self, name) for name in _DECIDING}
         fields["datetime"] = self.datetime.astimezone(dt.UTC).isoformat(timespec="microseconds")
         fields["geometry_wkb"] = self.geometry_wkb.hex()
-        fields["assets"] = [{"band": a.band, "href": a.href, "nodata": a.nodata} for a in self.assets]
+        fields["assets"] = [_asset_fields(a) for a in self.assets]
         return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def digest(self) -> str:
@@ -251,8 +257,7 @@ class ItemTable:
                 mend="pass other GeoParquet files to search(catalog=...)",
             )
         start, end = (dt.date.fromisoformat(d) for d in meta["time_range"])
-        items = tuple(_from_row(row) for row in table.to_pylist())
-        return cls(items, (start, end), tuple(meta["superseded"]))
+        return cls(tuple(_from_arrow(table)), (start, end), tuple(meta["superseded"]))
 
 
 def is_item_table(path: str | Path) -> bool:
@@ -328,7 +333,7 @@ def _to_arrow(table: ItemTable) -> Any:
     names = [_column(f.name) for f in dataclasses.fields(ItemRecord)]
     fields = [f.name for f in dataclasses.fields(ItemRecord) if f.name != "assets"]
     rows = [
-        {_column(k): getattr(item, k) for k in fields} | {"assets": [vars(a) for a in item.assets]}
+        {_column(k): getattr(item, k) for k in fields} | {"assets": [_asset_fields(a) for a in item.assets]}
         for item in table.items
     ]
     shapes = [item.geometry for item in table.items]
@@ -352,8 +357,20 @@ def _column(field: str) -> str:
     return "geometry" if field == "geometry_wkb" else field
 
 
-def _from_row(row: dict[str, Any]) -> ItemRecord:
-    """Rebuild a record from a row of the table."""
-    assets = tuple(AssetRecord(**a) for a in row.pop("assets"))
-    moment = row.pop("datetime").astimezone(dt.UTC)
-    return ItemRecord(geometry_wkb=row.pop("geometry"), assets=assets, datetime=moment, **row)
+def _from_arrow(table: Any) -> Iterator[ItemRecord]:
+    """Rebuild the records of a table, column by column: rows as dictionaries are slow."""
+    names = [f.name for f in dataclasses.fields(ItemRecord) if _column(f.name) in table.column_names]
+    columns = {name: table.column(_column(name)).to_pylist() for name in names if name != "assets"}
+    columns["datetime"] = [moment.astimezone(dt.UTC) for moment in columns["datetime"]]
+    columns["assets"] = _assets_from_arrow(table.column("assets").combine_chunks())
+    for values in zip(*(columns[name] for name in names), strict=True):
+        yield ItemRecord(**dict(zip(names, values, strict=True)))
+
+
+def _assets_from_arrow(lists: Any) -> list[tuple[AssetRecord, ...]]:
+    """Rebuild each record's assets; names of bands are shared, there are few of them."""
+    flat = lists.flatten()
+    bands, hrefs, nodata = (flat.field(name).to_pylist() for name in ("band", "href", "nodata"))
+    records = [AssetRecord(sys.intern(b), h, n) for b, h, n in zip(bands, hrefs, nodata, strict=True)]
+    ends = list(itertools.accumulate(lists.value_lengths().to_pylist()))
+    return [tuple(records[a:b]) for a, b in itertools.pairwise([0, *ends])]

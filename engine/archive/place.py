@@ -4,13 +4,14 @@ Two ways lead to a pixel, and neither depends on the box that is asked for:
 
 - The file lies in the grid's CRS, and nearest is asked for (or the pixels coincide): whole file pixels are
   copied and repeated, without any warp.
-- Otherwise: each block of 512 x 512 grid pixels is warped by itself, from the whole file pixels that it can
-  need, and the box is cut out of the blocks, because GDAL's warps of different windows differ::
+- Otherwise the position of each pixel within the file follows from its fixed block of 512 x 512 grid pixels
+  (`engine.archive.mapping`), and its value from the position and the file pixels around it
+  (`engine.archive.gather`). GDAL's warps of different windows differ::
 
       grid   ┌───────┬───────┐       file  ┌──────────────┐
              │    ┌──┼────┐  │             │  ╱╲  window  │
-             │    │ box   │  │   ──────►   │ ╱  ╲ of one  │
-             ├────┼──┼────┼──┤             │ ╲  ╱ block   │
+             │    │ box   │  │   ──────►   │ ╱  ╲ within  │
+             ├────┼──┼────┼──┤             │ ╲  ╱ reach   │
              │    └──┼────┘  │             │  ╲╱          │
              └───────┴───────┘             └──────────────┘
 
@@ -26,6 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.archive.gather import gather
+from engine.archive.mapping import mapping_of
 from engine.archive.warp import (
     WARP_BLOCK_PX,
     Raster,
@@ -33,7 +36,6 @@ from engine.archive.warp import (
     require_transform,
     same_crs,
     source_index,
-    source_window,
 )
 from engine.values.grid import Box, Grid
 from engine.values.recipe import Resampling
@@ -42,7 +44,7 @@ Fetch = Callable[[Box], NDArray[Any]]
 """Gives whole pixels of a file, (y, x) DN or float32; the box counts the file's own pixels from its corner."""
 
 _AT_ONCE_PX = 5000 * 5000
-"""Blocks share one read of the file up to this size, so that none of its own blocks is decoded twice."""
+"""Blocks share one read of a file up to this size, so that none of its own blocks is decoded twice."""
 
 
 def place(file: Raster, fetch: Fetch, grid: Grid, box: Box, how: Resampling, out: NDArray[Any]) -> None:
@@ -91,67 +93,42 @@ def _inside(index: NDArray[np.int64], size: int) -> slice:
 
 
 def _warp(file: Raster, fetch: Fetch, grid: Grid, box: Box, how: Resampling, out: NDArray[Any]) -> None:
-    """Warp each fixed block that the box touches into `out` (y, x)."""
-    blocks = list(box.snap_out(WARP_BLOCK_PX).blocks(WARP_BLOCK_PX))
-    windows = [(block, source_window(file, grid, block, how)) for block in blocks]
-    windows = [(block, window) for block, window in windows if window]
-    if not windows:
+    """Fill `out` (y, x) with the values at the positions of its pixels, block by block."""
+    parts = []
+    for part in box.blocks(WARP_BLOCK_PX):
+        mapping = mapping_of(file.crs, file.transform, grid, part.snap_out(WARP_BLOCK_PX))
+        where = mapping.positions(part)
+        if window := _window(where, how, mapping.ratio_yx, file.shape_yx):
+            parts.append((part, where, window, mapping.ratio_yx))
+    if not parts:
         return
-    whole = functools.reduce(_around, (window for _, window in windows))
+    whole = functools.reduce(_around, (window for _, _, window, _ in parts))
     shared = fetch(whole) if whole.area_px <= _AT_ONCE_PX else None
-    for block, window in windows:
-        pixels = fetch(window) if shared is None else shared[window.slices_in(whole)]
-        part = block & box
-        warped = warp_block(file, window, pixels, grid, block, how)
-        out[part.slices_in(box)] = warped[part.slices_in(block)]
+    for part, where, window, ratio_yx in parts:
+        pixels, corner = (shared, whole) if shared is not None else (fetch(window), window)
+        where -= np.array([corner.y0, corner.x0], float)[:, None, None]
+        gather(pixels, where, how, ratio_yx, out[part.slices_in(box)])
+
+
+_REACH_PX = {"nearest": 0, "bilinear": 1, "cubic": 2}
+
+
+def _window(
+    where: NDArray[np.float64], how: Resampling, ratio_yx: tuple[float, float], shape_yx: tuple[int, int]
+) -> Box:
+    """Return the file pixels within reach of positions (2, y, x); empty if they lie elsewhere."""
+    finite = np.isfinite(where)
+    if not finite.all():
+        where = where[:, finite.all(axis=0)]
+    if not where.size:
+        return Box(0, 0, 0, 0)
+    low, high = where.reshape(2, -1).min(axis=1), where.reshape(2, -1).max(axis=1)
+    reach = np.ceil(_REACH_PX[how] * np.array(ratio_yx)) + 1
+    first, last = np.floor(low - reach).clip(-1, 2**40), np.ceil(high + reach).clip(-1, 2**40)
+    return Box(int(first[0]), int(first[1]), int(last[0]), int(last[1])) & Box(0, 0, *shape_yx)
 
 
 def _around(one: Box, other: Box) -> Box:
     """Return the smallest box that holds both."""
     low = min(one.y0, other.y0), min(one.x0, other.x0)
     return Box(*low, max(one.y1, other.y1), max(one.x1, other.x1))
-
-
-def warp_block(
-    file: Raster, window: Box, pixels: NDArray[Any], grid: Grid, block: Box, how: Resampling
-) -> NDArray[Any]:
-    """Warp the pixels of a file's window onto a block of a grid.
-
-    Args:
-        file: The file's header.
-        window: Which of its pixels they are.
-        pixels: (y, x) uint16, 0 = no data, or float32, NaN = no data.
-        grid: The grid.
-        block: Which of its pixels are made.
-        how: Resampling.
-
-    Returns:
-        (y, x) in the dtype of `pixels`, with its no-data value.
-    """
-    from affine import Affine
-    from rasterio.enums import Resampling as RioResampling
-    from rasterio.warp import reproject
-
-    nodata = 0.0 if pixels.dtype.kind == "u" else float("nan")
-    warped = np.full(block.shape_yx, nodata, pixels.dtype)
-    corner = Affine(*file.transform) @ Affine.translation(window.x0, window.y0)
-    reproject(
-        np.ascontiguousarray(pixels),
-        warped,
-        src_transform=corner,
-        src_crs=_rio_crs(file.crs),
-        src_nodata=nodata,
-        dst_transform=Affine(*grid.transform_of(block)),
-        dst_crs=_rio_crs(grid.crs),
-        dst_nodata=nodata,
-        resampling=RioResampling[how],
-        num_threads=1,
-    )
-    return warped
-
-
-@functools.lru_cache(maxsize=256)
-def _rio_crs(crs: str) -> Any:
-    from rasterio.crs import CRS
-
-    return CRS.from_user_input(crs)

@@ -8,7 +8,7 @@ through odc-stac's own reading engine (the package ``odc.loader``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from engine.archive.gdal import gdal_environment
 from engine.archive.items import ItemRecord
-from engine.archive.source import Source, Target, read_source
+from engine.archive.source import FetchFrom, Source, Target, read_source
 from engine.values.bands import common_name
 from engine.values.errors import DataError, InputError
 from engine.values.grid import Box, Grid
 from engine.values.recipe import Resampling
+
+_CATEGORICAL = {"scl"}
 
 
 class Reader(Protocol):
@@ -94,7 +96,9 @@ class OdcReader:
         Classes (``scl``) are always read by nearest neighbour.
         """
         out = np.zeros((len(bands), *box.shape_yx), np.uint16)
-        self._read(item, bands, Target(grid, box, resampling), out)
+        with gdal_environment(dict(self.options)) as env:
+            fetch = partial(fetch_by_odc, env)
+            read_item(item, bands, Target(grid, box, resampling, self.overviews), fetch, out)
         return out
 
     def read_float(
@@ -102,15 +106,10 @@ class OdcReader:
     ) -> NDArray[np.float32]:
         """Read bands of an item as numbers; see `Reader.read_float`."""
         out = np.full((len(bands), *box.shape_yx), np.nan, np.float32)
-        self._read(item, bands, Target(grid, box, resampling), out)
-        return out
-
-    def _read(self, item: ItemRecord, bands: Sequence[str], target: Target, out: NDArray[Any]) -> None:
-        sources = sources_of(item, bands)
         with gdal_environment(dict(self.options)) as env:
             fetch = partial(fetch_by_odc, env)
-            for plane, source in zip(out, sources, strict=True):
-                read_source(source, fetch, target.of_band(source), plane, overviews=self.overviews)
+            read_item(item, bands, Target(grid, box, resampling, self.overviews), fetch, out)
+        return out
 
 
 def fetch_by_odc(env: dict[str, Any], source: Source, window: Box) -> NDArray[Any]:
@@ -131,6 +130,8 @@ def fetch_by_odc(env: dict[str, Any], source: Source, window: Box) -> NDArray[An
     corner = Affine(*source.raster.transform) @ Affine.translation(window.x0, window.y0)
     geobox = GeoBox(window.shape_yx, corner, source.raster.crs)
     how = RasterLoadParams(dtype=source.raster.dtype, use_overviews=False, resampling="nearest")
+    if source.level is not None:
+        return _fetch_overview(source, window)
     driver = RioDriver()
     with driver.restore_env(env, driver.new_load(geobox)) as context:
         file = RasterSource(source.signed, band=source.band)
@@ -145,18 +146,38 @@ def fetch_by_odc(env: dict[str, Any], source: Source, window: Box) -> NDArray[An
     return np.asarray(pixels)
 
 
-def sources_of(item: ItemRecord, bands: Sequence[str]) -> list[Source]:
-    """Return the file of each band of an item.
+def _fetch_overview(source: Source, window: Box) -> NDArray[Any]:
+    """Fetch whole pixels of an overview, which odc's engine cannot be asked for by number."""
+    import rasterio
+    from rasterio.windows import Window
+
+    rows, cols = (window.y0, window.y1), (window.x0, window.x1)
+    with rasterio.open(source.signed, sharing=False, overview_level=source.level) as file:
+        return np.asarray(file.read(source.band, window=Window.from_slices(rows, cols)))
+
+
+def read_item(
+    item: ItemRecord, bands: Sequence[str], target: Target, fetch: FetchFrom, out: NDArray[Any]
+) -> None:
+    """Read bands of an item, within `gdal_environment`; classes by nearest neighbour.
+
+    Args:
+        item: The scene.
+        bands: Band names.
+        target: Where the pixels go.
+        fetch: Fetches pixels of a file.
+        out: (band, y, x) uint16 for DN or float32 for numbers, all no data (0 or NaN) before.
 
     Raises:
-        InputError: If the item lacks a band.
+        InputError: If the item lacks a band; before anything is read.
     """
-    found = []
-    for asset in (item.asset(common_name(b)) for b in bands):
+    assets = [item.asset(common_name(b)) for b in bands]
+    for plane, asset in zip(out, assets, strict=True):
         where = f"item {item.id}, band {asset.band}, {asset.href}"
         nodata = 0.0 if asset.nodata is None else asset.nodata
-        found.append(Source(asset.href, where, item.provider, nodata, name=asset.band))
-    return found
+        how: Resampling = "nearest" if asset.band in _CATEGORICAL else target.how
+        source = Source(asset.href, where, item.provider, nodata)
+        read_source(source, fetch, replace(target, how=how), plane)
 
 
 def require_bands(item: ItemRecord, bands: Sequence[str]) -> None:

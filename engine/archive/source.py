@@ -17,14 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.archive.gdal import explained
+from engine.archive.mapping import file_pixels_per_pixel
 from engine.archive.place import place
 from engine.archive.signing import sign
-from engine.archive.warp import Raster, file_pixels_per_pixel
+from engine.archive.warp import Raster
 from engine.values.errors import DataError
 from engine.values.grid import Box, Grid
 from engine.values.recipe import Resampling
-
-_CATEGORICAL = {"scl"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,6 @@ class Source:
         provider: As in `ItemRecord.provider`.
         nodata: No-data value of integers for a file that declares none; None: every pixel of it counts.
         band: Number of the band within the file, from 1.
-        name: Name of the band, ``""`` where it has none.
         level: Number of the overview to read instead of the image itself, or None.
     """
 
@@ -46,7 +44,6 @@ class Source:
     provider: str = "other"
     nodata: float | None = None
     band: int = 1
-    name: str = ""
     level: int | None = None
 
     @property
@@ -86,24 +83,20 @@ class Target:
         grid: The grid.
         box: Which of its pixels.
         how: How coarser or reprojected pixels reach it.
+        overviews: For looking only: read from a file's overviews where the grid is coarser.
     """
 
     grid: Grid
     box: Box
     how: Resampling
-
-    def of_band(self, source: Source) -> Target:
-        """Return the same place, but classes (``scl``) by nearest neighbour."""
-        return dataclasses.replace(self, how="nearest") if source.name in _CATEGORICAL else self
+    overviews: bool = False
 
 
 FetchFrom = Callable[[Source, Box], NDArray[Any]]
 """Fetches whole pixels of a file as they are stored, (y, x); the one thing in which readers differ."""
 
 
-def read_source(
-    source: Source, fetch: FetchFrom, target: Target, out: NDArray[Any], *, overviews: bool = False
-) -> None:
+def read_source(source: Source, fetch: FetchFrom, target: Target, out: NDArray[Any]) -> None:
     """Read one file into a box of a grid, within `gdal_environment`.
 
     Args:
@@ -111,7 +104,6 @@ def read_source(
         fetch: Fetches its pixels.
         target: Where they go.
         out: (y, x) uint16 for DN or float32 for numbers, all no data (0 or NaN) before.
-        overviews: Read from its overviews where the grid is coarser.
 
     Raises:
         InputError: If the storage wants keys, or only a ballpark transformation is known.
@@ -120,15 +112,9 @@ def read_source(
     """
 
     def read() -> None:
-        file = source.for_looking(target.grid, target.box) if overviews else source
-        place(
-            file.raster,
-            lambda window: file.pixels(fetch(file, window), out.dtype),
-            target.grid,
-            target.box,
-            target.how,
-            out,
-        )
+        grid, box = target.grid, target.box
+        file = source.for_looking(grid, box) if target.overviews else source
+        place(file.raster, lambda w: file.pixels(fetch(file, w), out.dtype), grid, box, target.how, out)
 
     explained(source.href, source.where, read)
 

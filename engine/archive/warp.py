@@ -1,4 +1,4 @@
-"""Where the pixel of a grid lies in a file: index arithmetic, windows and the check of the transformation.
+"""Where the pixel of a grid lies in a file: index arithmetic and the check of the transformation.
 
 The grid and the file in one CRS need no warp. Each grid pixel takes the file pixel that holds its centre,
 found from its global index alone, so the box that asked cannot move it::
@@ -15,17 +15,15 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.values.errors import DataError, InputError
 from engine.values.grid import Box, Grid
-from engine.values.recipe import Resampling
 
 WARP_BLOCK_PX = 512
-"""Every warp is of exactly one block of the grid of this size, whoever asks."""
+"""Every warp is that of exactly one block of the grid of this size, whoever asks."""
 
 _EDGE = 1e-6  # part of a pixel: rounding noise below this is none
 
@@ -91,85 +89,6 @@ def source_index(raster: Raster, grid: Grid, box: Box) -> tuple[NDArray[np.int64
     rows = np.floor((y - f) / e + _EDGE).astype(np.int64)
     cols = np.floor((x - c) / a + _EDGE).astype(np.int64)
     return rows, cols
-
-
-_KERNEL_PX = {"nearest": 0, "bilinear": 1, "cubic": 2}
-"""Half the width of GDAL's kernels in pixels of the coarser of file and grid."""
-
-_SLACK_PX = 3  # the approximation within GDAL's warp (1/8 px), the bend between two lattice points, rounding
-_LATTICE = 33
-
-
-def source_window(raster: Raster, grid: Grid, block: Box, how: Resampling) -> Box:
-    """Find the file pixels that a warp of a block can need.
-
-    Args:
-        raster: The file, any CRS.
-        grid: The grid.
-        block: Its pixels.
-        how: Resampling; its kernel widens with the ratio of the pixel sizes.
-
-    Returns:
-        Rows and columns of the file, within it; empty if the block lies elsewhere.
-    """
-    y = np.linspace(block.y0, block.y1, _LATTICE)
-    x = np.linspace(block.x0, block.x1, _LATTICE)
-    rows, cols = file_position(raster, grid, *np.meshgrid(y, x, indexing="ij"))
-    known = np.isfinite(rows) & np.isfinite(cols)
-    if not known.any():
-        return Box(0, 0, 0, 0)
-    bounds = [_span(p[known], n) for p, n in zip((rows, cols), block.shape_yx, strict=True)]
-    pads = [math.ceil(_KERNEL_PX[how] * max(1.0, scale)) + _SLACK_PX for _, _, scale in bounds]
-    (y0, y1, _), (x0, x1, _) = bounds
-    wanted = Box(y0 - pads[0], x0 - pads[1], y1 + pads[0], x1 + pads[1])
-    window = wanted & Box(0, 0, *raster.shape_yx)
-    return window if window else Box(0, 0, 0, 0)
-
-
-def _span(position: NDArray[np.float64], size_px: int) -> tuple[int, int, float]:
-    """Return first and last whole pixel of positions, and file pixels per grid pixel (never too few)."""
-    first, last = float(position.min()), float(position.max())
-    return math.floor(first), math.ceil(last), (last - first) / max(1, size_px)
-
-
-def file_position(
-    raster: Raster, grid: Grid, rows: NDArray[Any], cols: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Find where positions of a grid lie in a file.
-
-    Args:
-        raster: The file.
-        grid: The grid.
-        rows: Grid rows, any shape; 0.5 is the middle of row 0.
-        cols: Grid columns, same shape.
-
-    Returns:
-        File rows and columns, float64, same shape; inf where there is no transformation.
-    """
-    from affine import Affine
-
-    (res_y, res_x), (ax, ay) = grid.resolution_yx, grid.anchor_xy
-    x, y = ax + cols * res_x, ay - rows * res_y
-    if not same_crs(raster.crs, grid.crs):
-        x, y = _transformer(grid.crs, raster.crs).transform(x, y)
-    a, b, c, d, e, f = tuple(~Affine(*raster.transform))[:6]
-    return d * x + e * y + f, a * x + b * y + c
-
-
-@functools.lru_cache(maxsize=256)
-def _transformer(source: str, target: str) -> Any:
-    from pyproj import Transformer
-
-    return Transformer.from_crs(source, target, always_xy=True)
-
-
-def file_pixels_per_pixel(raster: Raster, grid: Grid, box: Box) -> float:
-    """Tell how many file pixels lie side by side in a grid pixel, in the middle of a box; 1 if unknown."""
-    row, col = (box.y0 + box.y1) / 2, (box.x0 + box.x1) / 2
-    corners = np.array([row, row + 1, row]), np.array([col, col, col + 1])
-    rows, cols = file_position(raster, grid, *corners)
-    steps = np.hypot(rows[1:] - rows[0], cols[1:] - cols[0])
-    return float(steps.min()) if np.isfinite(steps).all() else 1.0
 
 
 def coincides(raster: Raster, grid: Grid) -> bool:

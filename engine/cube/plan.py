@@ -90,6 +90,8 @@ class CubePlan:
     def digest(self) -> str:
         """Return the sha256 of everything that decides a pixel."""
         parts = [repr(self.grid), self.spec.digest(), type(self.reader).__qualname__]
+        if getattr(self.reader, "overviews", False):
+            parts.append("overviews")
         regions = self.regions or ()
         parts.extend(f"{r.name} {hashlib.sha256(r.outline_wkb).hexdigest()}" for r in regions)
         for step in itertools.chain(self.steps, *(r.steps for r in regions)):
