@@ -23,6 +23,7 @@ import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
+from engine.archive.grd import is_grd, read_sigma_nought
 from engine.archive.items import ItemRecord, ItemTable
 from engine.cube.masks import inside_outline
 from engine.cube.plan import BLOCK_PX, CubePlan, Step, plan_cube, touches
@@ -52,7 +53,8 @@ def with_backscatter(
 
     Args:
         cube: What `engine.open_cube` opened, or a part of it.
-        radar: Terrain-corrected scenes of linear power (``sentinel-1-rtc``), searched over the cube's time.
+        radar: Scenes of linear power, searched over the cube's time: terrain-corrected
+            (``sentinel-1-rtc``), or, where the land is flat, GRD (`engine.archive.grd`).
         spec: Polarisations, direction, reducer.
         reader: How pixels are read; default odc-stac.
 
@@ -75,7 +77,8 @@ def with_backscatter(
     packed = _lazy(plan, edges)
     mapped = {"grid_mapping": "spatial_ref"}
     over = {"mean": "mean over relative orbits", "most": "relative orbit most observed"}[spec.combine]
-    power = {**mapped, "units": "dB", "long_name": f"backscatter, {spec.reducer} per relative orbit, {over}"}
+    name = f"{_quantity(chosen)}, {spec.reducer} per relative orbit, {over}"
+    power = {**mapped, "units": "dB", "long_name": name}
     counts = {**mapped, "long_name": "radar passes"}
     told = cube.assign(
         backscatter=(("time", "polarisation", "y", "x"), packed[:, :n], power),
@@ -169,6 +172,15 @@ def _usable(radar: ItemTable, spec: Sentinel1) -> ItemTable:
     if lost is not None:
         raise InputError("a radar scene does not tell its relative orbit", where=f"item {lost.id}")
     return dataclasses.replace(radar, items=tuple(kept))
+
+
+def _quantity(radar: ItemTable) -> str:
+    """Name what the scenes hold; a mixture would be two quantities in one variable."""
+    kinds = {is_grd(i) for i in radar}
+    if len(kinds) > 1:
+        names = ", ".join(sorted({i.collection for i in radar}))
+        raise InputError("radar scenes with and without terrain correction do not mix", found=names)
+    return "sigma nought on the ellipsoid, NOT terrain corrected" if True in kinds else "backscatter"
 
 
 def _only_steps(plan: CubePlan, steps: list[tuple[dt.date, dt.date]]) -> CubePlan:
@@ -300,7 +312,10 @@ def _read_slice(plan: CubePlan, item: ItemRecord, box: Box) -> NDArray[np.float3
     if reached is False:
         return None
     spec = _wanted(plan)
-    power = plan.reader.read_float(item, spec.polarisations, plan.grid, box, spec.resampling)
+    if is_grd(item):
+        power = read_sigma_nought(item, spec.polarisations, plan.grid, box, spec.resampling)
+    else:
+        power = plan.reader.read_float(item, spec.polarisations, plan.grid, box, spec.resampling)
     if (power < _LEAST_POWER).any():
         raise DataError(
             "the radar scene holds no linear power; these are decibels",

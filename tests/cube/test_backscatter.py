@@ -231,6 +231,14 @@ def test_decibels_are_not_taken_for_power() -> None:
         cube.backscatter.isel(time=0).compute(scheduler="sync")
 
 
+def test_grd_says_that_it_is_not_terrain_corrected_and_mixes_with_nothing() -> None:
+    grd = ItemTable(tuple(dataclasses.replace(i, collection="sentinel-1-grd") for i in radar()), RANGE)
+    assert "NOT terrain corrected" in _open(table=grd).backscatter.attrs["long_name"]
+    assert "NOT" not in _open().backscatter.attrs["long_name"]
+    with pytest.raises(InputError, match="do not mix"):
+        _open(table=ItemTable((*grd.items[:2], *radar().items[2:]), RANGE))
+
+
 def test_another_reader_or_scene_makes_another_graph() -> None:
     names = {_open(table=t).backscatter.data.name for t in (radar(), radar(radar_scene("x", RANGE[0], 117)))}
     names.add(_open(Sentinel1(combine="most")).backscatter.data.name)
