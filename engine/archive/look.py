@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.archive.gdal import gdal_environment
 from engine.archive.items import ItemRecord
-from engine.archive.reader import gdal_environment
 from engine.archive.signing import sign
 from engine.values.bands import common_name
 from engine.values.errors import DataError, LandweaveError

@@ -79,6 +79,7 @@ def item_record(item: Any, base_href: str | None = None) -> ItemRecord:
     product = _product(name, facts)
     applied = _first(facts, "earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
     chosen, applied = _speak_of_one(_choose_assets(data.get("assets") or {}), applied)
+    applied = facts.get("landweave:offset_applied", applied)  # staged: the product's own metadata say so
     assets = [_asset(band, key, asset, base_href, name) for band, (key, asset) in chosen.items()]
     offset, scale = _claims(a for b, (_, a) in chosen.items() if band(b).kind == "reflectance")
     orbit = _first(facts, "sat:relative_orbit", default=product.get("orbit"))
