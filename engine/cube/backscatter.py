@@ -14,13 +14,13 @@ import datetime as dt
 import itertools
 import json
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from engine.archive.grd import is_grd, read_sigma_nought
@@ -216,12 +216,15 @@ def _lazy(plan: CubePlan, edges: Edges) -> da.Array:
     """Make (time, polarisation + 1, y, x) float32: decibels and, last, the count of passes."""
     times, rows, cols = (tuple(b - a for a, b in itertools.pairwise(axis)) for axis in edges)
     n = len(_wanted(plan).polarisations)
+    token = tokenize(plan, edges)
     return da.map_blocks(
-        partial(_block, plan, edges),
+        _block,
+        plan=delayed(plan, name=f"landweave-radar-plan-{token}", traverse=False),  # travels once to a worker
+        edges=edges,
         chunks=(times, (n + 1,), rows, cols),
         dtype=np.float32,
         meta=np.empty((0, 0, 0, 0), np.float32),
-        name=f"landweave-backscatter-{tokenize(plan, edges)}",
+        name=f"landweave-backscatter-{token}",
     )
 
 

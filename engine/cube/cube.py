@@ -16,6 +16,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from engine.archive.items import ItemTable
@@ -114,7 +115,10 @@ def _lazy(plan: CubePlan, box: Box, chunks_yx: tuple[int, int]) -> dict[str, da.
     sizes = [tuple(b - a for a, b in itertools.pairwise(axis)) for axis in edges]
     token = tokenize(plan, edges)
     pieces = da.map_blocks(
-        partial(_block, plan, edges),
+        _block,
+        # a task of its own: a country's plan is megabytes, and travels once to a worker, not with each block
+        plan=delayed(plan, name=f"landweave-plan-{token}", traverse=False),
+        edges=edges,
         chunks=((1,) * len(plan.steps), *sizes),
         dtype=object,
         meta=np.empty((0, 0, 0), object),
