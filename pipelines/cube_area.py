@@ -10,6 +10,7 @@ from engine.archive.items import ItemTable
 from engine.archive.search import search
 from engine.cube.cube import open_cube
 from engine.values.area import Area
+from engine.values.errors import InputError
 from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
 from pipelines.config import AreaConfig, SourceConfig
@@ -29,8 +30,8 @@ def area_of(config: AreaConfig) -> Area:
     return Area.from_file(str(config.file))
 
 
-def find_scenes(config: SourceConfig, area: Area, *, pad_m: float = 0.0) -> ItemTable:
-    """Search the scenes of an area and season, padded outward for the halo."""
+def search_scenes(config: SourceConfig, area: Area, *, pad_m: float = 0.0) -> ItemTable:
+    """Search the scenes of an area and season, padded outward for the halo; opens no file."""
     return search(
         area,
         config.time,
@@ -38,7 +39,43 @@ def find_scenes(config: SourceConfig, area: Area, *, pad_m: float = 0.0) -> Item
         collection=config.collection,
         max_cloud=config.max_cloud,
         pad_m=pad_m,
+        orbits=config.orbits,
     )
+
+
+def find_scenes(config: SourceConfig, area: Area, *, pad_m: float = 0.0) -> ItemTable:
+    """Search scenes and, as the configuration asks, look at their dark pixels (`engine.archive.probe`).
+
+    Everything that makes cubes comes through here, so that training and map decide alike.
+    """
+    table = search_scenes(config, area, pad_m=pad_m)
+    if config.probe == "off":
+        return table
+    from engine.archive.probe import probe
+
+    return probe(table, config.probe)
+
+
+def find_radar(config: SourceConfig, area: Area, spec: CubeSpec, *, pad_m: float = 0.0) -> ItemTable | None:
+    """Search the radar scenes of the same area and time; None for a cube without radar."""
+    if spec.sentinel1 is None:
+        return None
+    source = config.sentinel1
+    return search(area, config.time, source.catalog, collection=source.collection, pad_m=pad_m)
+
+
+def refuse_radar(spec: CubeSpec, where: str) -> None:
+    """Refuse a cube with backscatter where a model would not see it.
+
+    Raises:
+        InputError: If the spec has `sentinel1`.
+    """
+    if spec.sentinel1 is not None:
+        raise InputError(
+            "models do not read backscatter yet, and would not see it",
+            where=f"{where}.sentinel1",
+            mend="leave `sentinel1` out of the cube; open_cube gives backscatter beside the reflectance",
+        )
 
 
 def grid_and_box(area: Area, crs: str | None, resolution_m: float) -> tuple[Grid, Box]:
@@ -51,8 +88,9 @@ def cube_of(config: SourceConfig, spec: CubeSpec, *, chunk_px: int = 1024) -> xr
     """Open the lazy cube of a configuration's area."""
     area = area_of(config.area)
     grid, box = grid_and_box(area, config.crs, spec.resolution_m)
-    scenes = find_scenes(config, area)
-    return open_cube(scenes, spec, area, grid=grid, box=box, chunks_yx=(chunk_px, chunk_px))
+    scenes, radar = find_scenes(config, area), find_radar(config, area, spec)
+    chunks = chunk_px, chunk_px
+    return open_cube(scenes, spec, area, grid=grid, box=box, chunks_yx=chunks, sentinel1=radar)
 
 
 def is_local(url: str) -> bool:

@@ -19,9 +19,14 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from engine.archive.items import ItemTable
+from engine.cube import accessor as _accessor  # noqa: F401 - registers cube.landweave
+from engine.cube.backscatter import require_radar, with_backscatter
 from engine.cube.composites import composite
+from engine.cube.derive import with_features
+from engine.cube.fill import with_gaps_filled
 from engine.cube.geomedian import geometric_median, rounded
 from engine.cube.masks import inside_outline
+from engine.cube.origins import Origin, remember
 from engine.cube.plan import BLOCK_PX, CubePlan, Step, frame_of, plan_cube
 from engine.cube.stack import read_stack, require_bands
 from engine.cube.variability import DEVIATIONS, variability
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
     from engine.archive.reader import Reader
 
 
-def open_cube(
+def open_cube(  # noqa: PLR0913
     items: ItemTable,
     spec: CubeSpec,
     area: Area | None = None,
@@ -43,6 +48,7 @@ def open_cube(
     box: Box | None = None,
     chunks_yx: tuple[int, int] = (1024, 1024),
     reader: Reader | None = None,
+    sentinel1: ItemTable | None = None,
 ) -> xr.Dataset:
     """Open scenes as a lazy cube.
 
@@ -54,24 +60,38 @@ def open_cube(
         box: Global pixels to cover instead of the area's bounds (for a halo: ``lattice.pad(box)``).
         chunks_yx: Size of a chunk in pixels, about; changes no value.
         reader: How pixels are read; default odc-stac.
+        sentinel1: Radar scenes of the same time and area, for a spec with ``sentinel1``.
 
     Returns:
         Dataset with ``reflectance`` (time, band, y, x) uint16 (x 10000, 0 = no data),
         ``observations`` (time, y, x) uint8 (clear dates, at most 255), ``time_bnds`` (time, nv), and the
         coordinates time (start of the period), band (common names), y, x (pixel centres), spatial_ref.
-        With ``spec.variability`` also ``variability`` (time, deviation, y, x) float32 (NaN = no data).
+        With ``spec.variability`` also ``variability`` (time, deviation, y, x) float32 (NaN = no data); with
+        ``spec.gap_fill`` also ``filled`` (time, y, x) uint8, see `engine.cube.fill`; and what
+        ``spec.features`` names, see `engine.cube.derive.with_features`.
+        With ``spec.sentinel1`` also ``backscatter`` and ``radar_observations``, see
+        `engine.cube.backscatter`.
 
     Raises:
-        InputError: If no scene is left, the area lies elsewhere, or the reducer needs a band that is not
-            there.
+        InputError: If no scene is left, the area lies elsewhere, the reducer needs a band that is not
+            there, a feature is unknown or lacks a band, or the spec wants radar and there are no radar
+            scenes, or the reverse.
         DataError: At compute time, if a file is broken; names item, asset and box.
     """
     require_bands(spec)
     if grid is None or box is None:
         grid, area_box = frame_of(area, items, spec, grid)
         box = area_box if box is None else box
+    require_radar(spec, sentinel1)
     plan = plan_cube(items, spec, grid, reader)
-    return _to_dataset(_lazy(plan, box, chunks_yx), plan, box, items)
+    cube = _to_dataset(_lazy(plan, box, chunks_yx), plan, box, items)
+    if plan.spec.gap_fill is not None:
+        cube = with_gaps_filled(cube, plan.spec.gap_fill)
+    if plan.spec.features is not None:
+        cube = with_features(cube, plan.spec.features)
+    if plan.spec.sentinel1 is not None and sentinel1 is not None:
+        cube = with_backscatter(cube, sentinel1, plan.spec.sentinel1, plan.reader)
+    return remember(cube, Origin(items, spec, grid, box, reader))
 
 
 class Pieces(NamedTuple):

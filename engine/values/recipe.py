@@ -73,12 +73,15 @@ class GapFill(_Part):
         method: ``linear`` in time; ``nearest`` in time; ``whittaker``, a smoother (Eilers 2003, Anal. Chem.
             75:3631) that also replaces observed values.
         max_gap_days: Longer gaps stay empty; None fills all.
-        smoothness: Whittaker's lambda.
+        smoothness: Whittaker's lambda; at its limit a series is nearly a straight line.
     """
 
     method: Literal["linear", "nearest", "whittaker"] = "linear"
     max_gap_days: int | None = Field(default=None, ge=1)
-    smoothness: float = Field(default=10.0, gt=0)
+    smoothness: float = Field(default=10.0, gt=0, le=1e5)
+
+
+Terrain = Literal["slope", "eastness", "northness"]
 
 
 class Layer(_Part):
@@ -89,12 +92,15 @@ class Layer(_Part):
         file: Raster file or address, any CRS.
         band: Number of its band, from 1.
         resampling: How it reaches the grid.
+        derive: From elevation in metres: ``slope`` in degrees (Horn 1981), ``eastness`` and ``northness``,
+            sine and cosine of the aspect; None takes the raster as it is.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     file: str
     band: int = Field(default=1, ge=1)
     resampling: Resampling = "bilinear"
+    derive: Terrain | None = None
 
 
 class Features(_Part):
@@ -102,7 +108,8 @@ class Features(_Part):
 
     Attributes:
         indices: Spectral indices per time step, by their usual names: NDVI, EVI, NDWI, PSRI.
-        statistics: Over time, of an index or band: ``NDVI_mean``, ``red_p90``, ``EVI_std``.
+        statistics: Over time, of an index or band: ``NDVI_mean``, ``red_p90``, ``EVI_std``; also min, max,
+            range, median, count, slope (per year), amplitude (of the annual sine).
         phenology: Index whose season is described (start, peak, end, length, amplitude), or None.
         day_of_year: Sine and cosine of each step's middle day.
         position: Longitude and latitude as x, y, z on the unit sphere.
