@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -24,6 +25,7 @@ from engine.cube.masks import inside_outline
 from engine.cube.plan import BLOCK_PX, CubePlan, Step, frame_of, plan_cube
 from engine.cube.scene import read_group
 from engine.values.area import Area
+from engine.values.errors import InputError
 from engine.values.georef import georef_coords
 from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 
 
 def open_cube(
-    items: ItemTable,
-    spec: CubeSpec,
+    items: ItemTable | str | Path,
+    spec: CubeSpec | None = None,
     area: Area | None = None,
     *,
     grid: Grid | None = None,
@@ -42,11 +44,12 @@ def open_cube(
     chunks_yx: tuple[int, int] = (1024, 1024),
     reader: Reader | None = None,
 ) -> xr.Dataset:
-    """Open scenes as a lazy cube.
+    """Open scenes, or a cube that was staged, as a lazy cube.
 
     Args:
-        items: The scenes, from `engine.search`.
-        spec: Bands, resolution, period, reducer, mask.
+        items: The scenes, from `engine.search`; or a run folder or ``cube.zarr``, path or URL, as
+            `engine.cube.stored.open_stored` opens it.
+        spec: Bands, resolution, period, reducer, mask; a staged cube knows its own.
         area: What to cover; default everything that the scenes cover.
         grid: Where pixels lie; default the area's usual CRS at the spec's resolution.
         box: Global pixels to cover instead of the area's bounds (for a halo: ``lattice.pad(box)``).
@@ -62,6 +65,12 @@ def open_cube(
         InputError: If no scene is left or the area lies elsewhere.
         DataError: At compute time, if a file is broken; names item, asset and box.
     """
+    if isinstance(items, str | Path):
+        from engine.cube.stored import open_stored
+
+        return open_stored(items, spec, area, grid=grid, box=box, chunks_yx=chunks_yx)
+    if spec is None:
+        raise InputError("a cube of scenes needs a spec", where="spec", mend="pass a CubeSpec")
     if grid is None or box is None:
         grid, area_box = frame_of(area, items, spec, grid)
         box = area_box if box is None else box
