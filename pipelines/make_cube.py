@@ -380,7 +380,7 @@ def _commit(asked: _Asked, whole: StoreSpec, stage: Stage, attrs: dict[str, Any]
     group |= {STAGED_ATTR: Staged(asked.box, tuple(attrs), tuple(stages)).to_dict()}
     if past is None:
         create(asked.url, whole)
-    if past is not None and whole != past.layout:
+    if past is not None and len(_bounds(whole)) > len(_bounds(past.layout)):
         extend(asked.url, whole, group)
     else:
         update_attrs(asked.url, group)

@@ -4,12 +4,12 @@ Only metadata and small coordinates are written, in this order::
 
     1  every array with a time axis gets its new length      a reader of the old length reads as before
     2  series, time_bnds, and the labels of time last        one chunk of fixed length, put whole
-    3  the group's zarr.json: spec, attributes               from here on the axis is the new one
-    4  consolidated metadata                                  the same for readers over plain HTTP
+    3  the group's zarr.json, in one write: the spec,        from here on the axis is the new one
+       attributes and consolidated metadata
 
-Consolidated metadata, which xarray takes first, still describe the old axis until 3. Killed before 3, the
-store is what it was; the next attempt begins again and ends the same. The new steps read as no data until
-their tiles are written; no shard of an old step is touched.
+Consolidated metadata, which xarray takes first, describe the old axis until 3. Killed before 3, the store
+is what it was; the next attempt begins again and ends the same. The new steps read as no data until their
+tiles are written; no shard of an old step is touched.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from engine.store.layout import SPEC_ATTR, consolidate, open_store, write_labels
+from engine.store.layout import SPEC_ATTR, commit, open_store, write_labels
 from engine.store.storespec import TIME, Dim, Series, StoreSpec, Variable
 from engine.values.errors import ConflictError, InputError
 
@@ -69,9 +69,8 @@ def extend(url: str, longer: StoreSpec, attrs: Mapping[str, Any]) -> None:
     for variable in longer.variables:
         _resize(root[variable.name], variable, longer)
     write_labels(root, longer)
-    merged = dict(root.attrs) | dict(attrs)
-    root.attrs.put(merged | {SPEC_ATTR: {"state": "complete", "spec": longer.to_dict()}})
-    consolidate(url)
+    own = {SPEC_ATTR: {"state": "complete", "spec": longer.to_dict()}}
+    commit(url, dict(root.attrs) | dict(attrs) | own)
 
 
 def _resize(array: Any, variable: Variable, longer: StoreSpec) -> None:

@@ -22,6 +22,7 @@ plain zstd (shuffling bytes has nothing to work on), wider numbers with blosc's 
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -29,9 +30,12 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.buffer.cpu import Buffer
 from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.storage import MemoryStore
 
 from engine.store.conventions import georeference, with_convention
+from engine.store.objects import Folder
 from engine.store.storespec import TIME, Dim, Series, StoreSpec, Variable
 from engine.values.errors import ConflictError, InputError
 
@@ -42,7 +46,7 @@ __all__ = [
     "StoreSpec",
     "Variable",
     "codec_of",
-    "consolidate",
+    "commit",
     "create",
     "open_spec",
     "open_store",
@@ -78,8 +82,7 @@ def create(url: str, spec: StoreSpec) -> None:
         _create_array(root, spec, variable)
     attrs = georeference(dict(spec.attrs), spec.grid, spec.box)
     attrs |= {"Conventions": "CF-1.11"} | ({"title": spec.title} if spec.title else {})
-    root.attrs.put(attrs | {SPEC_ATTR: {"state": "complete", "spec": spec.to_dict()}})
-    consolidate(url)
+    commit(url, attrs | {SPEC_ATTR: {"state": "complete", "spec": spec.to_dict()}})
 
 
 def open_spec(url: str) -> StoreSpec:
@@ -119,16 +122,29 @@ def update_attrs(url: str, attrs: Mapping[str, Any], convention: Mapping[str, st
         raise InputError("a store's spec is fixed when it is made", where=url, found=SPEC_ATTR)
     root = zarr.open_group(url, mode="r+", use_consolidated=False)
     merged = dict(root.attrs) | dict(attrs)
-    root.attrs.put(with_convention(merged, convention) if convention else merged)
-    consolidate(url)
+    commit(url, with_convention(merged, convention) if convention else merged)
 
 
-def consolidate(url: str) -> None:
-    """Write consolidated metadata, which readers over plain HTTP need, over all levels below `url`."""
+def commit(url: str, attrs: Mapping[str, Any]) -> None:
+    """Replace a group's attributes and consolidate the metadata of all below it, in one write.
+
+    Readers over plain HTTP need consolidated metadata, because they cannot list a folder; here they find
+    the old whole or the new whole, never attributes of one and arrays of the other.
+    """
+    folder, root = Folder(url), zarr.open_group(url, mode="r", use_consolidated=False)
+    names = [f"{name}/{_META}" for name, _ in root.members(max_depth=None)]
+    nodes = folder.read_all([_META, *names])
+    own = json.loads(nodes[_META]) | {"attributes": dict(attrs)}
+    nodes[_META] = json.dumps(own).encode()
+    copy: dict[str, Any] = {name: Buffer.from_bytes(text) for name, text in nodes.items()}
     with warnings.catch_warnings():
         # Version 3 of the format does not name consolidated metadata yet; readers all know it.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
-        zarr.consolidate_metadata(url, zarr_format=3)
+        zarr.consolidate_metadata(MemoryStore(copy), zarr_format=3)
+    folder.replace(_META, copy[_META].to_bytes())
+
+
+_META = "zarr.json"
 
 
 def _already(url: str, spec: StoreSpec) -> bool:

@@ -21,7 +21,20 @@ from pipelines.config import load_config, schema, template
 from pipelines.sample_archive import SampleArchive
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["demo", "init", "check", "schema", "stage", "search", "plan", "train", "map", "status", "verify"]
+COMMANDS = [
+    "demo",
+    "init",
+    "check",
+    "schema",
+    "stage",
+    "search",
+    "plan",
+    "train",
+    "map",
+    "cube",
+    "status",
+    "verify",
+]
 
 
 def cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
