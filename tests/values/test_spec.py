@@ -26,8 +26,11 @@ def _kinds(root: type[LandweaveError]) -> list[type[LandweaveError]]:
 @pytest.mark.parametrize("kind", _kinds(LandweaveError))
 def test_errors_survive_pickling_with_their_fields(kind: type[LandweaveError]) -> None:
     error = kind("it failed", where="tile r1_c2", found="3 GiB", limit="2 GiB", mend="smaller tiles")
+    assert pickle.loads(pickle.dumps(error)).__dict__ == error.__dict__
+    error.about("S2A_1", "red")
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
+    assert (again.item, again.asset) == ("S2A_1", "red")
     assert str(again) == str(error)
     assert str(error) == "it failed [tile r1_c2]; found 3 GiB, expected 2 GiB; to mend: smaller tiles"
     assert again.__dict__ == error.__dict__
