@@ -142,8 +142,18 @@ def search(
 
 
 @app.command()
-def plan(config: Config, override: Override = None, as_json: Json = False) -> None:
+def plan(
+    config: Config,
+    override: Override = None,
+    cube: Annotated[bool, typer.Option("--cube", help="Of staging the cube instead of the map.")] = False,
+    as_json: Json = False,
+) -> None:
     """Search, and say what the map needs before it runs: scenes, tiles, windows, memory, storage."""
+    if cube:
+        from pipelines.plan_cube import load_cube_config, plan_staging
+
+        _print(plan_staging(load_cube_config(config, override)), as_json)
+        return
     from pipelines.config import load_config
     from pipelines.plan_area import plan_area
 
@@ -238,7 +248,8 @@ def cube_command(
     The YAML names a `cube`, or is a map's: then the cube is what its bundle needs, with the halo.
     """
     from pipelines.console import map_progress
-    from pipelines.make_cube import load_cube_config, make_cube
+    from pipelines.make_cube import make_cube
+    from pipelines.plan_cube import load_cube_config
 
     settings = {"out": out, "chunk_px": chunk, "tile_px": tile, "cluster.n_workers": workers}
     run = load_cube_config(config, [*(override or []), *_as_overrides(settings, cluster)])

@@ -34,8 +34,9 @@ from engine.cube.stored import STORE
 from engine.runs.driver import TileOutput
 from engine.store.layout import StoreSpec, Variable, open_spec
 from engine.store.storespec import TIME
-from engine.values.grid import Box, Grid, TileKey, tiles_over
+from engine.values.grid import Box, Grid, TileKey
 from engine.values.spec import ENGINE_FORMAT, CubeSpec
+from engine.values.tiling import Tiling
 from pipelines.tile_inputs import items_in, outline_in
 
 
@@ -78,11 +79,14 @@ class CubeJob:
 
     def tiles(self) -> list[TileKey]:
         """List the tiles that hold a wanted block, along a Z-order curve."""
-        return [t for t in tiles_over(self.cube_box, self.tile_px) if self._near(t) and self.blocks(t)]
+        reach_m = 1.5 * (self.halo_px + BLOCK_PX) * max(self.grid.resolution_yx)  # more than the diagonal
+        near = outline_in(self.run_dir, self.grid.crs).buffer(reach_m)
+        return [t for t in Tiling(self.grid, self.tile_px, near) if self.blocks(t)]
 
     def blocks(self, tile: TileKey) -> list[Box]:
         """Return the parts of a tile that are staged, one for each wanted block of the grid."""
-        parts = (self.box(tile) & self.cube_box).blocks(BLOCK_PX)
+        inside = self.box(tile) & self.cube_box
+        parts = inside.blocks(BLOCK_PX) if inside else ()
         return [p for p in parts if self._meets(p.snap_out(BLOCK_PX).pad(self.halo_px))]
 
     def key(self, tile: TileKey) -> str:
@@ -124,9 +128,6 @@ class CubeJob:
     def _variables(self, layout: StoreSpec) -> list[Variable]:
         """Return what this stage writes: arrays without time are made once, by the first."""
         return [v for v in layout.variables if v.grows or self.steps[0] == 0]
-
-    def _near(self, tile: TileKey) -> bool:
-        return self._meets(self.box(tile).snap_out(BLOCK_PX).pad(self.halo_px))
 
     def _meets(self, box: Box) -> bool:
         rectangle = shapely.box(*self.grid.bounds_of_box(box))

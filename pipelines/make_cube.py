@@ -14,18 +14,13 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engine.archive.items import ItemTable
 from engine.archive.radiometry import radiometry
-from engine.archive.search import parse_time
-from engine.cube.cube import open_cube
 from engine.cube.plan import plan_cube
 from engine.cube.stored import (
     CUBE_SPEC_ATTR,
@@ -34,10 +29,8 @@ from engine.cube.stored import (
     STORE,
     Stage,
     Staged,
-    dataset_attrs,
     growth_barriers,
     read_staged,
-    store_spec,
 )
 from engine.runs.driver import RunOptions
 from engine.store.grow import extend, followed_by
@@ -45,15 +38,15 @@ from engine.store.layout import StoreSpec, create, update_attrs
 from engine.store.lease import Lease
 from engine.store.storespec import TIME
 from engine.values.area import Area
-from engine.values.budget import CubeTileShape, cube_tile_bytes
+from engine.values.budget import cube_tile_bytes
 from engine.values.errors import ConflictError, InputError
-from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
-from pipelines.config import CubeConfig, RunConfig, parse_config, read_yaml
-from pipelines.cube_area import area_of, find_scenes, grid_and_box
+from pipelines.config import CubeConfig
+from pipelines.cube_area import find_scenes
 from pipelines.cube_job import CubeJob
+from pipelines.plan_cube import Asked, ask, layout_of, tile_shape
 from pipelines.run_folder import current_records, read_plan, write_plan
-from pipelines.tile_inputs import SHARD_MAX_PX, items_in, write_inputs
+from pipelines.tile_inputs import items_in, write_inputs
 from pipelines.tile_stage import (
     Around,
     Listener,
@@ -67,31 +60,6 @@ from pipelines.tile_stage import (
 )
 
 _MISSING_LISTED = 1000
-
-
-def load_cube_config(path: str | Path, overrides: list[str] | None = None) -> CubeConfig:
-    """Read a cube's YAML, or a map's: then the cube is the one that its bundle needs, halo included.
-
-    Raises:
-        InputError: If the file is missing or a field is wrong; names every field at once.
-    """
-    raw = read_yaml(path, overrides, paths=("bundle", "out"))
-    if "bundle" not in raw:
-        return parse_config(raw, str(path), CubeConfig)
-    halo = {k: raw.pop(k) for k in ("halo_px",) if k in raw}
-    run = parse_config(raw, str(path), RunConfig)
-    return cube_config_of(run, **halo)
-
-
-def cube_config_of(run: RunConfig, halo_px: int | None = None) -> CubeConfig:
-    """Return the staging of the cube that a map needs."""
-    from engine.inference.bundle import load_bundle
-    from pipelines.plan_area import spec_of
-
-    bundle = load_bundle(run.bundle)
-    shared = {name: getattr(run, name) for name in CubeConfig.model_fields if name in RunConfig.model_fields}
-    halo = bundle.lattice.window_px if halo_px is None else halo_px
-    return CubeConfig(**shared | {"cube": spec_of(run, bundle), "halo_px": halo})
 
 
 @dataclass(frozen=True)
@@ -151,32 +119,6 @@ class _Past:
         return dt.date.fromisoformat(_bounds(self.layout)[-1][1])
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A configuration with what follows from it."""
-
-    config: CubeConfig
-    run_dir: Path
-    area: Area
-    spec: CubeSpec
-    grid: Grid
-    box: Box
-
-    @property
-    def url(self) -> str:
-        return f"{self.run_dir}/{STORE}"
-
-    @property
-    def days(self) -> tuple[dt.date, dt.date]:
-        """First and last day asked for."""
-        return parse_time(self.config.time)
-
-    @property
-    def days_text(self) -> tuple[str, str]:
-        first, last = self.days
-        return first.isoformat(), last.isoformat()
-
-
 def prepare_cube(config: CubeConfig, lease: Lease, *, resume: bool = True) -> tuple[CubeJob, Area]:
     """Do all that comes before the first tile: read, search, check, freeze, and make or lengthen the store.
 
@@ -184,13 +126,14 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, resume: bool = True) -> tu
     killed between, the same command finds its way.
     """
     check_sizes(config.tile_px)
-    asked = _ask(config)
+    asked = ask(config)
+    local_folder(config.out)
     past = _past(asked)
     stage = _stage_of(asked, past)
     table, question = _scenes_of(asked, stage, resume=resume)
     plan = plan_cube(table, asked.spec, asked.grid)
     stage = replace(stage, steps=(stage.steps[0], stage.steps[0] + len(plan.steps)))
-    layout, attrs = _layout(asked, table)
+    layout, attrs = layout_of(asked, table)
     whole = layout if past is None else _whole(layout, stage, past)
     job = CubeJob(
         run_dir=str(asked.run_dir),
@@ -214,29 +157,7 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, resume: bool = True) -> tu
     return job, asked.area
 
 
-def tile_shape(config: CubeConfig, layout: StoreSpec, overpasses: int) -> CubeTileShape:
-    """Gather what decides the memory of a tile."""
-    sizes = [(v.dims, np.dtype(v.dtype).itemsize) for v in layout.variables]
-    whole = [size * math.prod(len(d.labels) for d in dims) for dims, size in sizes]
-    steps = [size * math.prod(d.chunk_len for d in dims) for dims, size in sizes]
-    return CubeTileShape(
-        tile=Box(0, 0, config.tile_px, config.tile_px),
-        piece_px=config.chunk_px,
-        pixel_bytes=sum(whole),
-        step_bytes=max(steps),
-        n_bands=len(config.cube.bands),
-        overpasses=overpasses,
-        shard_px=layout.shard_px,
-    )
-
-
-def _ask(config: CubeConfig) -> _Asked:
-    area, spec = area_of(config.area), config.cube.model_copy(update={"season": None})
-    grid, box = grid_and_box(area, config.crs, spec.resolution_m)
-    return _Asked(config, local_folder(config.out), area, spec, grid, box.pad(config.halo_px))
-
-
-def _past(asked: _Asked) -> _Past | None:
+def _past(asked: Asked) -> _Past | None:
     """Read what was staged before; refuse another cube.
 
     Raises:
@@ -270,7 +191,7 @@ def _fields(spec: CubeSpec) -> dict[str, Any]:
     return fields
 
 
-def _stage_of(asked: _Asked, past: _Past | None) -> Stage:
+def _stage_of(asked: Asked, past: _Past | None) -> Stage:
     """Find the stage that makes the time asked for: a first one, one that was begun, or a new one."""
     first, last = asked.days
     if past is None:
@@ -301,7 +222,7 @@ def _stage_of(asked: _Asked, past: _Past | None) -> Stage:
     return Stage(name, (count, count), asked.days_text, begins.isoformat())
 
 
-def _require_prefix(asked: _Asked, past: _Past, begins: dt.date) -> None:
+def _require_prefix(asked: Asked, past: _Past, begins: dt.date) -> None:
     """Refuse a time whose steps are not those of the cube, followed by later ones."""
     first, last = asked.days
     if first >= past.end or asked.spec.period is None:
@@ -329,24 +250,14 @@ def _told(past: _Past) -> str:
     return ", ".join("/".join(s.asked) for s in past.staged.stages)
 
 
-def _scenes_of(asked: _Asked, stage: Stage, *, resume: bool) -> tuple[ItemTable, str]:
+def _scenes_of(asked: Asked, stage: Stage, *, resume: bool) -> tuple[ItemTable, str]:
     """Return a stage's scenes, found before or now, and the question that was asked."""
-    config, pad_m = asked.config, asked.config.halo_px * asked.spec.resolution_m
+    config, pad_m = asked.config, asked.pad_m
     if stage.begins != asked.days_text[0]:
         config = config.model_copy(update={"time": f"{stage.begins}/{asked.days_text[1]}"})
     question = question_of(config, asked.area, pad_m)
     table = known_scenes(asked.run_dir, question) if resume else None
     return table if table is not None else find_scenes(config, asked.area, pad_m=pad_m), question
-
-
-def _layout(asked: _Asked, table: ItemTable) -> tuple[StoreSpec, dict[str, Any]]:
-    """Read the store's layout and the attributes off the lazy cube; nothing of it is read."""
-    some = Box(asked.box.y0, asked.box.x0, asked.box.y0 + 1, asked.box.x0 + 1)
-    cube = open_cube(table, asked.spec, grid=asked.grid, box=some)
-    tile_px = asked.config.tile_px
-    shard = min(tile_px, SHARD_MAX_PX)
-    layout = store_spec(cube, asked.grid, asked.box.snap_out(tile_px), shard, asked.area.name)
-    return layout, dataset_attrs(cube)
 
 
 def _whole(layout: StoreSpec, stage: Stage, past: _Past) -> StoreSpec:
@@ -367,7 +278,7 @@ def _whole(layout: StoreSpec, stage: Stage, past: _Past) -> StoreSpec:
     return past.layout
 
 
-def _commit(asked: _Asked, whole: StoreSpec, stage: Stage, attrs: dict[str, Any], past: _Past | None) -> None:
+def _commit(asked: Asked, whole: StoreSpec, stage: Stage, attrs: dict[str, Any], past: _Past | None) -> None:
     """Make the stage known to readers: arrays first, the time axis and the attributes at one moment."""
     before = () if past is None else past.staged.stages
     stages = sorted({s.name: s for s in (*before, stage)}.values(), key=lambda s: s.steps)
