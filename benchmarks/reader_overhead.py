@@ -20,7 +20,8 @@ import rasterio.shutil
 from affine import Affine
 from rasterio.windows import Window
 
-from engine.archive.reader import OdcReader, gdal_environment
+from engine.archive.gdal import gdal_environment
+from engine.archive.reader import OdcReader
 from engine.archive.search import search
 from engine.archive.staging import stage
 from engine.values.area import Area

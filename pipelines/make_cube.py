@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from engine.archive.items import ItemTable
-from engine.archive.radiometry import radiometry
 from engine.cube.plan import plan_cube
 from engine.cube.stored import (
     CUBE_SPEC_ATTR,
@@ -55,6 +54,7 @@ from pipelines.tile_stage import (
     known_scenes,
     local_folder,
     question_of,
+    radiometry_of,
     run_stage,
     versions,
 )
@@ -335,7 +335,7 @@ def _plan(config: CubeConfig, job: CubeJob, table: ItemTable) -> dict[str, Any]:
         "items": job.items_file,
         "scenes": table.digest(),
         "superseded": list(table.superseded),
-        "radiometry": {i.id: asdict(radiometry(i)) for i in table},
+        "radiometry": radiometry_of(table),
         "versions": versions(),
         "planned_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from engine.archive.items import ItemTable
-from engine.archive.radiometry import radiometry
 from engine.inference.bundle import load_bundle
 from engine.inference.lane import instruction_set
 from engine.runs.driver import RunOptions
@@ -36,6 +35,7 @@ from pipelines.tile_stage import (
     known_scenes,
     local_folder,
     question_of,
+    radiometry_of,
     run_stage,
     versions,
 )
@@ -128,7 +128,7 @@ def _plan(config: RunConfig, job: MapJob, grid: Grid, table: ItemTable) -> dict[
         "bundle": job.bundle.digest(),
         "scenes": table.digest(),
         "superseded": list(table.superseded),
-        "radiometry": {i.id: asdict(radiometry(i)) for i in table},
+        "radiometry": radiometry_of(table),
         "versions": versions("torch", "onnxruntime"),
         "instruction_set": instruction_set(),
         "planned_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from cluster.launch import open_client
 from engine.archive.items import ItemTable
+from engine.archive.radiometry import radiometry
 from engine.runs.driver import RunEvent, RunOptions, RunSummary, TileJob, run_tiles
 from engine.store.lease import Lease
 from engine.values.area import Area
@@ -137,8 +138,9 @@ def check_sizes(tile_px: int) -> None:
 
 def question_of(config: SourceConfig, area: Area, pad_m: float) -> str:
     """Hash what the search is asked; the same question keeps the scenes that were found."""
-    asked = [area.digest(), config.time, config.catalog, config.collection, config.max_cloud, pad_m]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    source = config.model_dump(mode="json", include=set(SourceConfig.model_fields) - {"area", "crs"})
+    asked = [area.digest(), pad_m, source]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def known_scenes(run_dir: Path, question: str) -> ItemTable | None:
@@ -148,6 +150,11 @@ def known_scenes(run_dir: Path, question: str) -> ItemTable | None:
         if plan.get(QUESTION_KEY) == question and scenes.exists():
             return ItemTable.from_parquet(scenes)
     return None
+
+
+def radiometry_of(table: ItemTable) -> dict[str, Any]:
+    """Return the decision about the radiometric offset of each scene, and what its pixels said of it."""
+    return {i.id: {**asdict(radiometry(i)), "probe": i.probe} for i in table}
 
 
 def versions(*names: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from engine.values.errors import DataError, InputError
 from engine.values.grid import Box, Grid
 
 WARP_BLOCK_PX = 512
-"""Every warp is of exactly one block of the grid of this size, whoever asks."""
+"""Every warp is that of exactly one block of the grid of this size, whoever asks."""
 
 _EDGE = 1e-6  # part of a pixel: rounding noise below this is none
 
@@ -38,6 +38,7 @@ class Raster:
         shape_yx: Height and width in pixels.
         dtype: Name of the numpy dtype.
         nodata: Declared no-data value, or None.
+        overviews: Factors of its overviews, rising: ``(2, 4, 8)``.
     """
 
     crs: str
@@ -45,6 +46,7 @@ class Raster:
     shape_yx: tuple[int, int]
     dtype: str
     nodata: float | None
+    overviews: tuple[int, ...] = ()
 
     @property
     def north_up(self) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.archive.items import ItemRecord, ItemTable
+from engine.cube.maskers import ready_masks
 from engine.values.area import Area
 from engine.values.errors import InputError
 from engine.values.grid import Box, Grid
@@ -90,6 +91,8 @@ class CubePlan:
     def digest(self) -> str:
         """Return the sha256 of everything that decides a pixel."""
         parts = [repr(self.grid), self.spec.digest(), type(self.reader).__qualname__]
+        if getattr(self.reader, "overviews", False):
+            parts.append("overviews")
         regions = self.regions or ()
         parts.extend(f"{r.name} {hashlib.sha256(r.outline_wkb).hexdigest()}" for r in regions)
         for step in itertools.chain(self.steps, *(r.steps for r in regions)):
@@ -111,13 +114,14 @@ def plan_cube(items: ItemTable, spec: CubeSpec, grid: Grid, reader: Reader | Non
         reader: How pixels are read; default odc-stac.
 
     Raises:
-        InputError: If no scene is left, or scenes lack a band of the spec.
+        InputError: If no scene is left, or scenes lack what a mask reads.
     """
     if not len(items):
         raise InputError("no scenes", where="items", mend="widen the area, the dates or the cloud limit")
     first, last = items.time_range
     season = f"{first:%m-%d}/{last:%m-%d}"
-    spec = spec.model_copy(update={"season": season})
+    masks = ready_masks(spec.mask, items, grid.crs)
+    spec = spec.model_copy(update={"season": season, "mask": masks})
     if reader is None:
         from engine.archive.reader import OdcReader
 

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from rasterio.enums import Resampling as RioResampling
 from rasterio.warp import reproject, transform_bounds
 
-from engine.archive import reader
+from engine.archive import source
+from engine.archive.gdal import GDAL_OPTIONS, explain, gdal_environment
 from engine.archive.items import AssetRecord, ItemRecord
-from engine.archive.reader import GDAL_OPTIONS, OdcReader, gdal_environment, require_bands
+from engine.archive.reader import OdcReader, require_bands
 from engine.values.bands import BANDS
 from engine.values.errors import DataError, InputError, RetryableError
 from engine.values.grid import Box, Grid
@@ -37,7 +38,7 @@ WHOLE = Box(-582204, 33000, -581436, 34536)  # the scene on the 10 m grid
 @pytest.fixture(scope="module")
 def scene(real_data: Path) -> ItemRecord:
     folder = real_data / "s2_l1c_33UUU"
-    names = {b.name: f"T33UUU_20170216T102101_{b.msi}.jp2" for b in BANDS if b.name != "scl"}
+    names = {b.name: f"T33UUU_20170216T102101_{b.msi}.jp2" for b in BANDS if b.kind == "reflectance"}
     assets = tuple(sorted(AssetRecord(band, str(folder / file)) for band, file in names.items()))
     return record("scene", assets=assets)
 
@@ -465,7 +466,7 @@ def test_missing_keys_are_an_input_error(monkeypatch: pytest.MonkeyPatch) -> Non
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_NO_SIGN_REQUEST", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     error = Exception("AWS_SECRET_ACCESS_KEY and AWS_NO_SIGN_REQUEST configuration options not defined")
-    assert isinstance(reader._explain(error, "s3://eodata/B04.jp2"), InputError)
+    assert isinstance(explain(error, "s3://eodata/B04.jp2"), InputError)
 
 
 def test_nobody_there_is_retryable() -> None:
@@ -477,7 +478,7 @@ def test_nobody_there_is_retryable() -> None:
 def test_no_signature_in_errors_or_logs(
     remote: Callable[[str], ItemRecord], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reader, "sign", lambda href, provider: f"{href}?sv=1&sig=SECRET")
+    monkeypatch.setattr(source, "sign", lambda href, provider: f"{href}?sv=1&sig=SECRET")
     item = remote("signed.tif")
     with caplog.at_level(logging.DEBUG):
         ONCE.read(item, ["red"], UTM33, Box(WHOLE.y0, WHOLE.x0, WHOLE.y0 + 5, WHOLE.x0 + 5))

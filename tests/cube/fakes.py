@@ -36,6 +36,12 @@ class FakeReader:
         out = [self._scl(seed, y, x) if b == "scl" else self._band(seed, b, y, x) for b in bands]
         return np.stack(out)
 
+    def read_float(
+        self, item: ItemRecord, bands: tuple[str, ...], grid: Grid, box: Box, resampling: str
+    ) -> NDArray[np.float32]:
+        dn = self.read(item, bands, grid, box, resampling)
+        return np.where(dn == 0, np.nan, dn).astype(np.float32)
+
     def _band(
         self, seed: int, band: str, y: NDArray[np.float64], x: NDArray[np.float64]
     ) -> NDArray[np.uint16]:
