@@ -113,22 +113,39 @@ class SourceConfig(BaseModel):
         return str(value) if isinstance(value, int | dt.date) else value
 
 
-class RunConfig(SourceConfig):
-    """One map of one area for one season with one model."""
+class TiledConfig(SourceConfig):
+    """What is made tile by tile, and where it runs."""
 
-    bundle: str = Field(description="Folder of the model bundle.")
     out: str = Field(description="Run folder; running again into it goes on where it stopped.")
-    cube: CubeSpec | None = Field(default=None, description="Default: the bundle's own cube spec.")
     tile_px: int = Field(
         default=2048, ge=64, le=16384, multiple_of=16, description="Side of a tile in pixels."
     )
     chunk_px: int = Field(
         1024, ge=64, le=16384, description="Side of a piece inside a tile; the map is the same."
     )
-    probability: bool = Field(default=False, description="Also store the probability of every class.")
     cluster: ClusterSpec = Field(default_factory=ClusterSpec, description="Where it runs; default here.")
+
+
+class RunConfig(TiledConfig):
+    """One map of one area for one season with one model."""
+
+    bundle: str = Field(description="Folder of the model bundle.")
+    cube: CubeSpec | None = Field(default=None, description="Default: the bundle's own cube spec.")
+    probability: bool = Field(default=False, description="Also store the probability of every class.")
     products: bool = Field(
         default=True, description="Write COG, STAC item, overviews and quicklook at the end."
+    )
+
+
+class CubeConfig(TiledConfig):
+    """One cube of one area, staged as a store; a later `time` into the same folder is appended."""
+
+    cube: CubeSpec = Field(description="Bands, resolution, period, reducer, mask.")
+    halo_px: int = Field(
+        default=0,
+        ge=0,
+        le=16384,
+        description="Pixels around the area that a map of it will need: the window of its bundle.",
     )
 
 
@@ -150,6 +167,11 @@ def parse_yaml(
     kind: type[Config], path: str | Path, overrides: list[str] | None, *, paths: tuple[str, ...]
 ) -> Config:
     """Read any of our YAML files; `paths` are the settings whose relative paths start at the file."""
+    return parse_config(read_yaml(path, overrides, paths=paths), str(path), kind)
+
+
+def read_yaml(path: str | Path, overrides: list[str] | None, *, paths: tuple[str, ...]) -> dict[str, Any]:
+    """Read a YAML file as a mapping, with overrides, relative paths taken from its folder."""
     path = Path(path)
     try:
         raw = yaml.safe_load(path.read_text()) or {}
@@ -162,7 +184,7 @@ def parse_yaml(
     _anchor_paths(raw, path.parent, paths)
     for text in overrides or []:
         _override(raw, text)
-    return parse_config(raw, str(path), kind)
+    return raw
 
 
 @overload
@@ -222,9 +244,9 @@ def _looks_local(value: str, folder: Path) -> bool:
     return (folder / value).exists() or value.endswith((".json", ".parquet", "/"))
 
 
-def schema() -> str:
-    """Return the JSON Schema of a run's YAML."""
-    return json.dumps(RunConfig.model_json_schema(), indent=2)
+def schema(kind: type[BaseModel] = RunConfig) -> str:
+    """Return the JSON Schema of a run's YAML, or of another kind."""
+    return json.dumps(kind.model_json_schema(), indent=2)
 
 
 def template(area: str, time: str) -> str:

@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.array as da
@@ -32,6 +33,7 @@ from engine.cube.plan import BLOCK_PX, CubePlan, Step, frame_of, plan_cube
 from engine.cube.stack import read_stack, require_bands
 from engine.cube.variability import DEVIATIONS, variability
 from engine.values.area import Area
+from engine.values.errors import InputError
 from engine.values.georef import georef_coords
 from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
@@ -41,8 +43,8 @@ if TYPE_CHECKING:
 
 
 def open_cube(  # noqa: PLR0913
-    items: ItemTable,
-    spec: CubeSpec,
+    items: ItemTable | str | Path,
+    spec: CubeSpec | None = None,
     area: Area | None = None,
     *,
     grid: Grid | None = None,
@@ -51,11 +53,12 @@ def open_cube(  # noqa: PLR0913
     reader: Reader | None = None,
     sentinel1: ItemTable | None = None,
 ) -> xr.Dataset:
-    """Open scenes as a lazy cube.
+    """Open scenes, or a cube that was staged, as a lazy cube.
 
     Args:
-        items: The scenes, from `engine.search`.
-        spec: Bands, resolution, period, reducer, mask.
+        items: The scenes, from `engine.search`; or a run folder or ``cube.zarr``, path or URL, as
+            `engine.cube.stored.open_stored` opens it.
+        spec: Bands, resolution, period, reducer, mask; a staged cube knows its own.
         area: What to cover; default everything that the scenes cover.
         grid: Where pixels lie; default the area's usual CRS at the spec's resolution.
         box: Global pixels to cover instead of the area's bounds (for a halo: ``lattice.pad(box)``).
@@ -79,6 +82,12 @@ def open_cube(  # noqa: PLR0913
             scenes, or the reverse.
         DataError: At compute time, if a file is broken; names item, asset and box.
     """
+    if isinstance(items, str | Path):
+        from engine.cube.stored import open_stored
+
+        return open_stored(items, spec, area, grid=grid, box=box, chunks_yx=chunks_yx)
+    if spec is None:
+        raise InputError("a cube of scenes needs a spec", where="spec", mend="pass a CubeSpec")
     require_bands(spec)
     if grid is None or box is None:
         grid, area_box = frame_of(area, items, spec, grid)
