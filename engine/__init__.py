@@ -19,10 +19,12 @@ _HOMES = {
     "Grid": "engine.values.grid",
     "ItemTable": "engine.archive.items",
     "Lattice": "engine.values.lattice",
+    "list_indices": "engine.cube.spectral",
     "load_bundle": "engine.inference.bundle",
     "open_cube": "engine.cube.cube",
     "predict": "engine.inference.predict",
     "search": "engine.archive.search",
+    "with_features": "engine.cube.derive",
 }
 
 __all__ = sorted(_HOMES)

@@ -108,15 +108,29 @@ def check(config: Config, override: Override = None, as_json: Json = False) -> N
 
 @app.command()
 def stage(
-    folder: Annotated[Path, typer.Argument(help="Folder of single-band JP2 or GeoTIFF files.")],
+    folder: Annotated[Path, typer.Argument(help="File or folder: JP2, GeoTIFF, NetCDF, SAFE, zipped SAFE.")],
     out: Annotated[
         Path | None, typer.Option(help="Where to write the catalogue; default FOLDER/stac.")
     ] = None,
+    bands: Annotated[str, typer.Option(help="Names of a file's bands in order: red,green,blue,nir.")] = "",
+    dates: Annotated[str, typer.Option(help="Date of each group of bands: 2021-05-01,2021-08-01.")] = "",
+    nodata: Annotated[float | None, typer.Option(help="Value that means no data.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Reflectance per unit of the pixels.")] = None,
+    offset: Annotated[float | None, typer.Option(help="Reflectance of value 0.")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy pixels; floats become uint16.")] = False,
+    level: Annotated[str | None, typer.Option(help="L1C or L2A, where names do not tell.")] = None,
 ) -> None:
-    """Turn a folder of image files into a STAC catalogue that `search` and `map` read."""
+    """Turn local images into a STAC catalogue that `search` and `map` read."""
+    from engine.archive.staging import hints_of
     from engine.archive.staging import stage as run
+    from pipelines.console import steps_progress
 
-    typer.echo(f"wrote {run(folder, out)}")
+    told = {"bands": bands.split(",") if bands else None, "dates": dates.split(",") if dates else None}
+    hints = hints_of({**told, "nodata": nodata, "scale": scale, "offset": offset})
+    home = folder if folder.is_dir() else folder.parent
+    with steps_progress("stage", "scenes") as show:
+        path = run(folder, out or home / "stac", level=level, hints=hints, copy=copy, listener=show)
+    typer.echo(f"wrote {path}")
 
 
 @app.command()
@@ -124,16 +138,27 @@ def search(
     config: Config,
     override: Override = None,
     out: Annotated[Path | None, typer.Option(help="Also write the scenes as GeoParquet.")] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Coverage, clouds, orbits, tiles, offsets.")
+    ] = False,
+    picture: Annotated[Path | None, typer.Option("--map", help="Also draw the coverage (PNG).")] = None,
     as_json: Json = False,
 ) -> None:
     """Search the scenes of a run and print what there is."""
     from pipelines.config import load_config
+
+    if summary or picture is not None:
+        from pipelines.search_view import search_summary, show
+
+        counted, seen = search_summary(load_config(config, override), out, picture)
+        _print(counted, as_json=True) if as_json else show(counted, seen)
+        return
     from pipelines.plan_area import scenes_of
 
-    table, summary = scenes_of(load_config(config, override))
+    table, counts = scenes_of(load_config(config, override))
     if out is not None:
         table.to_parquet(out)
-    _print(summary, as_json)
+    _print(counts, as_json)
 
 
 @app.command()
@@ -181,6 +206,24 @@ def bundle_show(
     from pipelines.plan_area import describe_bundle
 
     _print(describe_bundle(load_bundle(path)), as_json)
+
+
+@app.command("indices")
+def indices_command(
+    name: Annotated[str | None, typer.Argument(help="One index; default all of them.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the spectral indices that a cube's features may name: formula, bands, source."""
+    from engine.cube.spectral import list_indices
+    from pipelines.console import indices_table
+
+    found = list_indices(name)
+    if as_json:
+        typer.echo(json.dumps([index.as_dict() for index in found], indent=2))
+    elif name is not None:
+        _print(found[0].as_dict(), as_json)
+    else:
+        indices_table(found)
 
 
 @app.command("map")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -75,9 +75,23 @@ class SourceConfig(BaseModel):
     max_cloud: float | None = Field(
         default=None, ge=0, le=100, description="Leave out cloudier scenes (percent)."
     )
+    orbits: tuple[int | Literal["ascending", "descending"], ...] | None = Field(
+        default=None, description="Only these relative orbits, or ascending/descending passes, or both."
+    )
     crs: str | None = Field(
         default=None, description="CRS of the grid; default UTM or LAEA by the area's extent."
     )
+    probe: Literal["warn", "fail", "trust", "off"] = Field(
+        default="warn",
+        description="Where a scene's dark pixels contradict its metadata about the radiometric offset: warn, "
+        "fail, trust the pixels; off does not look.",
+    )
+
+    @field_validator("probe", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """YAML reads off as false."""
+        return "off" if value is False else value
 
     @field_validator("time", mode="before")
     @classmethod

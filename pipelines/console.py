@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from engine.cube.spectral import Index
     from engine.runs.driver import RunEvent
 
 MapListener = Callable[["RunEvent", float], None]
@@ -82,3 +83,15 @@ def _progress(unit: str, last: str) -> Progress:
         TextColumn(last),
     ]
     return Progress(*columns, console=Console(stderr=True), refresh_per_second=4)
+
+
+def indices_table(indices: list[Index]) -> None:
+    """Print spectral indices as a table, one line each."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "what", "bands", box=None, pad_edge=False)
+    table.add_column("formula", overflow="fold")
+    for index in indices:
+        table.add_row(index.name, index.long_name, " ".join(index.bands), index.formula)
+    Console().print(table, markup=False)

@@ -29,8 +29,8 @@ def area_of(config: AreaConfig) -> Area:
     return Area.from_file(str(config.file))
 
 
-def find_scenes(config: SourceConfig, area: Area, *, pad_m: float = 0.0) -> ItemTable:
-    """Search the scenes of an area and season, padded outward for the halo."""
+def search_scenes(config: SourceConfig, area: Area, *, pad_m: float = 0.0) -> ItemTable:
+    """Search the scenes of an area and season, padded outward for the halo; opens no file."""
     return search(
         area,
         config.time,
@@ -38,7 +38,21 @@ def find_scenes(config: SourceConfig, area: Area, *, pad_m: float = 0.0) -> Item
         collection=config.collection,
         max_cloud=config.max_cloud,
         pad_m=pad_m,
+        orbits=config.orbits,
     )
+
+
+def find_scenes(config: SourceConfig, area: Area, *, pad_m: float = 0.0) -> ItemTable:
+    """Search scenes and, as the configuration asks, look at their dark pixels (`engine.archive.probe`).
+
+    Everything that makes cubes comes through here, so that training and map decide alike.
+    """
+    table = search_scenes(config, area, pad_m=pad_m)
+    if config.probe == "off":
+        return table
+    from engine.archive.probe import probe
+
+    return probe(table, config.probe)
 
 
 def grid_and_box(area: Area, crs: str | None, resolution_m: float) -> tuple[Grid, Box]:

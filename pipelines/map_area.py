@@ -176,7 +176,8 @@ def _check_sizes(config: RunConfig) -> None:
 
 def _question(config: RunConfig, area: Area, bundle: Bundle) -> str:
     """Hash what the search is asked; the same question keeps the scenes that were found."""
-    asked = [area.digest(), config.time, config.catalog, config.collection, config.max_cloud]
+    asked: list[Any] = [area.digest(), config.time, config.catalog, config.collection, config.max_cloud]
+    asked += [config.orbits, config.probe]
     asked.append(bundle.lattice.window_px * bundle.spec.resolution_m)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
@@ -200,7 +201,7 @@ def _plan(config: RunConfig, job: MapJob, grid: Grid, table: ItemTable) -> dict[
         "bundle": job.bundle.digest(),
         "scenes": table.digest(),
         "superseded": list(table.superseded),
-        "radiometry": {i.id: asdict(radiometry(i)) for i in table},
+        "radiometry": {i.id: {**asdict(radiometry(i)), "probe": i.probe} for i in table},
         "versions": {n: version(n) for n in ("numpy", "torch", "onnxruntime", "rasterio", "zarr", "dask")},
         "instruction_set": instruction_set(),
         "planned_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from engine.archive.items import ItemTable
+from engine.archive.radiometry import radiometry
 from engine.cube.plan import plan_cube
 from engine.inference.bundle import Bundle, load_bundle
 from engine.values.area import Area
@@ -13,7 +14,7 @@ from engine.values.budget import GIB, TileShape, tile_bytes
 from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
 from pipelines.config import RunConfig
-from pipelines.cube_area import area_of, find_scenes, grid_and_box
+from pipelines.cube_area import area_of, find_scenes, grid_and_box, search_scenes
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def spec_of(config: RunConfig, bundle: Bundle) -> CubeSpec:
 
 def scenes_of(config: RunConfig) -> tuple[ItemTable, dict[str, Any]]:
     """Search a run's scenes, and count them."""
-    table = find_scenes(config, area_of(config.area))
+    table = search_scenes(config, area_of(config.area))
     return table, summarise_scenes(table)
 
 
@@ -70,8 +71,17 @@ def summarise_scenes(table: ItemTable) -> dict[str, Any]:
         "median cloud": f"{clouds[len(clouds) // 2]:.0f}%" if clouds else "not told",
         "per month": ", ".join(f"{m}: {n}" for m, n in sorted(months.items())),
         "superseded": len(table.superseded),
+        "radiometry": describe_radiometry(table),
         "digest": table.digest()[:16],
     }
+
+
+def describe_radiometry(table: ItemTable) -> str:
+    """Count the decisions about the radiometric offset, and what the pixels said of them."""
+    offsets = Counter(f"{radiometry(i).offset_dn:g} DN" for i in table)
+    looked = Counter(i.probe.partition(":")[0] for i in table if i.probe)
+    said = [f"pixels: {', '.join(f'{n} {k}' for k, n in sorted(looked.items()))}"] if looked else []
+    return "; ".join([", ".join(f"{o}: {n}" for o, n in sorted(offsets.items())), *said])
 
 
 def plan_area(config: RunConfig) -> dict[str, Any]:
@@ -95,7 +105,7 @@ def plan_area(config: RunConfig) -> dict[str, Any]:
 
 
 def search_padded(config: RunConfig, area: Area, bundle: Bundle) -> ItemTable:
-    """Search the scenes of an area and of the halo that its windows need."""
+    """Search the scenes of an area and of the halo that its windows need, and look at their dark pixels."""
     return find_scenes(config, area, pad_m=bundle.lattice.window_px * bundle.spec.resolution_m)
 
 

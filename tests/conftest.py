@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import settings
@@ -20,6 +21,14 @@ def real_data() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     return pytest.skip(message)
+
+
+def require_service(name: str, mend: str) -> NoReturn:
+    """Say that a real service is missing: a failure in CI, a skip that names the mend elsewhere."""
+    message = f"{name} is not installed; {mend}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 # Speed is measured in benchmarks/, never asserted in a test.

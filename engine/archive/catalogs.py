@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.archive.paging import Answer, Ask, Patience, Send, walk
 from engine.values.area import Area
 from engine.values.errors import InputError, RetryableError
 
@@ -113,22 +114,35 @@ def _retry() -> Any:
 
 
 def _from_api(root: str, query: Query) -> Iterator[Found]:
-    """Search an API; the outline sent is simplified outwards."""
-    from pystac_client.exceptions import APIError
-
-    client = _client(root)
-    search = client.search(
+    """Search an API page by page; the outline sent is simplified outwards."""
+    search = _client(root).search(
         method="POST",
         collections=[query.collection] if query.collection else None,
         datetime=f"{query.start}/{query.end}",
         intersects=_outline(query.area),
-        limit=_PAGE,
     )
-    try:
-        for item in search.items_as_dicts():
-            yield item, _self_href(item)
-    except APIError as error:
-        raise _api_error(root, error) from error
+    first = Ask("POST", search.url, search.get_parameters())
+    for item in walk(_sender(), first, _PAGE, Patience(_RETRIES, _BACKOFF_S)):
+        yield item, _self_href(item)
+
+
+def _sender() -> Send:
+    """Return what sends one request and never raises."""
+    import requests
+
+    session = requests.Session()
+
+    def send(ask: Ask) -> Answer:
+        body = ask.body if ask.method == "POST" else None
+        try:
+            got = session.request(ask.method, ask.href, json=body, headers=ask.headers, timeout=_TIMEOUT_S)
+            text = got.text if got.status_code != 200 else ""
+            document = got.json() if got.status_code == 200 else None
+        except (requests.RequestException, ValueError) as error:
+            return Answer(0, text=str(error))  # no answer, half an answer, or no JSON
+        return Answer(got.status_code, document, got.headers.get("Retry-After", ""), text)
+
+    return send
 
 
 def _api_error(root: str, error: Exception) -> InputError | RetryableError:

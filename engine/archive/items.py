@@ -11,24 +11,26 @@ import dataclasses
 import datetime as dt
 import functools
 import hashlib
+import itertools
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.archive.footprints import box_outline, cut_footprint
 from engine.values.errors import InputError
 from engine.values.grid import normal_crs
 
-TABLE_FORMAT = 1
-"""Version of the GeoParquet layout of an `ItemTable`."""
+TABLE_FORMAT = 2
+"""Version of the GeoParquet layout of an `ItemTable`; 1 had neither `orbit_state` nor the probe's fields."""
 
 _META_KEY = b"landweave:items"
-_MARGIN_M = 2000.0  # footprints are simplified and their straight edges bend in a projection: up to 1 km
-_MARGIN_DEG = 0.02
+_KNOWN_FORMATS = (1, TABLE_FORMAT)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class AssetRecord:
     """One band of an item: where its file is.
 
@@ -41,6 +43,10 @@ class AssetRecord:
     band: str
     href: str
     nodata: float | None = None
+
+
+def _asset_fields(asset: AssetRecord) -> dict[str, Any]:
+    return {"band": asset.band, "href": asset.href, "nodata": asset.nodata}
 
 
 @dataclass(frozen=True)
@@ -57,15 +63,19 @@ class ItemRecord:
         tile: MGRS tile such as ``33UUU``, ``""`` when unknown.
         datatake: Identifier of the acquisition without its processing baseline, ``""`` when unknown.
         platform: Lower case, e.g. ``sentinel-2a``.
-        relative_orbit: Sentinel-2 relative orbit, or None.
+        relative_orbit: Relative orbit, or None.
         baseline: Processing baseline such as ``05.09``, or None.
         cloud_cover: Percent, 0..100, or None.
         offset_applied: Whether the provider has already taken the radiometric offset off, or None.
         claimed_offset: Offset in DN that the catalogue claims, or None.
         assets: Bands, sorted by name.
         claimed_scale: Reflectance per DN that the catalogue claims, or None.
-        datastrip: Start of sensing of the datastrip, ``""`` when unknown.
+        datastrip: Start of sensing of the datastrip (radar: start and end of the slice), ``""`` when unknown.
         generated: When the product was generated, ``""`` when unknown.
+        orbit_state: ``ascending`` or ``descending``, ``""`` when unknown.
+        probed_offset: Offset in DN that the pixels show where they contradict the metadata and are trusted
+            (`engine.archive.probe`), else None.
+        probe: What the pixels said of the offset, ``""`` while nobody looked; no part of the digest.
     """
 
     id: str
@@ -86,6 +96,9 @@ class ItemRecord:
     claimed_scale: float | None = None
     datastrip: str = ""
     generated: str = ""
+    orbit_state: str = ""
+    probed_offset: float | None = None
+    probe: str = ""
 
     @property
     def geometry(self) -> Any:
@@ -117,15 +130,23 @@ class ItemRecord:
         )
 
     def canonical(self) -> str:
-        """Return the canonical JSON of this record; equal records give equal text."""
-        fields = dataclasses.asdict(self)
+        """Return the canonical JSON of what decides a pixel; records that give the same pixels are equal."""
+        fields = {name: getattr(self, name) for name in _DECIDING}
         fields["datetime"] = self.datetime.astimezone(dt.UTC).isoformat(timespec="microseconds")
         fields["geometry_wkb"] = self.geometry_wkb.hex()
+        fields["assets"] = [_asset_fields(a) for a in self.assets]
         return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def digest(self) -> str:
         """Return the sha256 of the canonical JSON."""
+        return self._digest
+
+    @functools.cached_property
+    def _digest(self) -> str:
         return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+_DECIDING = tuple(f.name for f in dataclasses.fields(ItemRecord) if f.name != "probe")
 
 
 @dataclass(frozen=True)
@@ -171,15 +192,15 @@ class ItemTable:
     def _digest(self) -> str:
         total = hashlib.sha256("/".join(d.isoformat() for d in self.time_range).encode())
         for item in self.items:
-            total.update(item.canonical().encode())
+            total.update(item.digest().encode())
         return total.hexdigest()
 
     @functools.cached_property
     def _tree(self) -> Any:
         import shapely
 
-        shapes = [_unrolled(item.geometry) for item in self.items]
-        return shapely.STRtree(shapes)
+        shapes = shapely.from_wkb([item.geometry_wkb for item in self.items])
+        return shapely.STRtree([_valid(cut_footprint(shape)) for shape in shapes])
 
     def in_bounds(self, bounds_xyxy: tuple[float, float, float, float], crs: Any) -> ItemTable:
         """Keep the items whose footprint may touch a box.
@@ -195,7 +216,7 @@ class ItemTable:
 
         if not self.items:
             return self
-        outline = _outline_lonlat(bounds_xyxy, normal_crs(crs))
+        outline = box_outline(bounds_xyxy, normal_crs(crs))
         hits: set[int] = set()
         for turn in (-360.0, 0.0, 360.0):
             moved = translate(outline, xoff=turn)
@@ -227,7 +248,7 @@ class ItemTable:
         except (OSError, ValueError) as error:
             raise InputError("cannot read the item table", where=str(path), found=str(error)) from error
         meta = json.loads((table.schema.metadata or {}).get(_META_KEY, b"{}"))
-        if meta.get("format") != TABLE_FORMAT:
+        if meta.get("format") not in _KNOWN_FORMATS:
             raise InputError(
                 "not an item table of this version",
                 where=str(path),
@@ -236,8 +257,7 @@ class ItemTable:
                 mend="pass other GeoParquet files to search(catalog=...)",
             )
         start, end = (dt.date.fromisoformat(d) for d in meta["time_range"])
-        items = tuple(_from_row(row) for row in table.to_pylist())
-        return cls(items, (start, end), tuple(meta["superseded"]))
+        return cls(tuple(_from_arrow(table)), (start, end), tuple(meta["superseded"]))
 
 
 def is_item_table(path: str | Path) -> bool:
@@ -271,9 +291,13 @@ def drop_superseded(records: Iterable[ItemRecord]) -> tuple[list[ItemRecord], tu
 
 
 def _acquisition(record: ItemRecord) -> tuple[str, ...]:
-    """Return what two processings of the same pixels have in common."""
-    if record.tile and record.datatake:
-        return record.tile, record.datatake, record.datastrip
+    """Return what two processings of the same pixels have in common.
+
+    Radar has no tiles: its slices are told apart by their start and end.
+    """
+    slice_of_radar = record.datastrip if record.platform.startswith("sentinel-1") else ""
+    if record.datatake and (record.tile or slice_of_radar):
+        return record.collection, record.tile, record.datatake, record.datastrip
     return record.collection, record.id
 
 
@@ -283,34 +307,10 @@ def _version(record: ItemRecord) -> tuple[tuple[int, ...], str, str, str]:
     return baseline, record.generated, record.id, record.digest()
 
 
-def _outline_lonlat(bounds_xyxy: tuple[float, float, float, float], crs: str) -> Any:
-    """Return a box of a CRS as a polygon in degrees; longitudes may pass ±180 but do not jump."""
-    import numpy as np
-    import shapely
-    from pyproj import CRS, Transformer
-
-    left, bottom, right, top = bounds_xyxy
-    parsed = CRS.from_user_input(crs)
-    factor = parsed.axis_info[0].unit_conversion_factor or 1.0
-    margin = _MARGIN_DEG if parsed.is_geographic else _MARGIN_M / factor
-    box = shapely.box(left - margin, bottom - margin, right + margin, top + margin)
-    box = shapely.segmentize(box, max(right - left, top - bottom, margin) / 32)
-    xy = shapely.get_coordinates(box)
-    lon, lat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(xy[:, 0], xy[:, 1])
-    lon = lon - 360 * np.round((lon - lon[0]) / 360)
-    return shapely.make_valid(shapely.Polygon(np.column_stack([lon, lat])))
-
-
-def _unrolled(footprint: Any) -> Any:
-    """Return a footprint whose parts are whole: one that spans the globe crosses the antimeridian."""
-    import numpy as np
+def _valid(shape: Any) -> Any:
     import shapely
 
-    west, _, east, _ = footprint.bounds
-    if east - west > 180 and footprint.geom_type == "Polygon":
-        shift = np.array([360.0, 0.0])
-        footprint = shapely.transform(footprint, lambda xy: np.where(xy[:, :1] < 0, xy + shift, xy))
-    return footprint if footprint.is_valid else shapely.make_valid(footprint)
+    return shape if shape.is_valid else shapely.make_valid(shape)
 
 
 def _to_arrow(table: ItemTable) -> Any:
@@ -327,10 +327,15 @@ def _to_arrow(table: ItemTable) -> Any:
         "offset_applied": pa.bool_(),
         "claimed_offset": pa.float64(),
         "claimed_scale": pa.float64(),
+        "probed_offset": pa.float64(),
         "assets": pa.list_(asset),
     }
     names = [_column(f.name) for f in dataclasses.fields(ItemRecord)]
-    rows = [{_column(k): v for k, v in dataclasses.asdict(item).items()} for item in table.items]
+    fields = [f.name for f in dataclasses.fields(ItemRecord) if f.name != "assets"]
+    rows = [
+        {_column(k): getattr(item, k) for k in fields} | {"assets": [_asset_fields(a) for a in item.assets]}
+        for item in table.items
+    ]
     shapes = [item.geometry for item in table.items]
     column = {"encoding": "WKB", "geometry_types": sorted({s.geom_type for s in shapes})}
     if shapes:
@@ -352,8 +357,20 @@ def _column(field: str) -> str:
     return "geometry" if field == "geometry_wkb" else field
 
 
-def _from_row(row: dict[str, Any]) -> ItemRecord:
-    """Rebuild a record from a row of the table."""
-    assets = tuple(AssetRecord(**a) for a in row.pop("assets"))
-    moment = row.pop("datetime").astimezone(dt.UTC)
-    return ItemRecord(geometry_wkb=row.pop("geometry"), assets=assets, datetime=moment, **row)
+def _from_arrow(table: Any) -> Iterator[ItemRecord]:
+    """Rebuild the records of a table, column by column: rows as dictionaries are slow."""
+    names = [f.name for f in dataclasses.fields(ItemRecord) if _column(f.name) in table.column_names]
+    columns = {name: table.column(_column(name)).to_pylist() for name in names if name != "assets"}
+    columns["datetime"] = [moment.astimezone(dt.UTC) for moment in columns["datetime"]]
+    columns["assets"] = _assets_from_arrow(table.column("assets").combine_chunks())
+    for values in zip(*(columns[name] for name in names), strict=True):
+        yield ItemRecord(**dict(zip(names, values, strict=True)))
+
+
+def _assets_from_arrow(lists: Any) -> list[tuple[AssetRecord, ...]]:
+    """Rebuild each record's assets; names of bands are shared, there are few of them."""
+    flat = lists.flatten()
+    bands, hrefs, nodata = (flat.field(name).to_pylist() for name in ("band", "href", "nodata"))
+    records = [AssetRecord(sys.intern(b), h, n) for b, h, n in zip(bands, hrefs, nodata, strict=True)]
+    ends = list(itertools.accumulate(lists.value_lengths().to_pylist()))
+    return [tuple(records[a:b]) for a, b in itertools.pairwise([0, *ends])]

@@ -3,7 +3,18 @@
 From processing baseline 04.00 on, ESA adds 1000 DN to every Sentinel-2 value, so that reflectance is
 ``(DN - 1000) / 10000`` (Sentinel-2 Products Specification Document, RADIO_ADD_OFFSET for L1C and
 BOA_ADD_OFFSET for L2A). The archive is reprocessed: an image of 2018 may carry baseline 05.00. So the
-baseline decides, and never the date.
+baseline decides, and never the date. What each provider does with it::
+
+    provider, collection                    files carry the offset        what tells
+    earth-search sentinel-2-l2a, v0         no, where the flag is true    earthsearch:boa_offset_applied
+    earth-search sentinel-2-c1-l2a          as made by ESA                baseline
+    earth-search sentinel-2-l1c             as made by ESA                baseline; the flag is about L2A
+    planetary-computer sentinel-2-l2a       as made by ESA                baseline; claims nothing
+    cdse sentinel-2-l2a, sentinel-2-l1c     as made by ESA                baseline
+    others, folders, the sample archive     as they say                   baseline, else raster:bands
+
+Flags are wrong at times (Earth Search says false of files that have lost their offset), so
+`engine.archive.probe` looks at the pixels; where they are trusted, they decide before everything else.
 """
 
 from __future__ import annotations
@@ -43,23 +54,34 @@ class Radiometry:
 def radiometry(item: ItemRecord) -> Radiometry:
     """Decide offset and scale of an item's reflectance bands.
 
-    In this order: an offset that the provider already took off is 0; a known baseline decides; without a
-    baseline the catalogue's claim holds; without a claim there is no offset.
+    In this order: pixels that were looked at and are trusted; an offset that the provider already took off
+    is 0; a known baseline decides; without a baseline the catalogue's claim holds; without a claim there
+    is no offset. Radar has none.
 
     Raises:
         InputError: If the baseline cannot be read.
     """
-    if item.offset_applied:
+    if item.probed_offset is not None:
+        return Radiometry(item.probed_offset, _SCALE, f"the pixels decide: {item.probe}")
+    if item.platform.startswith("sentinel-1"):
+        return Radiometry(0.0, 1.0, "radar: backscatter stands as it is")
+    if item.offset_applied and not _is_l1c(item):
         return Radiometry(0.0, _SCALE, _reason("the provider has taken the offset off", item, 0.0))
     if item.baseline is not None:
         known = _baseline(item) >= OFFSET_BASELINE
         offset = OFFSET_DN if known else 0.0
         why = f"baseline {item.baseline} is {'04.00 or later' if known else 'before 04.00'}"
+        if known and item.offset_applied is False:
+            why += ", and the provider says that it has not taken the offset off"
         return Radiometry(offset, _SCALE, _reason(why, item, offset))
     if item.claimed_offset is not None:
         scale = item.claimed_scale or _SCALE
         return Radiometry(item.claimed_offset, scale, "no baseline; the catalogue's claim holds")
     return Radiometry(0.0, _SCALE, "no baseline and no claim: taken as reflectance x 10000 without offset")
+
+
+def _is_l1c(item: ItemRecord) -> bool:
+    return "l1c" in f"{item.collection} {item.id}".lower()
 
 
 def to_reflectance(dn: NDArray[np.uint16], r: Radiometry) -> NDArray[np.uint16]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import calendar
 import datetime as dt
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,32 @@ class _Counts:
     in_both: tuple[ItemRecord, ...]
 
 
+@dataclass(frozen=True)
+class _Passes:
+    """Relative orbits and direction that are wanted; empty takes all."""
+
+    relative: frozenset[int] = frozenset()
+    state: str = ""
+
+    @classmethod
+    def read(cls, orbits: Sequence[int | str] | str | None) -> _Passes:
+        several = () if orbits is None else (orbits,) if isinstance(orbits, str) else tuple(orbits)
+        states = {str(o) for o in several if isinstance(o, str)}
+        if len(states) > 1 or states - {"ascending", "descending"}:
+            raise InputError(
+                "cannot read the orbits",
+                where="orbits",
+                found=orbits,
+                limit="numbers, ascending or descending",
+            )
+        return cls(frozenset(int(o) for o in several if not isinstance(o, str)), next(iter(states), ""))
+
+    def hold(self, record: ItemRecord) -> bool:
+        """Tell whether a record is of these passes."""
+        on_orbit = not self.relative or record.relative_orbit in self.relative
+        return on_orbit and self.state in ("", record.orbit_state)
+
+
 def search(
     area: Area,
     time: str | tuple[Day, Day],
@@ -39,6 +65,7 @@ def search(
     collection: str | None = None,
     max_cloud: float | None = None,
     pad_m: float = 0.0,
+    orbits: Sequence[int | str] | str | None = None,
 ) -> ItemTable:
     """Find the items that show an area in a time range.
 
@@ -55,6 +82,8 @@ def search(
         collection: Collection id; None takes the provider's Sentinel-2 L2A, or all that a file holds.
         max_cloud: Highest cloud cover in percent; items that do not tell theirs stay.
         pad_m: The area grows by this many metres first, for halos.
+        orbits: Only these relative orbits, or only ``ascending`` or ``descending`` passes, or both in one
+            list; items that do not tell theirs are left out.
 
     Raises:
         InputError: If nothing is found (says what was searched and what there would be), if the time
@@ -62,11 +91,14 @@ def search(
         RetryableError: If a service does not answer.
     """
     start, end = parse_time(time)
-    wanted = area.padded(pad_m)
+    wanted, passes = area.padded(pad_m), _Passes.read(orbits)
     source = str(catalog)
     query = Query(wanted, f"{start}T00:00:00Z", f"{end + dt.timedelta(days=1)}T00:00:00Z", collection)
     counts = _filter(_records(source, query), query, (start, end))
     kept, superseded = drop_superseded(counts.in_both)
+    kept = [r for r in kept if passes.hold(r)]
+    if counts.in_both and not kept:
+        raise _other_passes(source, counts.in_both, passes)
     clear = [r for r in kept if max_cloud is None or r.cloud_cover is None or r.cloud_cover <= max_cloud]
     if not clear:
         raise _nothing(source, query, (start, end), counts, max_cloud)
@@ -162,6 +194,18 @@ def _refuse_mixture(source: str, records: list[ItemRecord]) -> None:
         )
 
 
+def _other_passes(source: str, records: tuple[ItemRecord, ...], passes: _Passes) -> InputError:
+    there = sorted({f"{r.relative_orbit or '?'} {r.orbit_state}".strip() for r in records})
+    asked = [*map(str, sorted(passes.relative)), *filter(None, [passes.state])]
+    return InputError(
+        "no items of these orbits",
+        where=source,
+        found=", ".join(there),
+        limit=", ".join(asked),
+        mend="orbits",
+    )
+
+
 def _nothing(
     source: str, query: Query, days: tuple[dt.date, dt.date], counts: _Counts, max_cloud: float | None
 ) -> InputError:
@@ -169,7 +213,7 @@ def _nothing(
     searched = f"{days[0]}/{days[1]}, bounds {tuple(round(b, 3) for b in query.area.bounds)}"
     searched += f", collection {query.collection}" if query.collection else ""
     if counts.in_both:
-        lowest = min(r.cloud_cover for r in counts.in_both if r.cloud_cover is not None)
+        lowest = min((r.cloud_cover for r in counts.in_both if r.cloud_cover is not None), default=100.0)
         found = f"{len(counts.in_both)} items, the clearest with {lowest:.1f}% cloud"
         return InputError("all items are too cloudy", where=source, found=found, limit=f"{max_cloud}%")
     if counts.in_area:

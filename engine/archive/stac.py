@@ -15,15 +15,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
+from engine.archive.footprints import cut_footprint
 from engine.archive.items import AssetRecord, ItemRecord
-from engine.values.bands import Band, find_band
+from engine.archive.radar import is_radar, radar_datatake, radar_platform, radar_slice
+from engine.values.bands import Band, band, find_band
 from engine.values.errors import DataError, InputError
 from engine.values.grid import normal_crs
 
 PROVIDERS = ("earth-search", "planetary-computer", "cdse", "sample", "other")
 
+_AWS_ORIGINALS = ("sentinel-s2-l2a", "sentinel-s2-l1c", "sentinel-s1-l1c")  # buckets that it points at
 _HOSTS = (
-    ("earth-search", ("sentinel-cogs", "e84-earth-search", "earth-search.aws.element84.com")),
+    (
+        "earth-search",
+        ("sentinel-cogs", "e84-earth-search", "earth-search.aws.element84.com", *_AWS_ORIGINALS),
+    ),
     ("planetary-computer", ("blob.core.windows.net", "planetarycomputer.microsoft.com")),
     ("cdse", ("s3://eodata", "dataspace.copernicus.eu")),
 )
@@ -71,12 +77,14 @@ def item_record(item: Any, base_href: str | None = None) -> ItemRecord:
     if not name:
         raise DataError("a STAC item has no id", where=base_href or "catalogue")
     product = _product(name, facts)
-    chosen = _choose_assets(data.get("assets") or {})
-    assets = [_asset(band, key, asset, base_href, name) for band, (key, asset) in chosen.items()]
-    offset, scale = _claims(asset for band, (_, asset) in chosen.items() if band != "scl")
     applied = _first(facts, "earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
+    chosen, applied = _speak_of_one(_choose_assets(data.get("assets") or {}), applied)
+    applied = facts.get("landweave:offset_applied", applied)  # staged: the product's own metadata say so
+    assets = [_asset(band, key, asset, base_href, name) for band, (key, asset) in chosen.items()]
+    offset, scale = _claims(a for b, (_, a) in chosen.items() if band(b).kind == "reflectance")
     orbit = _first(facts, "sat:relative_orbit", default=product.get("orbit"))
     cloud = facts.get("eo:cloud_cover")
+    radar = is_radar(name, facts)
     return ItemRecord(
         id=name,
         collection=str(data.get("collection") or ""),
@@ -85,17 +93,18 @@ def item_record(item: Any, base_href: str | None = None) -> ItemRecord:
         geometry_wkb=_footprint(data, name),
         crs=_crs(facts, [asset for _, asset in chosen.values()]),
         tile=_tile(name, facts, product),
-        datatake=_datatake(facts, product),
-        platform=_platform(facts, product),
+        datatake=radar_datatake(name, facts) if radar else _datatake(facts, product),
+        platform=radar_platform(name, facts) if radar else _platform(facts, product),
         relative_orbit=None if orbit is None else int(orbit),
-        baseline=_baseline(facts, product),
+        baseline=None if radar else _baseline(facts, product),
         cloud_cover=None if cloud is None else float(cloud),
         offset_applied=None if applied is None else bool(applied),
         claimed_offset=offset,
         claimed_scale=scale,
         assets=tuple(sorted(assets)),
-        datastrip=_datastrip(facts),
+        datastrip=radar_slice(name) if radar else _datastrip(facts),
         generated=_generated(facts, product),
+        orbit_state=str(facts.get("sat:orbit_state") or "").lower(),
     )
 
 
@@ -169,13 +178,19 @@ def _footprint(data: dict[str, Any], name: str) -> bytes:
     from shapely.geometry import shape
 
     if data.get("geometry"):
-        geometry = shape(data["geometry"])
+        geometry = cut_footprint(shape(data["geometry"]))
     elif data.get("bbox"):
-        box = list(data["bbox"])
-        geometry = shapely.box(box[0], box[1], box[len(box) // 2], box[len(box) // 2 + 1])
+        west, south, east, north = (data["bbox"][i] for i in _corners(len(data["bbox"])))
+        geometry = cut_footprint(shapely.box(west, south, east + 360.0 * (east < west), north))
     else:
         raise DataError("a STAC item has neither geometry nor bbox", where=f"item {name}")
     return bytes(shapely.to_wkb(shapely.normalize(shapely.force_2d(geometry)), byte_order=1))
+
+
+def _corners(length: int) -> tuple[int, int, int, int]:
+    """Return where west, south, east and north stand in a bbox of four or six numbers."""
+    half = length // 2
+    return 0, 1, half, half + 1
 
 
 def _crs(facts: dict[str, Any], assets: list[dict[str, Any]]) -> str:
@@ -264,13 +279,33 @@ def _choose_assets(assets: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any
     """Pick one asset a band: native resolution first, GeoTIFF before JPEG 2000, then the shortest key."""
     found: dict[str, list[tuple[tuple[float, int, int, str], dict[str, Any]]]] = {}
     for key, asset in assets.items():
-        band = _band_of(key, asset) if asset else None
-        if band:
-            coarse = abs((_resolution(key, asset) or band.resolution_m) - band.resolution_m)
-            jp2 = "jp2" in str(asset.get("type") or "") or str(asset.get("href")).lower().endswith(".jp2")
-            found.setdefault(band.name, []).append(((coarse, int(jp2), len(key), key), asset))
+        kind = _band_of(key, asset) if asset else None
+        if kind:
+            coarse = abs((_resolution(key, asset) or kind.resolution_m) - kind.resolution_m)
+            rank = (coarse, int(_is_jp2(asset)), len(key), key)
+            found.setdefault(kind.name, []).append((rank, asset))
     best = {name: min(choices, key=lambda c: c[0]) for name, choices in found.items()}
     return {name: (rank[3], asset) for name, (rank, asset) in sorted(best.items())}
+
+
+def _is_jp2(asset: dict[str, Any]) -> bool:
+    return "jp2" in str(asset.get("type") or "") or str(asset.get("href")).lower().endswith(".jp2")
+
+
+def _speak_of_one(
+    chosen: dict[str, tuple[str, dict[str, Any]]], applied: bool | None
+) -> tuple[dict[str, tuple[str, dict[str, Any]]], bool | None]:
+    """Make assets and flag speak of the same files.
+
+    Earth Search's flag is about its GeoTIFFs; the JPEG 2000 files beside them are ESA's, untouched. So
+    bands that are there as JPEG 2000 only are left out, and where all are, nothing was taken off.
+    """
+    if not applied:
+        return chosen, applied
+    untouched = {n for n, (_, asset) in chosen.items() if band(n).kind == "reflectance" and _is_jp2(asset)}
+    if untouched == {n for n in chosen if band(n).kind == "reflectance"}:
+        return chosen, False if untouched else applied
+    return {n: c for n, c in chosen.items() if n not in untouched}, applied
 
 
 def _band_of(key: str, asset: dict[str, Any]) -> Band | None:
@@ -281,8 +316,8 @@ def _band_of(key: str, asset: dict[str, Any]) -> Band | None:
     if len(described) > 1:
         return None  # a picture of several bands
     names = [key, re.sub(r"[-_](jp2|tif|cog)$", "", key)]
-    for band in described:
-        names += [band.get("name"), band.get("eo:common_name"), band.get("common_name")]
+    for one in described:
+        names += [one.get("name"), one.get("eo:common_name"), one.get("common_name")]
     return next((b for b in (find_band(n) for n in names if n) if b), None)
 
 

@@ -6,45 +6,124 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter
 
 from engine.values.grid import Box, Grid
-from engine.values.spec import SclMask
+from engine.values.spec import CloudProbabilityMask, SclMask
 
 CLOUDY = (3, 8, 9, 10)
 """SCL classes that are dilated: cloud shadow, cloud medium and high probability, thin cirrus."""
 
 
-def scl_margin_px(mask: SclMask, resolution_m: float) -> int:
-    """Return how many pixels around a box the SCL must be known for its mask.
+def pixels_of(distance_m: float, resolution_m: float) -> int:
+    """Return a distance in whole pixels, rounded up.
 
-    >>> scl_margin_px(SclMask(dilate_m=50), 20)
-    3
+    >>> pixels_of(50, 20), pixels_of(0, 20)
+    (3, 0)
     """
-    return int(-(-mask.dilate_m // resolution_m))
+    return int(-(-distance_m // resolution_m))
 
 
-def hidden_by_scl(scl: NDArray[np.uint16], mask: SclMask, margin_px: int) -> NDArray[np.bool_]:
+def scl_reach_m(mask: SclMask) -> dict[int, float]:
+    """Return how far each class of a mask grows, in metres.
+
+    >>> scl_reach_m(SclMask(classes=(0, 3, 9, 11), dilate_class_m={3: 100, 11: 20}))
+    {0: 0.0, 3: 100.0, 9: 60.0, 11: 20.0}
+    """
+    own = dict(mask.dilate_class_m)
+    return {c: own.get(c, mask.dilate_m if c in CLOUDY else 0.0) for c in mask.classes}
+
+
+def scl_margin_px(mask: SclMask, resolution_m: float) -> int:
+    """Return how many pixels around a box the SCL must be known for its mask: its largest dilation.
+
+    >>> scl_margin_px(SclMask(dilate_m=50), 20), scl_margin_px(SclMask(dilate_class_m={3: 200}), 20)
+    (3, 10)
+    """
+    return max((pixels_of(m, resolution_m) for m in scl_reach_m(mask).values()), default=0)
+
+
+def hidden_by_scl(scl: NDArray[np.uint16], mask: SclMask, resolution_m: float) -> NDArray[np.bool_]:
     """Tell which pixels the scene classification hides.
 
     Args:
-        scl: (y, x) scene classes, padded by `margin_px` on each side.
-        mask: Classes and dilation.
-        margin_px: Dilation in pixels (Chebyshev distance: a square neighbourhood).
+        scl: (y, x) scene classes, padded by ``scl_margin_px(mask, resolution_m)`` on each side.
+        mask: Classes and dilation (Chebyshev distance: a square neighbourhood).
+        resolution_m: Pixel size in metres.
 
     Returns:
         (y, x) bool without the margin. No data (0) counts as hidden only if class 0 is listed.
 
     >>> scl = np.full((3, 5), 4); scl[1, 1] = 9
-    >>> hidden_by_scl(scl, SclMask(), 1)
+    >>> hidden_by_scl(scl, SclMask(dilate_m=20), 20)
     array([[ True,  True, False]])
     """
-    grown = np.isin(scl, [c for c in mask.classes if c in CLOUDY])
-    if margin_px:
-        grown = maximum_filter(grown, size=2 * margin_px + 1, mode="constant", cval=0)
-    plain = np.isin(scl, [c for c in mask.classes if c not in CLOUDY])
+    by_reach: dict[int, list[int]] = {}
+    for scl_class, reach_m in scl_reach_m(mask).items():
+        by_reach.setdefault(pixels_of(reach_m, resolution_m), []).append(scl_class)
+    hidden = np.zeros(scl.shape, np.bool_)
+    reaches = sorted(by_reach, reverse=True)
+    for reach, nearer in zip(reaches, [*reaches[1:], 0], strict=True):
+        hidden = grown(hidden | np.isin(scl, by_reach[reach]), reach - nearer)
+    return without_margin(hidden, scl_margin_px(mask, resolution_m))
+
+
+def hidden_by_probability(
+    percent: NDArray[np.uint16], mask: CloudProbabilityMask, resolution_m: float
+) -> NDArray[np.bool_]:
+    """Tell which pixels a probability layer hides.
+
+    Args:
+        percent: (y, x) percent, 0..100, padded by ``pixels_of(mask.dilate_m, resolution_m)`` on each side.
+            0 is "0 %" or no data, and clear either way.
+        mask: Threshold and dilation.
+        resolution_m: Pixel size in metres.
+
+    Returns:
+        (y, x) bool without the margin.
+
+    >>> hidden_by_probability(np.array([[0, 39, 40]], np.uint16), CloudProbabilityMask(dilate_m=0), 20)
+    array([[False, False,  True]])
+    """
+    reach = pixels_of(mask.dilate_m, resolution_m)
+    return without_margin(grown((percent > 0) & (percent >= mask.threshold), reach), reach)
+
+
+def grown(hidden: NDArray[np.bool_], distance_px: int) -> NDArray[np.bool_]:
+    """Grow what is hidden by a distance in pixels (Chebyshev: a square neighbourhood).
+
+    The square is the OR of shifted copies, per axis and with doubling shifts, so its cost grows with the
+    logarithm of the distance. A square grown by a and then by b is one grown by a + b.
+
+    Args:
+        hidden: (y, x) bool; beyond the edges nothing is hidden.
+        distance_px: Pixels, 0 or more.
+
+    Returns:
+        (y, x) bool.
+
+    >>> grown(np.array([[False, False, False, True]]), 2)
+    array([[False,  True,  True,  True]])
+    """
+    if not distance_px:
+        return hidden
+    return _grown_down(_grown_down(hidden, distance_px).T, distance_px).T
+
+
+def _grown_down(hidden: NDArray[np.bool_], distance_px: int) -> NDArray[np.bool_]:
+    """Grow along the first axis only."""
+    out = np.pad(hidden, ((distance_px, distance_px), (0, 0)))
+    width, full = 1, 2 * distance_px + 1
+    while width < full:  # out[i] holds the OR of `width` padded pixels from i on
+        step = min(width, full - width)
+        out = out[:-step] | out[step:]
+        width += step
+    return out
+
+
+def without_margin(values: NDArray[np.bool_], margin_px: int) -> NDArray[np.bool_]:
+    """Cut a margin off each side of (y, x) values."""
     inner = slice(margin_px, -margin_px or None)
-    return np.asarray((grown | plain)[inner, inner])
+    return np.ascontiguousarray(values[inner, inner])
 
 
 _LEAF_PX = 16

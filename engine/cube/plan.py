@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.archive.items import ItemRecord, ItemTable
+from engine.cube.maskers import ready_masks
 from engine.cube.sharpen import require_sharpenable
 from engine.values.area import Area
 from engine.values.errors import InputError
@@ -114,14 +115,15 @@ def plan_cube(items: ItemTable, spec: CubeSpec, grid: Grid, reader: Reader | Non
         reader: How pixels are read; default odc-stac.
 
     Raises:
-        InputError: If no scene is left, or scenes lack a band of the spec.
+        InputError: If no scene is left, or scenes lack what a mask reads.
     """
     if not len(items):
         raise InputError("no scenes", where="items", mend="widen the area, the dates or the cloud limit")
     require_sharpenable(spec, grid, items.items)
     first, last = items.time_range
     season = f"{first:%m-%d}/{last:%m-%d}"
-    spec = spec.model_copy(update={"season": season})
+    masks = ready_masks(spec.mask, items, grid.crs)
+    spec = spec.model_copy(update={"season": season, "mask": masks})
     if reader is None:
         from engine.archive.reader import OdcReader
 

@@ -30,6 +30,7 @@ from engine.models.registry import check_config
 from engine.values.classes import ClassScheme
 from engine.values.errors import DataError, InputError, TrustError
 from engine.values.lattice import Lattice
+from engine.values.masking import refuse_functions
 from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
@@ -153,15 +154,18 @@ class BundleFields:
     training: dict[str, Any] = field(default_factory=dict)
 
 
-def load_bundle(path: str | Path) -> Bundle:
+def load_bundle(path: str | Path, *, trust_model: bool = False) -> Bundle:
     """Open a bundle without running anything of it.
 
     Args:
         path: The bundle's folder.
+        trust_model: Accept a cube spec that masks with a function (``package.module:function``): opening
+            such a cube runs that function.
 
     Raises:
         InputError: If the manifest is missing or wrong; names the field.
-        TrustError: If the weights are in a format that can run code; they are not opened.
+        TrustError: If the weights are in a format that can run code, or the cube spec names a function and
+            is not trusted; nothing is opened or imported.
         DataError: If the weights are missing or are not those that the manifest names.
     """
     folder = Path(path)
@@ -171,6 +175,8 @@ def load_bundle(path: str | Path) -> Bundle:
     kind = _kind_of(folder / weights_name(item, manifest))
     fields = read_fields(item, manifest)
     bundle = _bundle(folder, kind, fields, item["properties"])
+    if not trust_model:
+        refuse_functions(bundle.spec.mask, f"{manifest}: landweave:cube.mask")
     _check(bundle)
     bundle.read_weights()
     return bundle
@@ -278,7 +284,7 @@ def _write(folder: Path, kind: Kind, content: bytes, fields: ManifestFields, abo
     draft = folder / f"{MANIFEST}.part"
     draft.write_text(json.dumps(item, indent=2, ensure_ascii=False) + "\n")
     draft.replace(folder / MANIFEST)
-    return load_bundle(folder)
+    return load_bundle(folder, trust_model=True)  # the spec is the writer's own
 
 
 def _bundle(folder: Path, kind: Kind, fields: ManifestFields, about: dict[str, Any]) -> Bundle:

@@ -17,6 +17,7 @@ import difflib
 import functools
 import hashlib
 import math
+import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.values.errors import InputError
 from engine.values.grid import normal_crs
+from engine.values.national import national_crs
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -43,10 +45,13 @@ class Area:
     Attributes:
         name: What it is called in logs and reports; no part of the digest.
         geometry: Valid shapely Polygon or MultiPolygon, EPSG:4326, (longitude, latitude), without z.
+        country: ISO 3166-1 alpha-3 code of the country that it is (a part of), ``""`` when unknown; it
+            chooses the default CRS and is no part of the digest.
     """
 
     name: str
     geometry: Any
+    country: str = ""
 
     def __post_init__(self) -> None:
         import shapely
@@ -81,7 +86,8 @@ class Area:
             InputError: If nothing or more than one place has that name; suggests close names.
         """
         frame = _read_frame(Path(file) if file else _countries_file(), None, None)
-        return cls(name, _match(name, frame, file))
+        found = _match(name, frame, file)
+        return cls(name, found.geometry.union_all(), _country_of(found))
 
     @classmethod
     def from_file(cls, path: str | Path, layer: str | None = None, where: str | None = None) -> Area:
@@ -169,9 +175,10 @@ class Area:
     def default_crs(self) -> str:
         """Choose the CRS of the area's grid.
 
-        The WGS 84 UTM zone of the middle when the area reaches at most 1 degree beyond that zone; else
-        EPSG:3035 inside Europe's extent of that CRS (EPSG registry); else a Lambert azimuthal equal area
-        CRS centred on whole degrees, as WKT2.
+        The WGS 84 UTM zone of the middle when the area reaches at most 1 degree beyond that zone: then
+        most pixels of the archive need no warp. Else, for an area found by name, the CRS in which its
+        country maps itself (`engine.values.national`); else EPSG:3035 inside Europe's extent of that CRS
+        (EPSG registry); else a Lambert azimuthal equal area CRS centred on whole degrees, as WKT2.
 
         >>> Area.from_bbox((14.0, 45.5, 16.0, 46.5)).default_crs()
         'EPSG:32633'
@@ -189,6 +196,8 @@ class Area:
         reach = 3.0 + _UTM_BEYOND_DEG
         if middle - reach <= west and east <= middle + reach and south >= -80 and north <= 84:
             return f"EPSG:{(32600 if (south + north) / 2 >= 0 else 32700) + zone}"
+        if national := national_crs(self.country, (west, south, east, north)):
+            return national
         europe = CRS.from_epsg(3035).area_of_use
         if europe and shapely.box(*europe.bounds).covers(shape):
             return "EPSG:3035"
@@ -260,7 +269,7 @@ def _read_frame(path: Path, layer: str | None, where: str | None) -> Any:
 
 
 def _match(name: str, frame: Any, file: str | Path | None) -> Any:
-    """Return the union of the rows that a name means; exactly one place may match."""
+    """Return the rows that a name means; exactly one place may match."""
     columns = {c.lower(): c for c in frame.columns}
     place, _, country = (part.strip() for part in name.partition(","))
     if country and not any(c in columns and c != "iso_a3" for c in _COUNTRY_COLUMNS):
@@ -284,7 +293,22 @@ def _match(name: str, frame: Any, file: str | Path | None) -> Any:
             limit="close names: " + _close_names(place, rows if len(rows) else frame, columns),
             mend="use one of the close names, or Area.from_file",
         )
-    return found.geometry.union_all()
+    return found
+
+
+def _country_of(found: Any) -> str:
+    """Return the one alpha-3 code that all rows share, else ``""``."""
+    columns = {c.lower(): c for c in found.columns}
+    for name in ("adm0_a3", "iso_a3", "iso3", "sov_a3"):
+        codes = {str(v).upper() for v in found[columns[name]]} if name in columns else set()
+        if len(codes) == 1 and re.fullmatch("[A-Z]{3}", code := codes.pop()):
+            return code
+    names = {_plain(v) for c in _NAME_COLUMNS if c in columns for v in found[columns[c]]}
+    return next((code for name, code in _NO_CODE.items() if name in names), "")
+
+
+_NO_CODE = {"france": "FRA", "norway": "NOR"}
+"""Countries that Natural Earth gives the code -99."""
 
 
 def _says(frame: Any, columns: dict[str, str], wanted: tuple[str, ...], text: str) -> Any:

@@ -1,27 +1,31 @@
 """One band vocabulary: ``B02``, ``blue``, ``B02_10m`` and a provider's own key all name one band.
 
 Common names follow the STAC electro-optical extension (v1.1); resolutions and central wavelengths the
-Sentinel-2 MSI technical guide (ESA, S2A values).
+Sentinel-2 MSI technical guide (ESA, S2A values). File names of the probabilities are those of the
+Sentinel-2 Products Specification Document (MSK_CLDPRB, MSK_SNWPRB; CLD and SNW before baseline 02.09).
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from engine.values.errors import InputError
 
 
 @dataclass(frozen=True)
 class Band:
-    """One spectral band or quality layer.
+    """One spectral band, quality layer or polarisation.
 
     Attributes:
         name: Name within landweave; the STAC common name, made unique.
-        msi: Sentinel-2 identifier, e.g. ``B02``.
+        msi: Sentinel-2 identifier, e.g. ``B02``; for radar the polarisation.
         resolution_m: Native pixel size in metres.
-        wavelength_um: Central wavelength in micrometres, 0 for quality layers.
+        wavelength_um: Central wavelength in micrometres, 0 for quality layers and radar.
         aliases: Other keys under which providers store it.
+        kind: ``reflectance`` (offset and scale hold for it), ``class``, ``probability`` (percent) or
+            ``backscatter``.
     """
 
     name: str
@@ -29,6 +33,7 @@ class Band:
     resolution_m: int
     wavelength_um: float = 0.0
     aliases: tuple[str, ...] = ()
+    kind: Literal["reflectance", "class", "probability", "backscatter"] = "reflectance"
 
 
 BANDS: tuple[Band, ...] = (
@@ -45,7 +50,11 @@ BANDS: tuple[Band, ...] = (
     Band("cirrus", "B10", 60, 1.374),
     Band("swir16", "B11", 20, 1.610, ("swir_1",)),
     Band("swir22", "B12", 20, 2.190, ("swir_2",)),
-    Band("scl", "SCL", 20),
+    Band("scl", "SCL", 20, aliases=("scene_classification",), kind="class"),
+    Band("cloud", "CLDPRB", 20, 0.0, ("MSK_CLDPRB", "cloud_probability", "CLD"), "probability"),
+    Band("snow", "SNWPRB", 20, 0.0, ("MSK_SNWPRB", "snow_probability", "SNW"), "probability"),
+    Band("vv", "VV", 10, kind="backscatter"),
+    Band("vh", "VH", 10, kind="backscatter"),
 )
 
 _INDEX: dict[str, Band] = {}

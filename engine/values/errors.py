@@ -17,7 +17,7 @@ on the client::
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 
 class LandweaveError(Exception):
@@ -35,10 +35,17 @@ class LandweaveError(Exception):
     """
 
     exit_code = 2
+    item = ""
+    asset = ""
 
     def __init__(self, what: str, *, where: str = "", found: Any = None, limit: Any = None, mend: str = ""):
         super().__init__(what)
         self.what, self.where, self.found, self.limit, self.mend = what, where, found, limit, mend
+
+    def about(self, item: str, asset: str) -> Self:
+        """Say which catalogue item and band (or file) could not be read, for the gap list; returns itself."""
+        self.item, self.asset = item, asset
+        return self
 
     def __str__(self) -> str:
         text = f"{self.what} [{self.where}]" if self.where else self.what
@@ -50,11 +57,14 @@ class LandweaveError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = {k: getattr(self, k) for k in ("where", "found", "limit", "mend")}
-        return _rebuild, (type(self), self.what, fields)
+        return _rebuild, (type(self), self.what, fields, (self.item, self.asset))
 
 
-def _rebuild(kind: type[LandweaveError], what: str, fields: dict[str, Any]) -> LandweaveError:
-    return kind(what, **fields)
+def _rebuild(
+    kind: type[LandweaveError], what: str, fields: dict[str, Any], concerned: tuple[str, str]
+) -> LandweaveError:
+    error = kind(what, **fields)
+    return error.about(*concerned) if any(concerned) else error
 
 
 class InputError(LandweaveError):

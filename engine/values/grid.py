@@ -18,6 +18,7 @@ Boxes are half open: ``Box(y0, x0, y1, x1)`` holds rows ``y0 <= y < y1``.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -232,6 +233,15 @@ def normal_crs(crs: Any) -> str:
     >>> normal_crs(32633)
     'EPSG:32633'
     """
+    return _normal_text(crs) if isinstance(crs, str) else _normal(crs)
+
+
+@functools.lru_cache(maxsize=256)
+def _normal_text(crs: str) -> str:  # looking a CRS up costs milliseconds, and each tile asks
+    return _normal(crs)
+
+
+def _normal(crs: Any) -> str:
     from pyproj import CRS
     from pyproj.exceptions import CRSError
 

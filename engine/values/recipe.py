@@ -28,13 +28,20 @@ class BestPixel(_Part):
     """Take each pixel from its best date: far from clouds, near the middle of the period.
 
     After Griffiths et al. 2013 (IEEE JSTARS 6:2088, pixel-based composites) and White et al. 2014
-    (Can. J. Remote Sens. 40:192): the score is the sum of a cloud-distance score, a logistic curve that
-    reaches its end at the cap, and a date score, a Gaussian of the days from the target.
+    (Can. J. Remote Sens. 40:192). Of the clear dates of a pixel the one with the highest score is taken,
+    the earliest of equal ones::
+
+        score = w / (1 + exp(-10 (d / cap - 1/2)))  +  (1 - w) exp(-1/2 (t / sigma)^2)
+
+    d: distance to the nearest pixel of that overpass that it saw but a mask hides, in whole pixels rounded
+    down, at most the cap; t: days between the middle of its day and the middle of the period. The slope 10
+    is 0.2 per pixel where the cap is 50 pixels. Both terms are rounded to 1e-8 before they are added.
 
     Attributes:
-        cloud_distance_m: Beyond this distance from a hidden pixel, clouds no longer matter (the cap).
-        date_sigma_days: Standard deviation of the date score in days.
-        cloud_weight: Weight of the cloud distance, 0..1; the date has the rest.
+        cloud_distance_m: Beyond this distance from a hidden pixel, clouds no longer matter (the cap; to
+            the nearest whole pixel).
+        date_sigma_days: Standard deviation of the date score in days (sigma).
+        cloud_weight: Weight of the cloud distance, 0..1 (w); the date has the rest.
     """
 
     kind: Literal["best"] = "best"
@@ -71,7 +78,10 @@ class GapFill(_Part):
 
     method: Literal["linear", "nearest", "whittaker"] = "linear"
     max_gap_days: int | None = Field(default=None, ge=1)
-    smoothness: float = Field(default=10.0, gt=0)
+    smoothness: float = Field(default=10.0, gt=0, le=1e6)
+
+
+Terrain = Literal["slope", "eastness", "northness"]
 
 
 class Layer(_Part):
@@ -82,12 +92,15 @@ class Layer(_Part):
         file: Raster file or address, any CRS.
         band: Number of its band, from 1.
         resampling: How it reaches the grid.
+        derive: From elevation in metres: ``slope`` in degrees (Horn 1981), ``eastness`` and ``northness``,
+            sine and cosine of the aspect; None takes the raster as it is.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     file: str
     band: int = Field(default=1, ge=1)
     resampling: Resampling = "bilinear"
+    derive: Terrain | None = None
 
 
 class Features(_Part):
@@ -95,7 +108,8 @@ class Features(_Part):
 
     Attributes:
         indices: Spectral indices per time step, by their usual names: NDVI, EVI, NDWI, PSRI.
-        statistics: Over time, of an index or band: ``NDVI_mean``, ``red_p90``, ``EVI_std``.
+        statistics: Over time, of an index or band: ``NDVI_mean``, ``red_p90``, ``EVI_std``; also min, max,
+            range, median, count, slope (per year), amplitude (of the annual sine).
         phenology: Index whose season is described (start, peak, end, length, amplitude), or None.
         day_of_year: Sine and cosine of each step's middle day.
         position: Longitude and latitude as x, y, z on the unit sphere.

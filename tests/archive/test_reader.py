@@ -38,7 +38,7 @@ WHOLE = Box(-582204, 33000, -581436, 34536)  # the scene on the 10 m grid
 @pytest.fixture(scope="module")
 def scene(real_data: Path) -> ItemRecord:
     folder = real_data / "s2_l1c_33UUU"
-    names = {b.name: f"T33UUU_20170216T102101_{b.msi}.jp2" for b in BANDS if b.name != "scl"}
+    names = {b.name: f"T33UUU_20170216T102101_{b.msi}.jp2" for b in BANDS if b.kind == "reflectance"}
     assets = tuple(sorted(AssetRecord(band, str(folder / file)) for band, file in names.items()))
     return record("scene", assets=assets)
 

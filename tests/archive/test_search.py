@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -30,6 +29,7 @@ from engine.archive.search import parse_time, search
 from engine.values.area import Area
 from engine.values.errors import InputError, RetryableError
 from tests.archive.samples import stac_items
+from tests.conftest import require_service
 
 NAME = "pc_s2l2a_13_35MNM_2020.geojson"
 AREA = Area.from_bbox((27.0, -8.0, 27.8, -7.4))
@@ -143,8 +143,7 @@ def api(features: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
     """Start rustac's STAC API on the loopback address."""
     rustac_bin = Path(sys.executable).with_name("rustac")
     if not rustac_bin.exists():
-        missing = "the rustac command is not installed"
-        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
+        require_service("the rustac command", "pip install 'landweave[dev]'")
     path = tmp_path_factory.mktemp("api") / "items.json"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     with socket.socket() as probe:

@@ -17,7 +17,9 @@ from engine.values.bands import BANDS
 from engine.values.errors import DataError, InputError
 from tests.archive.samples import stac_items
 
-L2A_BANDS = tuple(sorted(b.name for b in BANDS if b.name != "cirrus"))
+L2A_BANDS = tuple(sorted(b.name for b in BANDS if b.name not in ("cirrus", "cloud", "snow", "vv", "vh")))
+WITH_PROBABILITIES = ("es_v1_c1_", "stactools_34L", "stactools_60C")  # cloud and snow, 20 m
+FILE_NAMES = {"cloud": "CLD", "snow": "SNW"}
 
 # file: provider, baseline, CRS, tile, relative orbit, offset applied, claimed offset in DN
 EXPECTED: dict[str, tuple[Any, ...]] = {
@@ -62,7 +64,9 @@ def test_real_items(real_data: Path, name: str) -> None:
     assert (first.crs, first.tile, first.relative_orbit) == (f"EPSG:{epsg}", tile, orbit)
     assert (first.offset_applied, first.claimed_offset) == (applied, claimed)
     for record, item in zip(records, items, strict=True):
-        assert record.bands == L2A_BANDS
+        more = ("cloud", "snow") if name.startswith(WITH_PROBABILITIES) else ()
+        assert record.bands == tuple(sorted((*L2A_BANDS, *more)))
+        assert record.orbit_state == item["properties"].get("sat:orbit_state", "")
         _check_against_the_item(record, item)
 
 
@@ -79,7 +83,7 @@ def _check_against_the_item(record: ItemRecord, item: dict[str, Any]) -> None:
         assert "://" in asset.href or Path(asset.href).is_absolute()
         assert "sig=" not in asset.href
         name = Path(asset.href).name
-        msi = next(b for b in BANDS if b.name == asset.band).msi
+        msi = FILE_NAMES.get(asset.band) or next(b for b in BANDS if b.name == asset.band).msi
         assert msi in name, f"{asset.band} is read from {name}"  # the file name is an oracle of its own
         native = next(b for b in BANDS if b.name == asset.band).resolution_m
         assert f"{native}m" in asset.href or not any(f"{m}m" in asset.href for m in (10, 20, 60))

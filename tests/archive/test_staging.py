@@ -155,7 +155,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no JPEG 2000 or GeoTIFF"):
+    with pytest.raises(InputError, match="no JPEG 2000, GeoTIFF or NetCDF"):
         stage(tmp_path)
 
 

@@ -66,12 +66,12 @@ def test_scl_mask_equals_binary_dilation(dilate_m: float) -> None:
         cloudy = binary_dilation(cloudy, np.ones((2 * margin + 1,) * 2))
     expected = cloudy | np.isin(scl, (0, 1))
     cut = slice(margin, -margin or None)
-    np.testing.assert_array_equal(hidden_by_scl(scl.astype(np.uint16), mask, margin), expected[cut, cut])
+    np.testing.assert_array_equal(hidden_by_scl(scl.astype(np.uint16), mask, 20), expected[cut, cut])
 
 
 def test_only_listed_classes_hide() -> None:
     scl = np.array([[3, 4, 8, 9, 10, 11, 0]], np.uint16)
-    hidden = hidden_by_scl(scl, SclMask(classes=(9, 11), dilate_m=0), 0)
+    hidden = hidden_by_scl(scl, SclMask(classes=(9, 11), dilate_m=0), 20)
     assert hidden.tolist() == [[False, False, False, True, False, True, False]]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from engine.models.normalise import LogSigmoid, Standard
 from engine.values.classes import ClassScheme
 from engine.values.errors import DataError, InputError, LandweaveError, TrustError
 from engine.values.lattice import Lattice
+from engine.values.masking import ModelMask
 from engine.values.spec import CubeSpec
 from tests.inference.bundles import FIELDS, network, random_bundle
 
@@ -266,3 +268,36 @@ def test_dynamic_world_becomes_a_bundle(real_data: Path, tmp_path: Path) -> None
 def test_errors_are_of_the_one_tree(tmp_path: Path) -> None:
     with pytest.raises(LandweaveError):
         create_onnx_bundle(tmp_path, tmp_path / "gone.onnx", Layout(order="NCHW"), FIELDS)
+
+
+def _mask_by_function(folder: Path, witness: Path, monkeypatch: pytest.MonkeyPatch) -> CubeSpec:
+    """A module that leaves a file behind as soon as it is imported, and a spec that masks with it."""
+    (folder / "planted_mask.py").write_text(
+        f"open({str(witness)!r}, 'w').close()\n\n\ndef hide(values):\n    open({str(witness)!r}, 'w').close()\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    mask = ModelMask(model="planted_mask:hide", bands=("red",))
+    return FIELDS.spec.model_copy(update={"mask": (mask,)})
+
+
+def test_a_function_in_a_bundles_mask_is_refused_and_neither_imported_nor_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness = tmp_path / "it ran"
+    spec = _mask_by_function(tmp_path, witness, monkeypatch)
+    saved = random_bundle(tmp_path / "b", spec=spec)
+    with pytest.raises(TrustError, match=r"planted_mask:hide.*trust_model=True"):
+        load_bundle(tmp_path / "b")
+    assert load_bundle(tmp_path / "b", trust_model=True) == saved
+    assert not witness.exists()
+    assert "planted_mask" not in sys.modules
+    __import__("planted_mask")  # the plant works
+    assert witness.exists()
+    sys.modules.pop("planted_mask")
+
+
+@pytest.mark.parametrize("mask", ["scl", "cloud_probability", "s2cloudless", "omnicloudmask"])
+def test_masks_without_code_of_the_bundle_need_no_trust(tmp_path: Path, mask: str) -> None:
+    spec = CubeSpec(bands=FIELDS.spec.bands, season=FIELDS.spec.season, mask=mask)
+    random_bundle(tmp_path / "b", spec=spec)
+    assert load_bundle(tmp_path / "b").spec == spec

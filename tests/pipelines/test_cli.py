@@ -22,6 +22,7 @@ from pipelines.sample_archive import SampleArchive
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "init", "check", "schema", "stage", "search", "plan", "train", "map", "status", "verify"]
+COMMANDS += ["indices"]
 
 
 def cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -107,6 +108,19 @@ def test_an_error_is_one_line_with_its_mend_and_exit_code_2(
     assert "Traceback" not in result.stderr
 
 
+def test_stage_takes_bands_and_dates(real_data: Path, tmp_path: Path) -> None:
+    image = real_data / "s2_ftw_austria" / "inference-img.tif"
+    names = ["--bands", "red,green,blue,nir", "--dates", "2021-05-01,2021-08-01"]
+    result = cli("stage", str(image), "--out", "stac", *names, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    items = [json.loads(p.read_text()) for p in sorted((tmp_path / "stac" / "staged").glob("*/*.json"))]
+    assert [i["id"] for i in items] == ["inference-img_2021-05-01", "inference-img_2021-08-01"]
+    assert sorted(items[0]["assets"]) == ["B02_10m", "B03_10m", "B04_10m", "B08_10m"]
+    wrong = cli("stage", str(image), "--out", "stac", "--bands", "purple", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "unknown band" in wrong.stderr
+
+
 def test_search_and_plan_tell_what_there_is(sample: SampleArchive, real_data: Path, tmp_path: Path) -> None:
     weights = real_data / "weights"
     dynamic_world(
@@ -158,3 +172,23 @@ def test_a_foreign_network_becomes_a_bundle(real_data: Path, tmp_path: Path) -> 
     assert bundle.lattice.stride_px == 192
     shown = json.loads(cli("bundle", "show", "bundle", "--json", cwd=tmp_path).stdout)
     assert shown["classes"].startswith("water, trees")
+
+
+def test_indices_are_listed_with_formula_bands_and_source(tmp_path: Path) -> None:
+    def said(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["indices", *arguments])
+        assert result.exit_code == 0
+        return result.output
+
+    assert "NDVI45" in said()
+    assert "(N-R)/(N+R)" in said()
+    listed = json.loads(said("--json"))
+    assert len(listed) > 200
+    assert all(i["formula"] and i["bands"] and i["reference"] for i in listed)
+    (evi,) = json.loads(said("EVI", "--json"))
+    assert evi["bands"] == {"B": "blue", "R": "red", "N": "nir"}
+    assert evi["constants"]["C2"] == 7.5
+    assert "3.618" in said("LAI")
+    wrong = cli("indices", "ndvi", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "NDVI" in wrong.stderr

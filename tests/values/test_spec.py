@@ -16,7 +16,7 @@ from engine.values import errors
 from engine.values.bands import BANDS, band, find_band
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError, LandweaveError, SpecError
-from engine.values.spec import CubeSpec, SclMask
+from engine.values.spec import CubeSpec, ModelMask, SclMask
 
 
 def _kinds(root: type[LandweaveError]) -> list[type[LandweaveError]]:
@@ -26,8 +26,11 @@ def _kinds(root: type[LandweaveError]) -> list[type[LandweaveError]]:
 @pytest.mark.parametrize("kind", _kinds(LandweaveError))
 def test_errors_survive_pickling_with_their_fields(kind: type[LandweaveError]) -> None:
     error = kind("it failed", where="tile r1_c2", found="3 GiB", limit="2 GiB", mend="smaller tiles")
+    assert pickle.loads(pickle.dumps(error)).__dict__ == error.__dict__
+    error.about("S2A_1", "red")
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
+    assert (again.item, again.asset) == ("S2A_1", "red")
     assert str(again) == str(error)
     assert str(error) == "it failed [tile r1_c2]; found 3 GiB, expected 2 GiB; to mend: smaller tiles"
     assert again.__dict__ == error.__dict__
@@ -105,3 +108,14 @@ def test_bad_schemes_are_named(text: str, tmp_path: Path) -> None:
 
 def test_the_tree_of_errors_is_public() -> None:
     assert {k.__name__ for k in _kinds(LandweaveError)} <= set(dir(errors))
+
+
+def test_a_bundle_that_names_no_checksum_accepts_the_models_that_it_names() -> None:
+    def spec(sha256: str | None) -> CubeSpec:
+        mask = ModelMask(model="clouds.onnx", bands=("red",), sha256=sha256)
+        return CubeSpec(bands=("red",), mask=mask)
+
+    spec(None).require(spec("a" * 64), n_dates=1, other_n_dates=1)
+    spec("a" * 64).require(spec("a" * 64), n_dates=1, other_n_dates=1)
+    with pytest.raises(SpecError, match="mask"):
+        spec("a" * 64).require(spec("b" * 64), n_dates=1, other_n_dates=1)
