@@ -216,9 +216,9 @@ def test_files_are_read_from_their_overviews(tmp_path: Path, monkeypatch: pytest
     pixels: list[int] = []
     fetch = reading.fetch_by_odc
 
-    def counting(env: Any, source: Any, window: Box) -> Any:
+    def counting(source: Any, window: Box) -> Any:
         pixels.append(window.area_px)
-        return fetch(env, source, window)
+        return fetch(source, window)
 
     monkeypatch.setattr(reading, "fetch_by_odc", counting)
     grid = Grid.make("EPSG:32633", 10)
