@@ -187,12 +187,42 @@ def test_another_cube_is_refused_by_name_and_changes_nothing(
     assert _files(project / "fixed") == before
 
 
-def test_a_cube_whose_past_depends_on_its_future_does_not_grow(project: Path, client: Client) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.make_cube.growth_barriers", lambda spec: "gap_fill")
-        stage(project, client, "filled", "time=2023-03/2023-05")
-        with pytest.raises(ConflictError, match=r"cannot grow \[gap_fill\]"):
-            stage(project, None, "filled", "time=2023-06/2023-08")
+EVERYTHING = {
+    "bands": list(BANDS),
+    "variability": True,
+    "gap_fill": "linear",
+    "features": {
+        "indices": ["NDVI"],
+        "statistics": ["NDVI_mean", "red_p90"],
+        "phenology": "NDVI",
+        "day_of_year": True,
+        "position": True,
+    },
+}
+
+
+def test_whatever_a_spec_asks_for_is_staged(project: Path, client: Client) -> None:
+    asked = [f"cube={json.dumps(EVERYTHING)}", "tile_px=256"]
+    result = stage(project, client, "everything", *asked)
+    wanted = live(project, spec=CubeSpec.model_validate(EVERYTHING)).compute(scheduler="sync")
+    names = {"variability", "filled", "indices", "statistics", "phenology", "day_of_year", "position"}
+    assert names < set(wanted.data_vars)
+    same(open_cube(project / "everything"), wanted)
+    peak = max(r.peak_bytes for r in current_records(result.run, "cube"))
+    assert peak <= read_plan(result.run, "cube")["projected_bytes"]
+    assert verify_run(result.run)["differ"] == []
+    with pytest.raises(
+        ConflictError, match=r"cannot grow \[gap_fill, features.statistics, features.phenology\]"
+    ):
+        stage(project, None, "everything", "time=2023-11/2023-12", *asked)
+
+
+def test_features_of_a_date_are_appended(project: Path, client: Client) -> None:
+    features = {"indices": ["NDVI"], "day_of_year": True, "position": True}
+    cube = {"bands": list(BANDS), "variability": True, "features": features}
+    for span in ("2023-03/2023-05", "2023-06/2023-10"):
+        stage(project, client, "features", f"cube={json.dumps(cube)}", f"time={span}")
+    same(open_cube(project / "features"), live(project, spec=CubeSpec.model_validate(cube)))
 
 
 def test_a_staged_cube_maps_to_the_same_bits(
