@@ -59,6 +59,16 @@ class LatticeConfig(BaseModel):
         return Lattice(self.window_px, self.overlap_px, self.kernel)
 
 
+class RadarConfig(BaseModel):
+    """Where Sentinel-1 comes from, over the same area and time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    catalog: str = Field(default="planetary-computer", description="As `catalog` of the run.")
+    collection: str = Field(
+        default="sentinel-1-rtc", description="Collection of terrain-corrected backscatter, linear power."
+    )
+
+
 class SourceConfig(BaseModel):
     """Where the pixels come from: an area, a season, a catalogue."""
 
@@ -77,6 +87,9 @@ class SourceConfig(BaseModel):
     )
     orbits: tuple[int | Literal["ascending", "descending"], ...] | None = Field(
         default=None, description="Only these relative orbits, or ascending/descending passes, or both."
+    )
+    sentinel1: RadarConfig = Field(
+        default_factory=RadarConfig, description="Radar scenes, for a cube with `sentinel1`."
     )
     crs: str | None = Field(
         default=None, description="CRS of the grid; default UTM or LAEA by the area's extent."
@@ -214,9 +227,13 @@ def _anchor_paths(raw: dict[str, Any], base: Path, paths: tuple[str, ...]) -> No
             at = at.get(parent) if isinstance(at, dict) else None
         if isinstance(at, dict) and isinstance(at.get(last), str) and "://" not in at[last]:
             at[last] = str(base / at[last])
-    catalog, area = raw.get("catalog"), raw.get("area")
-    if isinstance(catalog, str) and "://" not in catalog and _looks_local(catalog, base):
-        raw["catalog"] = str(base / catalog)
+    for source in (raw, raw.get("sentinel1")):
+        if not isinstance(source, dict):
+            continue
+        catalog = source.get("catalog")
+        if isinstance(catalog, str) and "://" not in catalog and _looks_local(catalog, base):
+            source["catalog"] = str(base / catalog)
+    area = raw.get("area")
     if isinstance(area, str) and Path(area).suffix:
         raw["area"] = str(base / area)
     elif isinstance(area, dict) and area.get("file"):

@@ -32,13 +32,14 @@ from engine.values.classes import ClassScheme
 from engine.values.errors import BudgetError, ConflictError, InputError, SpecError
 from engine.values.grid import Box
 from engine.values.spec import CubeSpec
-from pipelines.config import load_config
+from pipelines.config import CubeConfig, load_config
 from pipelines.cube_area import area_of, find_scenes, grid_and_box
 from pipelines.make_cube import CubeResult, make_cube, prepare_cube
 from pipelines.map_area import map_area
-from pipelines.plan_cube import load_cube_config, plan_staging
+from pipelines.plan_cube import Scenes, ask, load_cube_config, plan_staging
 from pipelines.run_folder import current_records, read_plan, status_of, verify_run
 from pipelines.sample_archive import SampleArchive
+from pipelines.sample_stac import RADAR_COLLECTION
 from tests.pipelines.test_map_area import BANDS, make_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -223,6 +224,40 @@ def test_features_of_a_date_are_appended(project: Path, client: Client) -> None:
     for span in ("2023-03/2023-05", "2023-06/2023-10"):
         stage(project, client, "features", f"cube={json.dumps(cube)}", f"time={span}")
     same(open_cube(project / "features"), live(project, spec=CubeSpec.model_validate(cube)))
+
+
+def test_radar_of_two_zones_is_staged_and_appended(
+    two_zones: SampleArchive, client: Client, tmp_path: Path
+) -> None:
+    settings = {
+        "area": str(two_zones.territory),
+        "catalog": str(two_zones.catalog),
+        "sentinel1": {"catalog": str(two_zones.catalog), "collection": RADAR_COLLECTION},
+        "cube": {"bands": ["red"], "sentinel1": True},
+        "out": "radar",
+        "tile_px": 256,
+        "halo_px": HALO,
+    }
+
+    def config(time_range: str, out: str) -> CubeConfig:
+        (tmp_path / "cube.yaml").write_text(yaml.safe_dump(settings | {"time": time_range, "out": out}))
+        return load_cube_config(tmp_path / "cube.yaml")
+
+    for months in ("2023-03/2023-04", "2023-05/2023-08"):
+        result = make_cube(config(months, "radar"), client=client)
+        assert result.exit_code == 0
+    staged = open_cube(tmp_path / "radar")
+    assert (staged.radar_observations > 0).any(("y", "x")).sum() >= 2
+    wanted = cube_of_box(config("2023-03/2023-08", "none"))
+    same(staged, wanted)
+    assert make_cube(config("2023-05/2023-08", "radar"), client=client).summary.done == 0
+
+
+def cube_of_box(config: CubeConfig) -> xr.Dataset:
+    """The live cube of a configuration over the box that it would stage."""
+    asked = ask(config)
+    scenes = Scenes.find(config, asked)
+    return open_cube(scenes.items, asked.spec, grid=asked.grid, box=asked.box, sentinel1=scenes.radar)
 
 
 def test_a_staged_cube_maps_to_the_same_bits(
