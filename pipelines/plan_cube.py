@@ -150,7 +150,8 @@ def tile_shape(asked: Asked, layout: StoreSpec, scenes: Scenes) -> CubeTileShape
 
 def _most_at_once(asked: Asked, table: ItemTable) -> int:
     """Return the largest number of overpasses in one time step."""
-    return max(len(s.groups) for s in plan_cube(table, asked.spec, asked.grid).steps)
+    spec = asked.spec.model_copy(update={"mask": ()})  # radar scenes have nothing that a mask reads
+    return max(len(s.groups) for s in plan_cube(table, spec, asked.grid).steps)
 
 
 def plan_staging(config: CubeConfig) -> dict[str, Any]:
