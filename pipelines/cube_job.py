@@ -32,6 +32,7 @@ from engine.cube.cube import open_cube
 from engine.cube.plan import BLOCK_PX
 from engine.cube.stored import STORE
 from engine.runs.driver import TileOutput
+from engine.runs.readable import without_unreadable
 from engine.store.layout import StoreSpec, Variable, open_spec
 from engine.store.storespec import TIME
 from engine.values.grid import Box, Grid, TileKey
@@ -108,13 +109,20 @@ class CubeJob:
         """Make one tile's time steps.
 
         The inner graph runs on this worker's own threads, and its pieces are put straight into place, so
-        the tile lies in memory once.
+        the tile lies in memory once. Scenes whose files cannot be read are left out and listed.
         """
-        box, blocks = self.box(tile), self.blocks(tile)
+        blocks = self.blocks(tile)
+        scenes = self._scenes(_around(blocks))
+        ids = frozenset(s.id for s in scenes)
+        return without_unreadable(
+            tile, ids, lambda gone: self._made(tile, blocks, scenes.without(gone), threads)
+        )
+
+    def _made(self, tile: TileKey, blocks: list[Box], scenes: ItemTable, threads: int) -> TileOutput:
+        """Make a tile's time steps from some scenes."""
+        box, core = self.box(tile), _around(blocks)
         wanted = self._variables(open_spec(self.store_url))
         arrays = {v.name: _blank(v, box, self.steps) for v in wanted}
-        core = _around(blocks)
-        scenes = self._scenes(core)
         counts = {"scenes": len(scenes), "steps": self.steps[1] - self.steps[0], "pixels": 0}
         if not len(scenes):
             return TileOutput(arrays, counts, steps=self.steps)

@@ -23,10 +23,12 @@ from engine.inference.blend import CONFIDENCE_NO_DATA
 from engine.inference.bundle import Bundle
 from engine.inference.predict import predict
 from engine.runs.driver import TileOutput
+from engine.runs.readable import without_unreadable
 from engine.store.layout import Dim, StoreSpec, Variable
 from engine.values.area import Area
-from engine.values.grid import Box, Grid, TileKey, tiles_over
+from engine.values.grid import Box, Grid, TileKey
 from engine.values.spec import ENGINE_FORMAT, CubeSpec
+from engine.values.tiling import Tiling
 from pipelines.tile_inputs import ITEMS_FILE, SHARD_MAX_PX, items_in, outline_in
 
 STORE = "map.zarr"
@@ -64,12 +66,9 @@ class MapJob:
         """Return a tile's pixels."""
         return tile.box(self.tile_px)
 
-    def tiles(self) -> list[TileKey]:
-        """List the tiles that touch the outline, along a Z-order curve."""
-        outline = self._outline()
-        whole = self.grid.box_of_bounds(outline.bounds)
-        shapely.prepare(outline)
-        return [t for t in tiles_over(whole, self.tile_px) if self._touches(outline, t)]
+    def tiles(self) -> Tiling:
+        """Return the tiles that touch the outline, along a Z-order curve."""
+        return Tiling(self.grid, self.tile_px, self._outline())
 
     def key(self, tile: TileKey) -> str:
         """Return the sha256 of all that decides this tile's bytes."""
@@ -91,13 +90,22 @@ class MapJob:
     def compute(self, tile: TileKey, threads: int) -> TileOutput:
         """Make one tile: read with halo, predict on the lattice, cut by the outline.
 
+        Scenes whose files cannot be read are left out of the tile and listed.
         Inner graphs run on this worker's own threads and never go back to the scheduler.
         """
-        box, core = self.box(tile), self._core(tile)
-        arrays = self._blank(box)
+        core = self._core(tile)
         scenes = self._scenes(core) if core else None
         if scenes is None or not len(scenes):
-            return TileOutput(arrays, {"windows": 0, "scenes": 0, "pixels": 0})
+            return TileOutput(self._blank(self.box(tile)), {"windows": 0, "scenes": 0, "pixels": 0})
+        ids = frozenset(s.id for s in scenes)
+        return without_unreadable(
+            tile, ids, lambda gone: self._made(tile, core, scenes.without(gone), threads)
+        )
+
+    def _made(self, tile: TileKey, core: Box, scenes: ItemTable, threads: int) -> TileOutput:
+        """Make a tile from some scenes."""
+        box = self.box(tile)
+        arrays = self._blank(box)
         outer = self.bundle.lattice.pad(core)
         chunks = (self.chunk_px, self.chunk_px)
         cube = open_cube(scenes, self.spec, grid=self.grid, box=outer, chunks_yx=chunks)
@@ -145,9 +153,6 @@ class MapJob:
 
     def _outline(self) -> Any:
         return outline_in(self.run_dir, self.grid.crs)
-
-    def _touches(self, outline: Any, tile: TileKey) -> bool:
-        return bool(outline.intersects(shapely.box(*self.grid.bounds_of_box(self.box(tile)))))
 
     def _part(self, tile: TileKey) -> Any:
         rectangle = shapely.box(*self.grid.bounds_of_box(self.box(tile)))

@@ -9,7 +9,7 @@ again.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -42,6 +42,13 @@ class TileOutput:
     steps: tuple[int, int] | None = None
 
 
+class TileList(Protocol):
+    """The tiles of a job: counted, and walked as often as wanted."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[TileKey]: ...
+
+
 class TileJob(Protocol):
     """Something that is made tile by tile. It travels to the workers, so it is small and pickles."""
 
@@ -53,8 +60,8 @@ class TileJob(Protocol):
     def store_url(self) -> str:
         """The store that the tiles are written to; every worker must reach it."""
 
-    def tiles(self) -> Sequence[TileKey]:
-        """List all tiles, neighbours close together."""
+    def tiles(self) -> TileList:
+        """Return all tiles, neighbours close together; a walk need not hold them all."""
 
     def key(self, tile: TileKey) -> str:
         """Return sha256 (hex) over everything that the tile's pixels depend on."""
