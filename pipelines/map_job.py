@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +27,9 @@ from engine.store.layout import Dim, StoreSpec, Variable
 from engine.values.area import Area
 from engine.values.grid import Box, Grid, TileKey, tiles_over
 from engine.values.spec import ENGINE_FORMAT, CubeSpec
+from pipelines.tile_inputs import ITEMS_FILE, SHARD_MAX_PX, items_in, outline_in
 
-ITEMS_FILE, AREA_FILE, STORE = "items.parquet", "area.geojson", "map.zarr"
-SHARD_MAX_PX = 2048
+STORE = "map.zarr"
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ class MapJob:
         return arrays
 
     def _outline(self) -> Any:
-        return _outline(self.run_dir, self.grid.crs, _stamp(self.run_dir, AREA_FILE))
+        return outline_in(self.run_dir, self.grid.crs)
 
     def _touches(self, outline: Any, tile: TileKey) -> bool:
         return bool(outline.intersects(shapely.box(*self.grid.bounds_of_box(self.box(tile)))))
@@ -167,38 +165,7 @@ class MapJob:
 
         Without composites every scene is a date of the cube, whether it touches this tile or not.
         """
-        table = _items(self.run_dir, _stamp(self.run_dir, ITEMS_FILE))
+        table = items_in(self.run_dir, ITEMS_FILE)
         if self.spec.period is None:
             return table
         return table.in_bounds(self.grid.bounds_of_box(self.bundle.lattice.pad(core)), self.grid.crs)
-
-
-def write_inputs(run_dir: Path, area: Area, items: ItemTable | None) -> None:
-    """Put the outline and, if given, the scenes into the run folder."""
-    feature = {
-        "type": "Feature",
-        "properties": {"name": area.name},
-        "geometry": shapely.geometry.mapping(area.geometry),
-    }
-    (run_dir / AREA_FILE).write_text(json.dumps(feature))
-    if items is not None:
-        items.to_parquet(run_dir / ITEMS_FILE)
-
-
-def _stamp(run_dir: str, name: str) -> int:
-    """Tell one version of an input from the next, so that the caches below never serve a stale one."""
-    return (Path(run_dir) / name).stat().st_mtime_ns
-
-
-@lru_cache(maxsize=4)
-def _items(run_dir: str, stamp: int) -> ItemTable:
-    return ItemTable.from_parquet(Path(run_dir) / ITEMS_FILE)
-
-
-@lru_cache(maxsize=4)
-def _outline(run_dir: str, crs: str, stamp: int) -> Any:
-    feature = json.loads((Path(run_dir) / AREA_FILE).read_text())
-    area = Area(feature["properties"]["name"], shapely.geometry.shape(feature["geometry"]))
-    outline = area.to_crs(crs)
-    shapely.prepare(outline)
-    return outline

@@ -20,9 +20,9 @@ from engine.values.spec import CubeSpec
 def with_gaps_filled(cube: xr.Dataset, how: GapFill) -> xr.Dataset:
     """Fill the missing dates of a cube, a date without any scene like any other.
 
-    One task fills all dates of one block of pixels, and two cut reflectance and flags from it, whatever
-    the number of dates; the cube's chunks in y and x stay. A task holds its block twice: 2 x dates x bands
-    x y x x x 2 bytes (12 dates, 10 bands, 1024 x 1024: 0.5 GB), beside the chunks it was made from.
+    One task fills all dates of one block of pixels, and one each cuts reflectance and flags from it,
+    whatever the number of dates; the cube's chunks in y and x stay. A task holds its block twice, as chunks
+    and as one array: dates x bands x y x x x 4 bytes (12 dates, 10 bands, 1024 x 1024: 0.5 GB).
 
     Args:
         cube: With ``reflectance`` (time, band, y, x) uint16, 0 = no data, and ``time_bnds`` (time, nv); a
@@ -41,16 +41,15 @@ def with_gaps_filled(cube: xr.Dataset, how: GapFill) -> xr.Dataset:
     reflectance = cube["reflectance"].transpose("time", "band", "y", "x")
     data = reflectance.data if cube["reflectance"].chunks else da.from_array(reflectance.data)
     n_dates, n_bands = data.shape[:2]
-    days = middle_days(cube)
-    packed = da.blockwise(
-        partial(_fill_block, days=days, how=how),
-        "tfyx",
+    planes = da.blockwise(
+        partial(_fill_block, days=middle_days(cube), how=how),
+        "pyx",
         data,
-        "sbyx",
-        new_axes={"t": n_dates, "f": n_bands + 1},
+        "tbyx",
+        new_axes={"p": n_dates * (n_bands + 1)},
         dtype=np.uint16,
-        meta=np.empty((0, 0, 0, 0), np.uint16),
-        name=f"landweave-filled-{tokenize(data.name, days.tolist(), how.model_dump_json())}",
+        meta=np.empty((0, 0, 0), np.uint16),
+        name=f"landweave-filled-{tokenize(data.name, middle_days(cube).tolist(), how.model_dump_json())}",
     )
     flags = {
         "grid_mapping": "spatial_ref",
@@ -59,8 +58,8 @@ def with_gaps_filled(cube: xr.Dataset, how: GapFill) -> xr.Dataset:
         "flag_meanings": "observed between_two_dates from_one_side no_data",
     }
     filled = cube.assign(
-        reflectance=(reflectance.dims, packed[:, :n_bands], reflectance.attrs),
-        filled=(("time", "y", "x"), packed[:, n_bands].astype(np.uint8), flags),
+        reflectance=(reflectance.dims, _values_of(planes, n_dates, n_bands), reflectance.attrs),
+        filled=(("time", "y", "x"), planes[n_dates * n_bands :].astype(np.uint8), flags),
     )
     if "landweave_spec" in cube.attrs:
         spec = CubeSpec.model_validate_json(cube.attrs["landweave_spec"])
@@ -83,12 +82,35 @@ def middle_days(cube: xr.Dataset) -> NDArray[np.float64]:
     return np.asarray(minutes.mean(axis=1) / 1440)
 
 
+def _values_of(planes: da.Array, n_dates: int, n_bands: int) -> da.Array:
+    """Cut the values out of the planes, (time, band, y, x), without copying."""
+    return da.map_blocks(
+        _first_planes,
+        planes,
+        shape_tb=(n_dates, n_bands),
+        new_axis=0,
+        chunks=((n_dates,), (n_bands,), *planes.chunks[1:]),
+        dtype=np.uint16,
+        meta=np.empty((0, 0, 0, 0), np.uint16),
+    )
+
+
+def _first_planes(planes: NDArray[np.uint16], shape_tb: tuple[int, int]) -> NDArray[np.uint16]:
+    return planes[: shape_tb[0] * shape_tb[1]].reshape(*shape_tb, *planes.shape[1:])
+
+
 def _fill_block(parts: Any, days: NDArray[np.float64], how: GapFill) -> NDArray[np.uint16]:
-    """Join the chunks of all dates and bands, fill them, and lay the flags behind the bands."""
+    """Fill a block: (time x band + time, y, x) uint16, first the values, date by date, then the flags.
+
+    So both are contiguous views of one array, and nothing is copied but the chunks into it.
+    """
     rows = [list(row) for row in parts]
     n_dates, n_bands = sum(row[0].shape[0] for row in rows), sum(part.shape[1] for part in rows[0])
-    packed = np.empty((n_dates, n_bands + 1, *rows[0][0].shape[2:]), np.uint16)
-    values = np.concatenate([np.concatenate(row, axis=1) for row in rows])
-    packed[:, n_bands] = fill_in_place(values, days, how)
-    packed[:, :n_bands] = values
-    return packed
+    planes = np.empty((n_dates * (n_bands + 1), *rows[0][0].shape[2:]), np.uint16)
+    values = _first_planes(planes, (n_dates, n_bands))
+    t = 0
+    for row in rows:
+        np.concatenate(row, axis=1, out=values[t : t + row[0].shape[0]])
+        t += row[0].shape[0]
+    planes[n_dates * n_bands :] = fill_in_place(values, days, how)
+    return planes

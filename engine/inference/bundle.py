@@ -30,7 +30,7 @@ from engine.models.registry import check_config
 from engine.values.classes import ClassScheme
 from engine.values.errors import DataError, InputError, TrustError
 from engine.values.lattice import Lattice
-from engine.values.masking import ModelMask
+from engine.values.masking import refuse_functions
 from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def load_bundle(path: str | Path, *, trust_model: bool = False) -> Bundle:
     fields = read_fields(item, manifest)
     bundle = _bundle(folder, kind, fields, item["properties"])
     if not trust_model:
-        _refuse_functions(bundle.spec, manifest)
+        refuse_functions(bundle.spec.mask, f"{manifest}: landweave:cube.mask")
     _check(bundle)
     bundle.read_weights()
     return bundle
@@ -363,19 +363,6 @@ def _kind_of(path: Path) -> Kind:
             mend="convert them where you trust them: safetensors.torch.save_file(state_dict) or ONNX export",
         )
     return _KINDS[path.suffix.lower()]
-
-
-def _refuse_functions(spec: CubeSpec, manifest: Path) -> None:
-    """Refuse a spec whose masks choose code; nothing is imported."""
-    for mask in spec.mask:
-        if isinstance(mask, ModelMask) and mask.form == "function":
-            raise TrustError(
-                "the bundle's cubes are masked by a function, which is code that the bundle chooses",
-                where=f"{manifest}: landweave:cube.mask",
-                found=mask.model,
-                limit="scl, cloud_probability, s2cloudless, omnicloudmask or an ONNX file",
-                mend="look at that function; if you trust it, load_bundle(path, trust_model=True)",
-            )
 
 
 def _refuse_code(path: Path) -> None:

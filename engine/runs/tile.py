@@ -33,11 +33,13 @@ class TileOutput:
         arrays: Variable to array (extra dims..., y, x) over the tile's box.
         counts: Free numbers for the record, e.g. windows, pixels, items.
         gaps: What the tile had to do without.
+        steps: Steps of the store's time axis that the arrays cover, None for all.
     """
 
     arrays: Mapping[str, NDArray[Any]]
     counts: Mapping[str, float]
     gaps: tuple[Gap, ...] = ()
+    steps: tuple[int, int] | None = None
 
 
 class TileJob(Protocol):
@@ -108,8 +110,8 @@ def execute_tile(job: TileJob, task: TileTask) -> TileRecord:
         output = job.compute(task.tile, task.threads)
         lease.check(task.run_dir, task.epoch)
         ledger.clear(task.tile, task.epoch)
-        written = write_region(job.store_url, box, output.arrays, task.epoch)
-        checksums = read_back(job.store_url, box, written)
+        written = write_region(job.store_url, box, output.arrays, task.epoch, output.steps)
+        checksums = read_back(job.store_url, box, written, output.steps)
     lease.check(task.run_dir, task.epoch)
     return ledger.commit(
         TileRecord(

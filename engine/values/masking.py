@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from engine.values.errors import TrustError
+
 
 class _Mask(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -119,7 +121,8 @@ Mask = Annotated[SclMask | CloudProbabilityMask | ModelMask, Field(discriminator
 _SHORT: dict[str, Mapping[str, Any]] = {
     "scl": {"kind": "scl"},
     "cloud_probability": {"kind": "cloud_probability"},
-    "s2cloudless": {"kind": "model", "model": "s2cloudless", "threshold": 0.4},
+    # 60 m, the size of its coarsest bands: at 20 m it takes nine times as long
+    "s2cloudless": {"kind": "model", "model": "s2cloudless", "threshold": 0.4, "resolution_m": 60.0},
     "omnicloudmask": {"kind": "model", "model": "omnicloudmask"},
 }
 
@@ -134,3 +137,24 @@ def masks_by_name(value: Any) -> Any:
         return ()
     several = value if isinstance(value, list | tuple) else (value,)
     return tuple(_SHORT.get(one, one) if isinstance(one, str) else one for one in several)
+
+
+def refuse_functions(masks: tuple[Mask, ...], where: str) -> None:
+    """Refuse masks that choose code, for specs that came in a file from somebody else; nothing is imported.
+
+    Args:
+        masks: Of the spec.
+        where: The file and field that named them.
+
+    Raises:
+        TrustError: Naming the first function.
+    """
+    for mask in masks:
+        if isinstance(mask, ModelMask) and mask.form == "function":
+            raise TrustError(
+                "the cubes are masked by a function, which is code that this file chooses",
+                where=where,
+                found=mask.model,
+                limit="scl, cloud_probability, s2cloudless, omnicloudmask or an ONNX file",
+                mend="look at that function; if you trust it, load_bundle(path, trust_model=True)",
+            )

@@ -28,13 +28,20 @@ class BestPixel(_Part):
     """Take each pixel from its best date: far from clouds, near the middle of the period.
 
     After Griffiths et al. 2013 (IEEE JSTARS 6:2088, pixel-based composites) and White et al. 2014
-    (Can. J. Remote Sens. 40:192): the score is the sum of a cloud-distance score, a logistic curve that
-    reaches its end at the cap, and a date score, a Gaussian of the days from the target.
+    (Can. J. Remote Sens. 40:192). Of the clear dates of a pixel the one with the highest score is taken,
+    the earliest of equal ones::
+
+        score = w / (1 + exp(-10 (d / cap - 1/2)))  +  (1 - w) exp(-1/2 (t / sigma)^2)
+
+    d: distance to the nearest pixel of that overpass that it saw but a mask hides, in whole pixels rounded
+    down, at most the cap; t: days between the middle of its day and the middle of the period. The slope 10
+    is 0.2 per pixel where the cap is 50 pixels. Both terms are rounded to 1e-8 before they are added.
 
     Attributes:
-        cloud_distance_m: Beyond this distance from a hidden pixel, clouds no longer matter (the cap).
-        date_sigma_days: Standard deviation of the date score in days.
-        cloud_weight: Weight of the cloud distance, 0..1; the date has the rest.
+        cloud_distance_m: Beyond this distance from a hidden pixel, clouds no longer matter (the cap; to
+            the nearest whole pixel).
+        date_sigma_days: Standard deviation of the date score in days (sigma).
+        cloud_weight: Weight of the cloud distance, 0..1 (w); the date has the rest.
     """
 
     kind: Literal["best"] = "best"
@@ -66,12 +73,12 @@ class GapFill(_Part):
         method: ``linear`` in time; ``nearest`` in time; ``whittaker``, a smoother (Eilers 2003, Anal. Chem.
             75:3631) that also replaces observed values.
         max_gap_days: Longer gaps stay empty; None fills all.
-        smoothness: Whittaker's lambda.
+        smoothness: Whittaker's lambda; at its limit a series is nearly a straight line.
     """
 
     method: Literal["linear", "nearest", "whittaker"] = "linear"
     max_gap_days: int | None = Field(default=None, ge=1)
-    smoothness: float = Field(default=10.0, gt=0, le=1e6)
+    smoothness: float = Field(default=10.0, gt=0, le=1e5)
 
 
 Terrain = Literal["slope", "eastness", "northness"]

@@ -18,13 +18,17 @@ import pytest
 import rasterio
 import rasterio.shutil
 from affine import Affine
+from pyproj import CRS, Transformer
+from pyproj.crs import ProjectedCRS
+from pyproj.crs.coordinate_operation import UTMConversion
 from rasterio.enums import Resampling as RioResampling
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import reproject, transform_bounds
 
 from engine.archive.items import AssetRecord, ItemRecord
 from engine.archive.reader import Reader
-from engine.values.errors import InputError
+from engine.values.bands import BANDS
+from engine.values.errors import DataError, InputError
 from engine.values.grid import Box, Grid
 from engine.values.recipe import Resampling
 from tests.archive.samples import record
@@ -139,7 +143,7 @@ def make_cog(path: Path, values: np.ndarray, place: Place = Place(), nodata: flo
     plain.unlink()
     with rasterio.open(path) as file:
         assert file.overviews(1) == list(OVERVIEWS)
-        assert np.array_equal(file.read(1), values)
+        assert np.array_equal(file.read(1), values, equal_nan=values.dtype.kind == "f")
         assert (file.read(1, out_shape=(file.height // 2, file.width // 2)) == 7).all()
     return str(path)
 
@@ -154,30 +158,301 @@ def block_over(path: str, grid: Grid) -> Box:
     with rasterio.open(path) as file:
         left, bottom, right, top = transform_bounds(file.crs, grid.crs, *file.bounds)
     x, y = (left + right) / 2, (bottom + top) / 2
-    return grid.box_of_bounds((x, y, x, y)).pad(1).snap_out(512) & _first_block(grid, x, y)
+    (res_y, res_x), (ax, ay) = grid.resolution_yx, grid.anchor_xy
+    row, col = int((ay - y) // (512 * res_y)) * 512, int((x - ax) // (512 * res_x)) * 512
+    return Box(row, col, row + 512, col + 512)
 
 
-def _first_block(grid: Grid, x: float, y: float) -> Box:
-    y0, x0 = (edge // 512 * 512 for edge in (grid.box_of_bounds((x, y, x, y)).y0, grid.box_of_bounds((x, y, x, y)).x0))
-    return Box(y0, x0, y0 + 512, x0 + 512)
+def warp_of(path: str, grid: Grid, block: Box, how: str, ratio: float = 1.0) -> np.ndarray:
+    """Warp a file onto a block by plain rasterio; 0 = no data.
 
-
-def warp_of(path: str, grid: Grid, block: Box, how: str, nodata: float = 0) -> np.ndarray:
-    """Warp a file onto a block by plain rasterio."""
+    GDAL guesses from the shape of windows how much coarser the grid is, another guess for each window; here
+    it is told.
+    """
+    scale = {"XSCALE": 1 / max(1.0, ratio), "YSCALE": 1 / max(1.0, ratio)}
     with rasterio.open(path) as file:
-        out = np.full(block.shape_yx, nodata, file.dtypes[0])
+        out = np.zeros(block.shape_yx, file.dtypes[0])
         reproject(
-            rasterio.band(file, 1), out, src_nodata=nodata, dst_nodata=nodata, dst_crs=grid.crs,
-            dst_transform=Affine(*grid.transform_of(block)), resampling=RioResampling[how],
+            rasterio.band(file, 1), out, src_nodata=0, dst_nodata=0, dst_crs=grid.crs,
+            dst_transform=Affine(*grid.transform_of(block)), resampling=RioResampling[how], **scale,
         )  # fmt: skip
     return out
 
 
-def vrt_of(path: str, grid: Grid, block: Box, how: str) -> np.ndarray:
-    """Warp a file onto a block by rasterio's WarpedVRT."""
+def vrt_of(path: str, grid: Grid, block: Box, how: str, ratio: float = 1.0) -> np.ndarray:
+    """Warp a file onto a block by rasterio's WarpedVRT, as `warp_of`."""
     options = {
         "crs": grid.crs, "transform": Affine(*grid.transform_of(block)), "height": 512, "width": 512,
-        "resampling": RioResampling[how], "src_nodata": 0, "nodata": 0,
+        "resampling": RioResampling[how], "src_nodata": 0, "nodata": 0, "tolerance": 0.001,
+        "XSCALE": 1 / max(1.0, ratio), "YSCALE": 1 / max(1.0, ratio),
     }  # fmt: skip
     with rasterio.open(path) as file, WarpedVRT(file, **options) as vrt:
         return np.asarray(vrt.read(1))
+
+
+def positions_in(path: str, grid: Grid, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """Transform each pixel centre by pyproj: where it lies in a file, in rows and columns."""
+    y, x = grid.centres(box)
+    with rasterio.open(path) as file:
+        to_file = Transformer.from_crs(grid.crs, file.crs, always_xy=True)
+        col, row = ~file.transform * np.asarray(to_file.transform(*np.meshgrid(x, y)))
+    return row, col
+
+
+def at_positions(values: np.ndarray, row: np.ndarray, col: np.ndarray, order: int) -> np.ndarray:
+    """Interpolate by scipy, at positions well within the image: 0 nearest, 1 linear."""
+    from scipy.ndimage import map_coordinates
+
+    if order == 0:
+        return values[np.floor(row).astype(int), np.floor(col).astype(int)]
+    return map_coordinates(values.astype(float), [row - 0.5, col - 0.5], order=1, mode="nearest")
+
+
+def letter() -> np.ndarray:
+    """Draw an L of 3000 on 1000, two pixels wide: rows 100..139 of columns 200, 201; its foot to column 219."""
+    values = np.full((400, 400), 1000, np.uint16)
+    values[100:140, 200:202] = 3000
+    values[138:140, 200:220] = 3000
+    return values
+
+
+def scenes_of(folder: Path) -> ItemRecord:
+    """Return the real scene 33UUU with its 13 bands."""
+    names = {b.name: f"T33UUU_20170216T102101_{b.msi}.jp2" for b in BANDS if b.name != "scl"}
+    return record("scene", assets=tuple(sorted(AssetRecord(b, str(folder / f)) for b, f in names.items())))
+
+
+class FileReaderConformance(ReaderConformance):
+    """Holds for any reader of files. An heir gives the fixture `reader`."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def shot(cls, tmp_path_factory: pytest.TempPathFactory) -> Shot:
+        folder = tmp_path_factory.mktemp("cogs")
+        item = made_item(
+            red=make_cog(folder / "red.tif", ground((700, 600), 1)),
+            nir=make_cog(folder / "nir.tif", ground((700, 600), 2)),
+            swir16=make_cog(folder / "swir16.tif", ground((350, 300), 3), Place(20.0)),
+        )
+        grid = Grid.make(LAEA, 10)
+        corner = block_over(item.asset("red").href, grid)
+        return Shot(
+            item, ("red", "swir16", "nir"), grid, Box(corner.y0, corner.x0, corner.y1, corner.x1).pad(60)
+        )
+
+    def test_whole_pixels_in_the_same_crs(self, reader: Reader, tmp_path: Path) -> None:
+        fine, coarse = ground((300, 260), 4), ground((150, 130), 5)
+        item = made_item(
+            red=make_cog(tmp_path / "a.tif", fine), swir16=make_cog(tmp_path / "b.tif", coarse, Place(20.0))
+        )
+        grid = Grid.make(UTM, 10)
+        image = Box(-590004, 30000, -590004 + 300, 30000 + 260)
+        truth = np.zeros((2, 340, 300), np.uint16)
+        truth[:, 20:320, 20:280] = fine, coarse.repeat(2, 0).repeat(2, 1)
+        around = image.pad(20)
+        assert np.array_equal(reader.read(item, ["red", "swir16"], grid, around), truth)
+        for part in (image.pad(-7), Box(image.y0 - 9, image.x0 + 3, image.y0 + 2, image.x0 + 50)):
+            got = reader.read(item, ["red", "swir16"], grid, part)
+            assert np.array_equal(got, truth[:, *part.slices_in(around)])
+        far = Box(image.y0, image.x1 + 5000, image.y0 + 10, image.x1 + 5020)
+        assert not reader.read(item, ["red", "swir16"], grid, far).any()
+        assert np.isnan(reader.read_float(item, ["red", "swir16"], grid, far)).all()
+
+    @pytest.mark.parametrize("pixel_m", [9.9, 10.0, 19.9, 20.0, 20.1, 39.9, 40.0, 40.1, 79.9, 80.0, 80.1])
+    def test_no_overview_leaks_into_a_map(self, reader: Reader, tmp_path: Path, pixel_m: float) -> None:
+        path = make_cog(tmp_path / "a.tif", ground((700, 900)))
+        grid, ratio = Grid.make(UTM, pixel_m), max(1.0, pixel_m / 10)
+        block = block_over(path, grid)
+        row, col = positions_in(path, grid, block)
+        within = np.minimum.reduce([row, col, 700 - row, 900 - col]) > 2 * ratio
+        within &= row + col > 40 + 4 * ratio
+        assert within.mean() > 0.02
+        for how in HOWS:
+            got = reader.read(made_item(red=path), ["red"], grid, block, how)[0]
+            for truth in (warp_of(path, grid, block, how, ratio), vrt_of(path, grid, block, how, ratio)):
+                assert np.array_equal(got == 0, truth == 0)
+                worst = np.abs(got.astype(int) - truth)[within].max()
+                assert worst <= (0 if how == "nearest" else 1)  # halves, in float32 or float64
+
+    @pytest.mark.parametrize("crs", [LAEA, "EPSG:32632", "EPSG:4326"])
+    def test_another_crs_is_exact_at_each_centre(self, reader: Reader, tmp_path: Path, crs: str) -> None:
+        values = ground((640, 640))
+        path = make_cog(tmp_path / "a.tif", values)
+        grid = Grid.make(crs, 1.3e-4 if crs == "EPSG:4326" else 10)
+        box = block_over(path, grid).pad(40)
+        row, col = positions_in(path, grid, box)
+        within = np.minimum.reduce([row, col, 640 - row, 640 - col]) > 1
+        got = reader.read(made_item(red=path), ["red"], grid, box)[0]
+        truth = at_positions(values, row[within], col[within], 0)
+        edge = np.minimum(abs(row - np.round(row)), abs(col - np.round(col)))[within] < 2e-6
+        assert within.mean() > 0.2
+        assert np.array_equal(got[within][~edge], truth[~edge])
+        assert not got[(row < 0) | (col < 0) | (row >= 640) | (col >= 640)].any()
+        if crs == "EPSG:4326":
+            return  # its pixels are not square on the ground: kernels widen
+        got = reader.read(made_item(red=path), ["red"], grid, box, "bilinear")[0]
+        inner = within & (row + col > 44)
+        truth = at_positions(values, row[inner], col[inner], 1)
+        assert np.abs(got[inner] - truth).max() <= 0.51
+
+    @pytest.mark.parametrize("crs", [LAEA, "EPSG:32632"])
+    @pytest.mark.parametrize("how", HOWS)
+    @pytest.mark.parametrize("pixel_m", [10.0, 20.0])
+    def test_another_crs_is_rasterios_warp_of_its_block(
+        self, reader: Reader, tmp_path: Path, crs: str, how: Resampling, pixel_m: float
+    ) -> None:
+        path = make_cog(tmp_path / "a.tif", ground((640, 640)))
+        grid = Grid.make(crs, pixel_m)
+        block = block_over(path, grid)
+        got = reader.read(made_item(red=path), ["red"], grid, block, how)[0]
+        row, col = positions_in(path, grid, block)
+        within = (np.minimum.reduce([row, col, 640 - row, 640 - col]) > 5) & (row + col > 60)
+        for truth, tolerance_px in (
+            (vrt_of(path, grid, block, how, pixel_m / 10), 0.002),
+            (warp_of(path, grid, block, how, pixel_m / 10), 0.126),  # GDAL's default: an eighth of a pixel
+        ):
+            apart = np.abs(got.astype(int) - truth)[within]
+            if how == "nearest":
+                edge = np.minimum(abs(row - np.round(row)), abs(col - np.round(col)))[within] < tolerance_px
+                assert not apart[~edge].any()
+            else:
+                assert apart.max() <= 1 + 2 * 6300 * tolerance_px
+                assert np.median(apart) <= 1 + tolerance_px * 20
+
+    @pytest.mark.parametrize("how", HOWS)
+    def test_the_letter_lands_on_its_pixels(self, reader: Reader, tmp_path: Path, how: Resampling) -> None:
+        item = made_item(red=make_cog(tmp_path / "l.tif", letter()))
+        image = Box(-590004, 30000, -590004 + 400, 30000 + 400)
+        got = reader.read(item, ["red"], Grid.make(UTM, 10), image, how)[0]
+        assert np.array_equal(got, letter())  # coinciding pixels, whatever the resampling
+        fine = Box(*(2 * edge for edge in (image.y0, image.x0, image.y1, image.x1)))
+        got = reader.read(item, ["red"], Grid.make(UTM, 5), fine, how)[0]
+        drawn = letter().repeat(2, 0).repeat(2, 1)
+        sharp = np.where(got > 2000, 3000, 1000)
+        assert np.array_equal(sharp, drawn)  # no half pixel to either side
+        if how == "bilinear":  # a quarter of a pixel off the centres: exact quarters of the step
+            assert got[220, 398:406].tolist() == [1000, 1500, 2500, 3000, 3000, 2500, 1500, 1000]
+        shifted = Grid(UTM, (10.0, 10.0), (5.0, 0.0))  # half a pixel to the east
+        got = reader.read(item, ["red"], shifted, image, how)[0]
+        expected = {"nearest": [1000, 1000, 3000, 3000], "bilinear": [1000, 2000, 3000, 2000]}
+        if how in expected:  # the middle of 199 and 200 lies on the edge: nearest takes the right one
+            assert got[110, 198:202].tolist() == (
+                [1000, 3000, 3000, 1000] if how == "nearest" else expected[how]
+            )
+
+    @pytest.mark.parametrize("how", HOWS)
+    def test_the_letter_lands_in_another_crs(self, reader: Reader, tmp_path: Path, how: Resampling) -> None:
+        path = make_cog(tmp_path / "l.tif", letter())
+        grid = Grid.make(LAEA, 10)
+        box = block_over(path, grid)
+        row, col = positions_in(path, grid, box)
+        within = np.minimum.reduce([row, col, 400 - row, 400 - col]) > 2
+        got = reader.read(made_item(red=path), ["red"], grid, box, how)[0]
+        truth = at_positions(letter(), row[within], col[within], 0)
+        assert (truth == 3000).sum() > 80
+        if how == "nearest":
+            assert np.array_equal(got[within], truth)
+            return
+        if how == "bilinear":
+            assert np.abs(got[within] - at_positions(letter(), row[within], col[within], 1)).max() <= 0.51
+        drawn = letter().astype(float) - 1000
+        mass = np.where(within, got.astype(float) - 1000, 0)
+        middles = np.mgrid[:400, :400] + 0.5
+        for axis, position in zip(middles, (row, col), strict=True):  # its centre of mass, to 1/20 of a pixel
+            assert abs((mass * position).sum() / mass.sum() - (drawn * axis).sum() / drawn.sum()) < 0.05
+
+    def test_a_valid_value_is_never_no_data(self, reader: Reader, tmp_path: Path) -> None:
+        values = np.tile(np.array([[1, 9000], [9000, 1]], np.uint16), (40, 40)).repeat(3, 0).repeat(3, 1)
+        lowest = values.copy()
+        lowest[lowest == 1] = 0
+        item = made_item(
+            red=make_cog(tmp_path / "a.tif", values),
+            nir=make_cog(tmp_path / "b.tif", lowest, nodata=65535),  # 0 is a value in that file
+        )
+        grid = Grid.make(UTM, 7)
+        box = grid.box_of_bounds((WEST + 20, NORTH - 1900, WEST + 1900, NORTH - 20))
+        for how in HOWS:
+            assert reader.read(item, ["red", "nir"], grid, box, how).all()
+        cubic = reader.read(item, ["red", "nir"], grid, box, "cubic")  # undershoots, and is held at 1
+        assert cubic.min() == 1
+        assert cubic.max() > 9000
+        assert np.nanmin(reader.read_float(item, ["nir"], grid, box)) == 0
+
+    def test_floats_keep_their_values(self, reader: Reader, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        values = rng.gamma(2, 0.05, (200, 200)).astype(np.float32)
+        holes = rng.random((200, 200)) < 0.01
+        for nodata, hole in ((-32768.0, -32768.0), (None, np.nan)):
+            path = make_cog(
+                tmp_path / f"{nodata}.tif", np.where(holes, hole, values).astype(np.float32), nodata=nodata
+            )
+            item = made_item(red=path)
+            image = Box(-590004, 30000, -590004 + 200, 30000 + 200)
+            got = reader.read_float(item, ["red"], Grid.make(UTM, 10), image.pad(3))[0]
+            assert np.array_equal(got[3:-3, 3:-3], np.where(holes, np.nan, values), equal_nan=True)
+            assert np.isnan(got[:3]).all()
+            grid = Grid.make(LAEA, 10)
+            box = block_over(path, grid)
+            row, col = positions_in(path, grid, box)
+            got = reader.read_float(item, ["red"], grid, box, "bilinear")[0]
+            assert np.nanmin(got) >= 0
+            assert np.nanmax(got) <= values.max()
+            inside = (row > 0) & (col > 0) & (row < 200) & (col < 200)
+            assert np.array_equal(np.isfinite(got), inside & ~at_positions(holes, row % 200, col % 200, 0))
+            with pytest.raises(DataError, match="no integers"):
+                reader.read(item, ["red"], grid, box)
+
+    def test_real_jpeg_2000_bands(self, reader: Reader, real_data: Path) -> None:
+        item = scenes_of(real_data / "s2_l1c_33UUU")
+        grid = Grid.make(UTM, 10)
+        part = Box(-582204 - 5, 33000 - 5, -582204 + 120, 33000 + 333)
+        got = reader.read(item, ["coastal", "B05", "red"], grid, part)
+        for plane, band in zip(got, ("coastal", "rededge1", "red"), strict=True):
+            with rasterio.open(item.asset(band).href) as file:
+                k = int(file.res[0]) // 10
+                truth = file.read(1).repeat(k, 0).repeat(k, 1)[:120, :333]
+            assert np.array_equal(plane[5:, 5:], truth)
+            assert not plane[:5].any()
+        laea = Grid.make(LAEA, 20)
+        box = block_over(item.asset("rededge1").href, laea)
+        row, col = positions_in(item.asset("rededge1").href, laea, box)
+        with rasterio.open(item.asset("rededge1").href) as file:
+            values = file.read(1)
+        within = np.minimum.reduce([row, col, 384 - row, 768 - col]) > 1
+        got = reader.read(item, ["rededge1"], laea, box)[0]
+        assert np.array_equal(got[within], at_positions(values, row[within], col[within], 0))
+
+    def test_a_real_projection_without_a_code(self, reader: Reader, real_data: Path) -> None:
+        path = str(sorted((real_data / "cbers4_bahia").glob("*NDVI.tif"))[0])
+        with rasterio.open(path) as file:
+            own, image = Grid.of_transform(file.crs.to_wkt(), file.transform, file.shape)
+            values = file.read(1)
+        got = reader.read_float(made_item(red=path), ["red"], own, image.pad(2))[0]
+        assert np.array_equal(got[2:-2, 2:-2], values)
+        with pytest.raises(InputError, match="ballpark"):  # nobody says how its datum lies to WGS 84
+            reader.read_float(made_item(red=path), ["red"], Grid.make("EPSG:32723", 64), image)
+        same_datum = ProjectedCRS(UTMConversion(23, "S"), geodetic_crs=CRS(own.crs).geodetic_crs)
+        grid = Grid.make(same_datum, 64)
+        box = block_over(path, grid)
+        row, col = positions_in(path, grid, box)
+        within = np.minimum.reduce([row, col, values.shape[0] - row, values.shape[1] - col]) > 1
+        got = reader.read_float(made_item(red=path), ["red"], grid, box)[0]
+        edge = np.minimum(abs(row - np.round(row)), abs(col - np.round(col)))[within] < 2e-6
+        assert within.mean() > 0.5
+        assert np.array_equal(got[within][~edge], at_positions(values, row[within], col[within], 0)[~edge])
+
+    def test_real_pixels_that_are_not_quite_square(self, reader: Reader, real_data: Path) -> None:
+        path = str(sorted((real_data / "s2_ndvi_portugal").glob("*.tif"))[0])
+        with rasterio.open(path) as file:
+            values, crs = file.read(1), file.crs.to_string()
+            assert file.res[0] != file.res[1]
+        grid = Grid.make(crs, 20)
+        box = block_over(path, grid).pad(50)
+        row, col = positions_in(path, grid, box)
+        within = np.minimum.reduce([row, col, values.shape[0] - row, values.shape[1] - col]) > 1
+        for how, order in (("nearest", 0), ("bilinear", 1)):
+            got = reader.read_float(made_item(red=path), ["red"], grid, box, how)[0]  # type: ignore[arg-type]
+            truth = at_positions(values, row[within], col[within], order)
+            known = np.isfinite(truth) & np.isfinite(got[within])
+            assert known.mean() > 0.9
+            assert np.abs(got[within][known] - truth[known]).max() <= (0 if order == 0 else 2e-5)

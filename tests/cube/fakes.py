@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,16 +29,18 @@ class FakeReader:
     log: dict[str, int] = field(default_factory=dict, compare=False)
 
     def read(
-        self, item: ItemRecord, bands: tuple[str, ...], grid: Grid, box: Box, resampling: str
+        self, item: ItemRecord, bands: Sequence[str], grid: Grid, box: Box, resampling: str = "nearest"
     ) -> NDArray[np.uint16]:
-        READS[f"{item.id} {bands[0]}"] += 1
+        READS.update(f"{item.id} {band}" for band in bands[:1])
+        for band in bands:
+            item.asset(band)
         y, x = grid.centres(box)
         seed = zlib.crc32(item.id.encode())
         out = [self._scl(seed, y, x) if b == "scl" else self._band(seed, b, y, x) for b in bands]
-        return np.stack(out)
+        return np.array(out, np.uint16).reshape(len(bands), *box.shape_yx)
 
     def read_float(
-        self, item: ItemRecord, bands: tuple[str, ...], grid: Grid, box: Box, resampling: str
+        self, item: ItemRecord, bands: Sequence[str], grid: Grid, box: Box, resampling: str = "nearest"
     ) -> NDArray[np.float32]:
         dn = self.read(item, bands, grid, box, resampling)
         return np.where(dn == 0, np.nan, dn).astype(np.float32)
