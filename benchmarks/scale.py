@@ -31,7 +31,8 @@ from engine.values.classes import ClassScheme
 from engine.values.grid import Grid, TileKey
 from engine.values.lattice import Lattice
 from engine.values.spec import CubeSpec
-from pipelines.map_job import MapJob, write_inputs
+from pipelines.map_job import MapJob
+from pipelines.tile_inputs import write_inputs
 
 
 @dataclass(frozen=True)

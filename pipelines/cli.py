@@ -90,11 +90,16 @@ def init(
 
 
 @app.command()
-def schema() -> None:
+def schema(kind: Annotated[str, typer.Option(help="map or cube.")] = "map") -> None:
     """Print the JSON Schema of a run's YAML: every setting with its meaning and limits."""
+    from engine.values.errors import InputError
+    from pipelines.config import CubeConfig, RunConfig
     from pipelines.config import schema as text
 
-    typer.echo(text())
+    kinds: dict[str, type[Any]] = {"map": RunConfig, "cube": CubeConfig}
+    if kind not in kinds:
+        raise InputError("no such kind of YAML", where="--kind", found=kind, limit=", ".join(kinds))
+    typer.echo(text(kinds[kind]))
 
 
 @app.command()
@@ -162,8 +167,18 @@ def search(
 
 
 @app.command()
-def plan(config: Config, override: Override = None, as_json: Json = False) -> None:
+def plan(
+    config: Config,
+    override: Override = None,
+    cube: Annotated[bool, typer.Option("--cube", help="Of staging the cube instead of the map.")] = False,
+    as_json: Json = False,
+) -> None:
     """Search, and say what the map needs before it runs: scenes, tiles, windows, memory, storage."""
+    if cube:
+        from pipelines.plan_cube import load_cube_config, plan_staging
+
+        _print(plan_staging(load_cube_config(config, override)), as_json)
+        return
     from pipelines.config import load_config
     from pipelines.plan_area import plan_area
 
@@ -226,16 +241,24 @@ def indices_command(
         indices_table(found)
 
 
+Out = Annotated[str | None, typer.Option(help="Run folder.")]
+Chunk = Annotated[int | None, typer.Option(help="Side of a piece inside a tile, pixels.")]
+Tile = Annotated[int | None, typer.Option(help="Side of a tile, pixels.")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes.")]
+Cluster = Annotated[str | None, typer.Option(help="Cluster YAML, or the address of a scheduler.")]
+NoResume = Annotated[bool, typer.Option("--no-resume", help="Make every tile again.")]
+
+
 @app.command("map")
 def map_command(
     config: Config,
     override: Override = None,
-    out: Annotated[str | None, typer.Option(help="Run folder.")] = None,
-    chunk: Annotated[int | None, typer.Option(help="Side of a piece inside a tile, pixels.")] = None,
-    tile: Annotated[int | None, typer.Option(help="Side of a tile, pixels.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
-    cluster: Annotated[str | None, typer.Option(help="Cluster YAML, or the address of a scheduler.")] = None,
-    no_resume: Annotated[bool, typer.Option("--no-resume", help="Make every tile again.")] = False,
+    out: Out = None,
+    chunk: Chunk = None,
+    tile: Tile = None,
+    workers: Workers = None,
+    cluster: Cluster = None,
+    no_resume: NoResume = False,
     as_json: Json = False,
 ) -> None:
     """Map an area; running it again goes on where it stopped."""
@@ -244,14 +267,45 @@ def map_command(
     from pipelines.map_area import map_area
 
     settings = {"out": out, "chunk_px": chunk, "tile_px": tile, "cluster.n_workers": workers}
-    extra = [f"{k}={json.dumps(v)}" for k, v in settings.items() if v is not None]
-    if cluster is not None:
-        extra.append(_cluster_override(cluster))
-    run = load_config(config, [*(override or []), *extra])
+    run = load_config(config, [*(override or []), *_as_overrides(settings, cluster)])
     with map_progress(quiet=as_json) as listener:
         result = map_area(run, resume=not no_resume, listener=listener)
     _print(result.as_dict(), as_json)
     raise typer.Exit(result.exit_code)
+
+
+@app.command("cube")
+def cube_command(
+    config: Config,
+    override: Override = None,
+    out: Out = None,
+    chunk: Chunk = None,
+    tile: Tile = None,
+    workers: Workers = None,
+    cluster: Cluster = None,
+    no_resume: NoResume = False,
+    as_json: Json = False,
+) -> None:
+    """Stage a cube as OUT/cube.zarr; again, it goes on; with a later time, it appends.
+
+    The YAML names a `cube`, or is a map's: then the cube is what its bundle needs, with the halo.
+    """
+    from pipelines.console import map_progress
+    from pipelines.make_cube import make_cube
+    from pipelines.plan_cube import load_cube_config
+
+    settings = {"out": out, "chunk_px": chunk, "tile_px": tile, "cluster.n_workers": workers}
+    run = load_cube_config(config, [*(override or []), *_as_overrides(settings, cluster)])
+    with map_progress(quiet=as_json, title="cube") as listener:
+        result = make_cube(run, resume=not no_resume, listener=listener)
+    _print(result.as_dict(), as_json)
+    raise typer.Exit(result.exit_code)
+
+
+def _as_overrides(settings: dict[str, Any], cluster: str | None) -> list[str]:
+    """Turn the options that were given into overrides of the YAML."""
+    extra = [f"{k}={json.dumps(v)}" for k, v in settings.items() if v is not None]
+    return extra if cluster is None else [*extra, _cluster_override(cluster)]
 
 
 def _cluster_override(text: str) -> str:

@@ -59,6 +59,16 @@ class LatticeConfig(BaseModel):
         return Lattice(self.window_px, self.overlap_px, self.kernel)
 
 
+class RadarConfig(BaseModel):
+    """Where Sentinel-1 comes from, over the same area and time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    catalog: str = Field(default="planetary-computer", description="As `catalog` of the run.")
+    collection: str = Field(
+        default="sentinel-1-rtc", description="Collection of terrain-corrected backscatter, linear power."
+    )
+
+
 class SourceConfig(BaseModel):
     """Where the pixels come from: an area, a season, a catalogue."""
 
@@ -77,6 +87,9 @@ class SourceConfig(BaseModel):
     )
     orbits: tuple[int | Literal["ascending", "descending"], ...] | None = Field(
         default=None, description="Only these relative orbits, or ascending/descending passes, or both."
+    )
+    sentinel1: RadarConfig = Field(
+        default_factory=RadarConfig, description="Radar scenes, for a cube with `sentinel1`."
     )
     crs: str | None = Field(
         default=None, description="CRS of the grid; default UTM or LAEA by the area's extent."
@@ -100,22 +113,39 @@ class SourceConfig(BaseModel):
         return str(value) if isinstance(value, int | dt.date) else value
 
 
-class RunConfig(SourceConfig):
-    """One map of one area for one season with one model."""
+class TiledConfig(SourceConfig):
+    """What is made tile by tile, and where it runs."""
 
-    bundle: str = Field(description="Folder of the model bundle.")
     out: str = Field(description="Run folder; running again into it goes on where it stopped.")
-    cube: CubeSpec | None = Field(default=None, description="Default: the bundle's own cube spec.")
     tile_px: int = Field(
         default=2048, ge=64, le=16384, multiple_of=16, description="Side of a tile in pixels."
     )
     chunk_px: int = Field(
         1024, ge=64, le=16384, description="Side of a piece inside a tile; the map is the same."
     )
-    probability: bool = Field(default=False, description="Also store the probability of every class.")
     cluster: ClusterSpec = Field(default_factory=ClusterSpec, description="Where it runs; default here.")
+
+
+class RunConfig(TiledConfig):
+    """One map of one area for one season with one model."""
+
+    bundle: str = Field(description="Folder of the model bundle.")
+    cube: CubeSpec | None = Field(default=None, description="Default: the bundle's own cube spec.")
+    probability: bool = Field(default=False, description="Also store the probability of every class.")
     products: bool = Field(
         default=True, description="Write COG, STAC item, overviews and quicklook at the end."
+    )
+
+
+class CubeConfig(TiledConfig):
+    """One cube of one area, staged as a store; a later `time` into the same folder is appended."""
+
+    cube: CubeSpec = Field(description="Bands, resolution, period, reducer, mask.")
+    halo_px: int = Field(
+        default=0,
+        ge=0,
+        le=16384,
+        description="Pixels around the area that a map of it will need: the window of its bundle.",
     )
 
 
@@ -137,6 +167,11 @@ def parse_yaml(
     kind: type[Config], path: str | Path, overrides: list[str] | None, *, paths: tuple[str, ...]
 ) -> Config:
     """Read any of our YAML files; `paths` are the settings whose relative paths start at the file."""
+    return parse_config(read_yaml(path, overrides, paths=paths), str(path), kind)
+
+
+def read_yaml(path: str | Path, overrides: list[str] | None, *, paths: tuple[str, ...]) -> dict[str, Any]:
+    """Read a YAML file as a mapping, with overrides, relative paths taken from its folder."""
     path = Path(path)
     try:
         raw = yaml.safe_load(path.read_text()) or {}
@@ -149,7 +184,7 @@ def parse_yaml(
     _anchor_paths(raw, path.parent, paths)
     for text in overrides or []:
         _override(raw, text)
-    return parse_config(raw, str(path), kind)
+    return raw
 
 
 @overload
@@ -192,9 +227,13 @@ def _anchor_paths(raw: dict[str, Any], base: Path, paths: tuple[str, ...]) -> No
             at = at.get(parent) if isinstance(at, dict) else None
         if isinstance(at, dict) and isinstance(at.get(last), str) and "://" not in at[last]:
             at[last] = str(base / at[last])
-    catalog, area = raw.get("catalog"), raw.get("area")
-    if isinstance(catalog, str) and "://" not in catalog and _looks_local(catalog, base):
-        raw["catalog"] = str(base / catalog)
+    for source in (raw, raw.get("sentinel1")):
+        if not isinstance(source, dict):
+            continue
+        catalog = source.get("catalog")
+        if isinstance(catalog, str) and "://" not in catalog and _looks_local(catalog, base):
+            source["catalog"] = str(base / catalog)
+    area = raw.get("area")
     if isinstance(area, str) and Path(area).suffix:
         raw["area"] = str(base / area)
     elif isinstance(area, dict) and area.get("file"):
@@ -205,9 +244,9 @@ def _looks_local(value: str, folder: Path) -> bool:
     return (folder / value).exists() or value.endswith((".json", ".parquet", "/"))
 
 
-def schema() -> str:
-    """Return the JSON Schema of a run's YAML."""
-    return json.dumps(RunConfig.model_json_schema(), indent=2)
+def schema(kind: type[BaseModel] = RunConfig) -> str:
+    """Return the JSON Schema of a run's YAML, or of another kind."""
+    return json.dumps(kind.model_json_schema(), indent=2)
 
 
 def template(area: str, time: str) -> str:

@@ -18,21 +18,21 @@ MapListener = Callable[["RunEvent", float], None]
 
 
 @contextmanager
-def map_progress(*, quiet: bool = False) -> Iterator[MapListener]:
+def map_progress(*, quiet: bool = False, title: str = "map") -> Iterator[MapListener]:
     """Show a run's progress: tiles done, km2/h, time left, and each error on a line of its own."""
     if quiet:
         yield lambda event, km2: None
         return
     with _progress("tiles", "{task.fields[speed]}") as progress:
-        yield _MapLines(progress)
+        yield _MapLines(progress, title)
 
 
 class _MapLines:
     """Turns a run's events into a bar and lines."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, title: str) -> None:
         self.progress = progress
-        self.task = progress.add_task("map", total=None, speed="")
+        self.task = progress.add_task(title, total=None, speed="")
         self.begun: float | None = None
         self.made = 0
 

@@ -10,6 +10,7 @@ from engine.archive.items import ItemTable
 from engine.archive.search import search
 from engine.cube.cube import open_cube
 from engine.values.area import Area
+from engine.values.errors import InputError
 from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
 from pipelines.config import AreaConfig, SourceConfig
@@ -55,6 +56,28 @@ def find_scenes(config: SourceConfig, area: Area, *, pad_m: float = 0.0) -> Item
     return probe(table, config.probe)
 
 
+def find_radar(config: SourceConfig, area: Area, spec: CubeSpec, *, pad_m: float = 0.0) -> ItemTable | None:
+    """Search the radar scenes of the same area and time; None for a cube without radar."""
+    if spec.sentinel1 is None:
+        return None
+    source = config.sentinel1
+    return search(area, config.time, source.catalog, collection=source.collection, pad_m=pad_m)
+
+
+def refuse_radar(spec: CubeSpec, where: str) -> None:
+    """Refuse a cube with backscatter where a model would not see it.
+
+    Raises:
+        InputError: If the spec has `sentinel1`.
+    """
+    if spec.sentinel1 is not None:
+        raise InputError(
+            "models do not read backscatter yet, and would not see it",
+            where=f"{where}.sentinel1",
+            mend="leave `sentinel1` out of the cube; open_cube gives backscatter beside the reflectance",
+        )
+
+
 def grid_and_box(area: Area, crs: str | None, resolution_m: float) -> tuple[Grid, Box]:
     """Choose the grid of an area and the box of its outline."""
     grid = Grid.make(crs or area.default_crs(), resolution_m)
@@ -65,8 +88,9 @@ def cube_of(config: SourceConfig, spec: CubeSpec, *, chunk_px: int = 1024) -> xr
     """Open the lazy cube of a configuration's area."""
     area = area_of(config.area)
     grid, box = grid_and_box(area, config.crs, spec.resolution_m)
-    scenes = find_scenes(config, area)
-    return open_cube(scenes, spec, area, grid=grid, box=box, chunks_yx=(chunk_px, chunk_px))
+    scenes, radar = find_scenes(config, area), find_radar(config, area, spec)
+    chunks = chunk_px, chunk_px
+    return open_cube(scenes, spec, area, grid=grid, box=box, chunks_yx=chunks, sentinel1=radar)
 
 
 def is_local(url: str) -> bool:

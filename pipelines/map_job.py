@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,13 +23,15 @@ from engine.inference.blend import CONFIDENCE_NO_DATA
 from engine.inference.bundle import Bundle
 from engine.inference.predict import predict
 from engine.runs.driver import TileOutput
+from engine.runs.readable import without_unreadable
 from engine.store.layout import Dim, StoreSpec, Variable
 from engine.values.area import Area
-from engine.values.grid import Box, Grid, TileKey, tiles_over
+from engine.values.grid import Box, Grid, TileKey
 from engine.values.spec import ENGINE_FORMAT, CubeSpec
+from engine.values.tiling import Tiling
+from pipelines.tile_inputs import ITEMS_FILE, SHARD_MAX_PX, items_in, outline_in
 
-ITEMS_FILE, AREA_FILE, STORE = "items.parquet", "area.geojson", "map.zarr"
-SHARD_MAX_PX = 2048
+STORE = "map.zarr"
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,9 @@ class MapJob:
         """Return a tile's pixels."""
         return tile.box(self.tile_px)
 
-    def tiles(self) -> list[TileKey]:
-        """List the tiles that touch the outline, along a Z-order curve."""
-        outline = self._outline()
-        whole = self.grid.box_of_bounds(outline.bounds)
-        shapely.prepare(outline)
-        return [t for t in tiles_over(whole, self.tile_px) if self._touches(outline, t)]
+    def tiles(self) -> Tiling:
+        """Return the tiles that touch the outline, along a Z-order curve."""
+        return Tiling(self.grid, self.tile_px, self._outline())
 
     def key(self, tile: TileKey) -> str:
         """Return the sha256 of all that decides this tile's bytes."""
@@ -93,13 +90,22 @@ class MapJob:
     def compute(self, tile: TileKey, threads: int) -> TileOutput:
         """Make one tile: read with halo, predict on the lattice, cut by the outline.
 
+        Scenes whose files cannot be read are left out of the tile and listed.
         Inner graphs run on this worker's own threads and never go back to the scheduler.
         """
-        box, core = self.box(tile), self._core(tile)
-        arrays = self._blank(box)
+        core = self._core(tile)
         scenes = self._scenes(core) if core else None
         if scenes is None or not len(scenes):
-            return TileOutput(arrays, {"windows": 0, "scenes": 0, "pixels": 0})
+            return TileOutput(self._blank(self.box(tile)), {"windows": 0, "scenes": 0, "pixels": 0})
+        ids = frozenset(s.id for s in scenes)
+        return without_unreadable(
+            tile, ids, lambda gone: self._made(tile, core, scenes.without(gone), threads)
+        )
+
+    def _made(self, tile: TileKey, core: Box, scenes: ItemTable, threads: int) -> TileOutput:
+        """Make a tile from some scenes."""
+        box = self.box(tile)
+        arrays = self._blank(box)
         outer = self.bundle.lattice.pad(core)
         chunks = (self.chunk_px, self.chunk_px)
         cube = open_cube(scenes, self.spec, grid=self.grid, box=outer, chunks_yx=chunks)
@@ -146,10 +152,7 @@ class MapJob:
         return arrays
 
     def _outline(self) -> Any:
-        return _outline(self.run_dir, self.grid.crs, _stamp(self.run_dir, AREA_FILE))
-
-    def _touches(self, outline: Any, tile: TileKey) -> bool:
-        return bool(outline.intersects(shapely.box(*self.grid.bounds_of_box(self.box(tile)))))
+        return outline_in(self.run_dir, self.grid.crs)
 
     def _part(self, tile: TileKey) -> Any:
         rectangle = shapely.box(*self.grid.bounds_of_box(self.box(tile)))
@@ -167,38 +170,7 @@ class MapJob:
 
         Without composites every scene is a date of the cube, whether it touches this tile or not.
         """
-        table = _items(self.run_dir, _stamp(self.run_dir, ITEMS_FILE))
+        table = items_in(self.run_dir, ITEMS_FILE)
         if self.spec.period is None:
             return table
         return table.in_bounds(self.grid.bounds_of_box(self.bundle.lattice.pad(core)), self.grid.crs)
-
-
-def write_inputs(run_dir: Path, area: Area, items: ItemTable | None) -> None:
-    """Put the outline and, if given, the scenes into the run folder."""
-    feature = {
-        "type": "Feature",
-        "properties": {"name": area.name},
-        "geometry": shapely.geometry.mapping(area.geometry),
-    }
-    (run_dir / AREA_FILE).write_text(json.dumps(feature))
-    if items is not None:
-        items.to_parquet(run_dir / ITEMS_FILE)
-
-
-def _stamp(run_dir: str, name: str) -> int:
-    """Tell one version of an input from the next, so that the caches below never serve a stale one."""
-    return (Path(run_dir) / name).stat().st_mtime_ns
-
-
-@lru_cache(maxsize=4)
-def _items(run_dir: str, stamp: int) -> ItemTable:
-    return ItemTable.from_parquet(Path(run_dir) / ITEMS_FILE)
-
-
-@lru_cache(maxsize=4)
-def _outline(run_dir: str, crs: str, stamp: int) -> Any:
-    feature = json.loads((Path(run_dir) / AREA_FILE).read_text())
-    area = Area(feature["properties"]["name"], shapely.geometry.shape(feature["geometry"]))
-    outline = area.to_crs(crs)
-    shapely.prepare(outline)
-    return outline

@@ -14,7 +14,7 @@ from engine.values.budget import GIB, TileShape, tile_bytes
 from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
 from pipelines.config import RunConfig
-from pipelines.cube_area import area_of, find_scenes, grid_and_box, search_scenes
+from pipelines.cube_area import area_of, find_scenes, grid_and_box, refuse_radar, search_scenes
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
@@ -47,8 +47,14 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
 
 
 def spec_of(config: RunConfig, bundle: Bundle) -> CubeSpec:
-    """Return the run's cube spec: its own, or the bundle's."""
-    return config.cube or bundle.spec.model_copy(update={"season": None})
+    """Return the run's cube spec: its own, or the bundle's.
+
+    Raises:
+        InputError: If it wants radar, which no model reads yet.
+    """
+    spec = config.cube or bundle.spec.model_copy(update={"season": None})
+    refuse_radar(spec, "cube")
+    return spec
 
 
 def scenes_of(config: RunConfig) -> tuple[ItemTable, dict[str, Any]]:

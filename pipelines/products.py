@@ -26,7 +26,8 @@ from engine.products.styles import write_qml
 from engine.store.layout import open_spec
 from engine.values.area import Area
 from engine.values.grid import Box
-from pipelines.map_job import ITEMS_FILE, STORE, MapJob
+from pipelines.map_job import STORE, MapJob
+from pipelines.tile_inputs import ITEMS_FILE
 
 SEAMS_FILE, QUICKLOOK, COGS, STAC = "seams.json", "quicklook.png", "cog", "stac"
 

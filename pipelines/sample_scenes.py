@@ -34,7 +34,7 @@ _PATH = np.array([(band(b).wavelength_um / 0.49) ** -1.6 for b in BANDS])
 
 @dataclass(frozen=True)
 class Pixels:
-    """The arrays of one scene over the whole canvas.
+    """The arrays of one scene over the canvas, or over a zone's part of it.
 
     Attributes:
         scene: The datatake.
@@ -57,20 +57,38 @@ class _Day:
     sky: dict[int, Sky]
     gain: NDArray[np.float64]
     path: NDArray[np.float64]
+    noise: int
 
 
-def render_scene(land: Landscape, traits: Traits, scene: Scene) -> Pixels:
+@dataclass(frozen=True)
+class View:
+    """What lies between a piece of land and the sensor.
+
+    Attributes:
+        sky: The atmosphere over each pixel.
+        valid: (y, x) bool, pixels that the scene saw.
+        noise: Number of the sensor noise's stream; zones have their own.
+    """
+
+    sky: Sky
+    valid: NDArray[np.bool_]
+    noise: int = 0
+
+
+def render_scene(land: Landscape, traits: Traits, scene: Scene, view: View | None = None) -> Pixels:
     """Make all bands of a scene.
 
     Args:
-        land: The truth.
+        land: The truth, on the pixels of the files.
         traits: Traits of its fields.
         scene: The datatake.
+        view: Sky and swath; default those of the whole canvas.
 
     Returns:
-        Arrays over the canvas at 10, 20 and 60 m.
+        Arrays over the land at 10, 20 and 60 m.
     """
-    day = _prepare(land, traits, scene)
+    view = view or View(make_sky(land, scene), seen(land, scene))
+    day = _prepare(land, traits, scene, view)
     height, width = land.truth.shape
     shapes = {b: (height // _FACTOR[b], width // _FACTOR[b]) for b in (*BANDS, SCL)}
     arrays = {b: np.zeros(shapes[b], np.uint8 if b == SCL else np.uint16) for b in (*BANDS, SCL)}
@@ -79,9 +97,8 @@ def render_scene(land: Landscape, traits: Traits, scene: Scene) -> Pixels:
         for name, values in _strip(day, rows).items():
             factor = _FACTOR[name]
             arrays[name][rows.start // factor : rows.stop // factor] = values
-    valid = seen(land, scene)
     for name, values in arrays.items():
-        values *= _all_valid(valid, _FACTOR[name])
+        values *= _all_valid(view.valid, _FACTOR[name])
     return Pixels(scene, arrays)
 
 
@@ -91,7 +108,7 @@ def cut(values: NDArray[np.generic], name: str, outer: Box, tile: Box) -> NDArra
     Args:
         values: (y, x) array of band `name` over `outer`.
         name: Band, which tells the resolution.
-        outer: Pixels of the canvas at 10 m.
+        outer: Pixels of the whole array at 10 m.
         tile: Pixels of the tile at 10 m, on multiples of 6.
     """
     y, x = tile.slices_in(outer)
@@ -108,10 +125,10 @@ def factor_of(name: str) -> int:
     return _FACTOR[name]
 
 
-def _prepare(land: Landscape, traits: Traits, scene: Scene) -> _Day:
+def _prepare(land: Landscape, traits: Traits, scene: Scene, view: View) -> _Day:
     rng = stream(land.seed, "day", scene.index)
     turn = rng.uniform(0, np.pi / 2)
-    sky = make_sky(land, scene)
+    sky = view.sky
     ground = np.ones(256, np.float32)
     ground[FOREST], ground[WATER] = 0.35, 0.0
     return _Day(
@@ -123,12 +140,13 @@ def _prepare(land: Landscape, traits: Traits, scene: Scene) -> _Day:
         sky={1: sky, 2: sky.coarser(2), 6: sky.coarser(6)},
         gain=1 + 0.018 * rng.normal() + 0.006 * rng.normal(size=len(BANDS)),
         path=_PATH * min(rng.gamma(2.0, 0.0022), 0.016),
+        noise=view.noise,
     )
 
 
 def _strip(day: _Day, rows: slice) -> dict[str, NDArray[np.uint8] | NDArray[np.uint16]]:
     """Make some rows of all bands."""
-    rng = stream(day.land.seed, "noise", day.scene.index, rows.start)
+    rng = stream(day.land.seed, "noise", day.scene.index, rows.start, day.noise)
     height = day.land.truth.shape[0]
     wide = slice(max(rows.start - 1, 0), min(rows.stop + 1, height))
     above, below = rows.start - wide.start, wide.stop - rows.stop

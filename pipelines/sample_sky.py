@@ -13,6 +13,8 @@ from engine.values.errors import InputError
 from pipelines.sample_noise import Float, block_mean, enlarge, power_noise, stream
 from pipelines.sample_truth import Landscape
 
+Points = NDArray[np.float64]
+
 YEAR = 2023
 OFFSET_DN = 1000
 """Added to all reflectances from processing baseline 04.00 on (BOA_ADD_OFFSET is its negative)."""
@@ -123,13 +125,18 @@ def swath(seed: int, scene: Scene, bounds_xyxy: tuple[float, float, float, float
 
 def seen(land: Landscape, scene: Scene) -> NDArray[np.bool_]:
     """Mark the 10 m pixels whose centre lies in the swath: (y, x) bool."""
-    corners = swath(land.seed, scene, land.bounds)
     y, x = land.grid.centres(land.box)
-    bottom, top = land.bounds[1], land.bounds[3]
+    return in_swath(land, scene, y[:, None], x[None, :])
+
+
+def in_swath(canvas: Landscape, scene: Scene, y: Points, x: Points) -> NDArray[np.bool_]:
+    """Mark the points of the canvas that the scene saw; `y` and `x` in its metres, broadcast together."""
+    corners = swath(canvas.seed, scene, canvas.bounds)
+    bottom, top = canvas.bounds[1], canvas.bounds[3]
     west_edge_seen = scene.orbit == _ORBITS[1][0]
     low, high = (corners[0, 0], corners[3, 0]) if west_edge_seen else (corners[1, 0], corners[2, 0])
-    edge = (low + (high - low) * (y - bottom) / (top - bottom))[:, None]
-    return np.asarray(x[None, :] > edge if west_edge_seen else x[None, :] < edge)
+    edge = low + (high - low) * (y - bottom) / (top - bottom)
+    return np.asarray(x > edge if west_edge_seen else x < edge)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,17 @@ import shapely
 from numpy.typing import NDArray
 
 from engine.values.bands import band
-from engine.values.grid import Box
+from engine.values.grid import Box, Grid
 from pipelines.sample_scenes import SCL, Pixels, cut, factor_of
 from pipelines.sample_sky import Scene, swath
 from pipelines.sample_spectra import BANDS
-from pipelines.sample_truth import EDGE_M, EPSG, Landscape
+from pipelines.sample_truth import EPSG, Landscape
+from pipelines.sample_zones import Sheet, mover
 
 COLLECTION = "sentinel-2-l2a-simulated"
-_NOTE = "Simulated data of a fictional territory, made by landweave for demonstration; nothing was measured."
+RADAR_COLLECTION = "sentinel-1-sample"
+_TITLES = {COLLECTION: "Sentinel-2 L2A, simulated", RADAR_COLLECTION: "Sentinel-1 RTC, simulated"}
+NOTE = "Simulated data of a fictional territory, made by landweave for demonstration; nothing was measured."
 _EXTENSIONS = tuple(
     f"https://stac-extensions.github.io/{name}/schema.json"
     for name in (
@@ -33,7 +37,6 @@ _EXTENSIONS = tuple(
         "sentinel-2/v1.0.0",
     )
 )
-_TILE_SHARE = 1.9  # tiles per canvas width, so that two of them overlap by about a tenth
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,13 @@ class TileOfScene:
         tile: Name of the tile in the form of an MGRS square; no such square exists.
         box: Its pixels at 10 m.
         scene: The datatake.
+        sheet: The zone's part of the land.
     """
 
     tile: str
     box: Box
     scene: Scene
+    sheet: Sheet
 
     @property
     def id(self) -> str:
@@ -57,31 +62,15 @@ class TileOfScene:
         return f"S2{letter}_T{self.tile}_{self.scene.time:%Y%m%dT%H%M%S}_L2A_SIMULATED"
 
 
-def tile_boxes(canvas: Box) -> dict[str, Box]:
-    """Lay two tiles side by side over the canvas, overlapping by about a tenth of their width.
-
-    Real Sentinel-2 tiles are 109.8 km wide and overlap by 9.8 km.
-
-    >>> {k: (b.x0, b.x1) for k, b in tile_boxes(Box(0, 0, 2052, 2052)).items()}
-    {'33XAA': (0, 1080), '33XAB': (972, 2052)}
-    """
-    step = EDGE_M // 10
-    width = round((canvas.x1 - canvas.x0) / step / _TILE_SHARE) * step
-    return {
-        "33XAA": Box(canvas.y0, canvas.x0, canvas.y1, canvas.x0 + width),
-        "33XAB": Box(canvas.y0, canvas.x1 - width, canvas.y1, canvas.x1),
-    }
-
-
-def make_item(land: Landscape, part: TileOfScene, pixels: Pixels) -> dict[str, Any]:
+def make_item(part: TileOfScene, pixels: Pixels) -> dict[str, Any]:
     """Describe one tile of a scene as a STAC 1.1 item with hrefs relative to its own file.
 
     Args:
-        land: The truth, for its grid.
         part: Tile and scene.
-        pixels: Arrays of the scene over the canvas, for the cloud cover.
+        pixels: Arrays of the scene over the sheet, for the cloud cover.
     """
-    footprint = _footprint(land, part)
+    seen = swath(part.sheet.canvas.seed, part.scene, part.sheet.canvas.bounds)
+    footprint = outline_of(part.sheet.canvas, seen, part.sheet.land.grid, part.box)
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -90,18 +79,18 @@ def make_item(land: Landscape, part: TileOfScene, pixels: Pixels) -> dict[str, A
         "collection": COLLECTION,
         "geometry": footprint.__geo_interface__,
         "bbox": [round(v, 7) for v in footprint.bounds],
-        "properties": _properties(part, cut(pixels.arrays[SCL], SCL, land.box, part.box)),
+        "properties": _properties(part, cut(pixels.arrays[SCL], SCL, part.sheet.land.box, part.box)),
         "links": [],
-        "assets": {band(b).name: _asset(land, part, b) for b in (*BANDS, SCL)},
+        "assets": {band(b).name: _asset(part, b) for b in (*BANDS, SCL)},
     }
 
 
 def write_catalogue(root: Path, items: Sequence[dict[str, Any]], bbox: Sequence[float]) -> Path:
-    """Write a self-contained STAC catalogue: catalog.json, a collection, and an item file per folder.
+    """Write a self-contained STAC catalogue: catalog.json, collections, and an item file per folder.
 
     Args:
         root: Folder of the archive.
-        items: Items as `make_item` makes them.
+        items: Items as `make_item` makes them, of one or two collections.
         bbox: West, south, east, north of the territory in degrees.
 
     Returns:
@@ -109,19 +98,23 @@ def write_catalogue(root: Path, items: Sequence[dict[str, Any]], bbox: Sequence[
     """
     import pystac
 
-    times = sorted(dt.datetime.fromisoformat(i["properties"]["datetime"]) for i in items)
-    catalog = pystac.Catalog("landweave-sample", _NOTE, title="Simulated archive (fictional territory)")
-    collection = pystac.Collection(
-        COLLECTION,
-        _NOTE,
-        pystac.Extent(pystac.SpatialExtent([list(bbox)]), pystac.TemporalExtent([[times[0], times[-1]]])),
-        title="Sentinel-2 L2A, simulated",
-        license="CC0-1.0",
-        keywords=["simulated", "fictional", "sentinel-2"],
+    catalog = pystac.Catalog("landweave-sample", NOTE, title="Simulated archive (fictional territory)")
+    ordered = sorted(
+        items, key=lambda i: (i["collection"] != COLLECTION, i["properties"]["datetime"], i["id"])
     )
-    catalog.add_child(collection)
-    for item in items:
-        collection.add_item(pystac.Item.from_dict(item, preserve_dict=True))
+    for name, found in itertools.groupby(ordered, key=lambda i: i["collection"]):
+        of_name = list(found)
+        times = sorted(dt.datetime.fromisoformat(i["properties"]["datetime"]) for i in of_name)
+        collection = pystac.Collection(
+            name,
+            NOTE,
+            pystac.Extent(pystac.SpatialExtent([list(bbox)]), pystac.TemporalExtent([[times[0], times[-1]]])),
+            title=_TITLES[name],
+            license="CC0-1.0",
+            keywords=["simulated", "fictional", name[:10]],
+        )
+        catalog.add_child(collection)
+        collection.add_items(pystac.Item.from_dict(item, preserve_dict=True) for item in of_name)
     catalog.normalize_and_save(str(root), pystac.CatalogType.SELF_CONTAINED)
     return root / "catalog.json"
 
@@ -141,16 +134,22 @@ def write_items_parquet(path: Path, items: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
-def _footprint(land: Landscape, part: TileOfScene) -> Any:
-    """Return the outline of the valid pixels in degrees, with a vertex at least every kilometre."""
-    from pyproj import Transformer
+def outline_of(canvas: Landscape, swath_xy: NDArray[np.float64], grid: Grid, box: Box) -> Any:
+    """Return the outline of a file's valid pixels in degrees, with a vertex at least every kilometre.
 
-    ground = shapely.polygons(swath(land.seed, part.scene, land.bounds))
-    seen = shapely.intersection(ground, shapely.box(*land.grid.bounds_of_box(part.box)))
-    transformer = Transformer.from_crs(f"EPSG:{EPSG}", "EPSG:4326", always_xy=True)
+    Args:
+        canvas: The whole land.
+        swath_xy: (n, 2) corners of the swath in metres of the canvas, which reaches no further than it.
+        grid: Grid of the file.
+        box: Pixels of the file.
+    """
+    ground = shapely.segmentize(shapely.polygons(swath_xy), 1000.0)
+    if grid.crs != canvas.grid.crs:
+        ground = shapely.transform(ground, mover(EPSG, grid.crs))
+    seen = shapely.intersection(ground, shapely.box(*grid.bounds_of_box(box)))
+    to_degrees = mover(grid.crs, 4326)
     degrees = shapely.transform(
-        shapely.segmentize(shapely.normalize(seen), 1000.0),
-        lambda xy: np.stack(transformer.transform(xy[:, 0], xy[:, 1]), axis=1).round(7),
+        shapely.segmentize(shapely.normalize(seen), 1000.0), lambda xy: to_degrees(xy).round(7)
     )
     return shapely.orient_polygons(degrees)
 
@@ -166,13 +165,13 @@ def _properties(part: TileOfScene, scl: NDArray[Any]) -> dict[str, Any]:
         "datetime": f"{scene.time:%Y-%m-%dT%H:%M:%S}Z",
         "created": f"{scene.time:%Y-%m-%d}T15:00:00Z",
         "title": f"Simulated Sentinel-2 L2A, tile {part.tile}, {scene.time:%Y-%m-%d}",
-        "description": _NOTE,
+        "description": NOTE,
         "landweave:simulated": True,
         "platform": scene.platform,
         "constellation": "sentinel-2",
         "instruments": ["msi"],
         "gsd": 10,
-        "proj:code": f"EPSG:{EPSG}",
+        "proj:code": f"EPSG:{part.sheet.epsg}",
         "grid:code": f"MGRS-{part.tile}",
         "sat:orbit_state": "descending",
         "sat:relative_orbit": scene.orbit,
@@ -211,12 +210,12 @@ def _percentages(scl: NDArray[Any]) -> dict[str, float]:
     }
 
 
-def _asset(land: Landscape, part: TileOfScene, name: str) -> dict[str, Any]:
+def _asset(part: TileOfScene, name: str) -> dict[str, Any]:
     """Return the asset of one band."""
     spectral = band(name)
     factor = factor_of(name)
     height, width = part.box.shape_yx
-    left, _, _, top = land.grid.bounds_of_box(part.box)
+    left, _, _, top = part.sheet.land.grid.bounds_of_box(part.box)
     resolution = spectral.resolution_m
     layer: dict[str, Any] = {"nodata": 0, "data_type": "uint8", "spatial_resolution": resolution}
     asset: dict[str, Any] = {
@@ -225,7 +224,7 @@ def _asset(land: Landscape, part: TileOfScene, name: str) -> dict[str, Any]:
         "title": f"{spectral.name} ({name}), simulated",
         "roles": ["data"] if name == SCL else ["data", "reflectance"],
         "gsd": resolution,
-        "proj:code": f"EPSG:{EPSG}",
+        "proj:code": f"EPSG:{part.sheet.epsg}",
         "proj:shape": [height // factor, width // factor],
         "proj:transform": [resolution, 0, int(left), 0, -resolution, int(top)],
     }

@@ -20,9 +20,15 @@ from pipelines.sample_noise import Float, power_noise, stream, wave_field
 from pipelines.sample_parcels import Parcels, make_parcels
 
 EPSG = 32633
+"""Grid of the canvas: truth and labels lie on it."""
+MERIDIAN_DEG = 12.0
+"""The boundary between UTM zones 32 and 33, which runs through the territory."""
 EDGE_M = 60
 """All edges lie on multiples of the coarsest pixel, so that the three resolutions share corners."""
-_LEFT_M, _BOTTOM_M = 499_980, 5_300_040
+_BOTTOM_M = 5_300_040
+_WEST_SHARE = (
+    0.36  # of the canvas lies west of the boundary, so that the territory's own zone is the eastern one
+)
 _SMALLEST_M = 1_200
 
 # Class, colour, parent, wanted share of the farmland in percent (None: not grown on fields).
@@ -112,7 +118,19 @@ def canvas(size_m: int) -> tuple[Grid, Box]:
         )
     side_m = math.ceil(size_m / EDGE_M) * EDGE_M
     grid = Grid.make(f"EPSG:{EPSG}", 10)
-    return grid, grid.box_of_bounds((_LEFT_M, _BOTTOM_M, _LEFT_M + side_m, _BOTTOM_M + side_m))
+    left_m = EDGE_M * round((_boundary_x_m(_BOTTOM_M + side_m / 2) - _WEST_SHARE * side_m) / EDGE_M)
+    return grid, grid.box_of_bounds((left_m, _BOTTOM_M, left_m + side_m, _BOTTOM_M + side_m))
+
+
+def _boundary_x_m(y_m: float) -> float:
+    """Return where the boundary between the zones crosses a northing of the canvas's zone."""
+    from pyproj import Transformer
+
+    to_degrees = Transformer.from_crs(f"EPSG:{EPSG}", "EPSG:4326", always_xy=True)
+    latitude = to_degrees.transform(275_000.0, y_m)[
+        1
+    ]  # a kilometre to the side changes it by a metre's worth
+    return float(to_degrees.transform(MERIDIAN_DEG, latitude, direction="INVERSE")[0])
 
 
 def make_landscape(seed: int, size_m: int) -> Landscape:

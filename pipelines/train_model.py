@@ -15,7 +15,7 @@ from engine.values.errors import InputError
 from engine.values.georef import georef_of
 from engine.values.spec import CubeSpec
 from pipelines.config import LatticeConfig, SourceConfig, parse_yaml
-from pipelines.cube_area import area_of, find_scenes, grid_and_box
+from pipelines.cube_area import area_of, find_scenes, grid_and_box, refuse_radar
 from training.labels import LabelRaster, PolygonSource, rasterise
 from training.loop import Progress, TrainedModel, TrainOptions, train
 
@@ -83,6 +83,7 @@ def score_lines(trained: TrainedModel) -> dict[str, Any]:
 
 
 def _cube(config: TrainConfig) -> xr.Dataset:
+    refuse_radar(config.cube, "cube")
     area = area_of(config.area)
     grid, box = grid_and_box(area, config.crs, config.cube.resolution_m)
     return open_cube(find_scenes(config, area), config.cube, grid=grid, box=box)

@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,10 @@ TABLE_FORMAT = 2
 
 _META_KEY = b"landweave:items"
 _KNOWN_FORMATS = (1, TABLE_FORMAT)
+
+
+BLANK_WKB = bytes.fromhex("010300000000000000")
+"""Footprint of an item that shows nothing: ``POLYGON EMPTY``."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -222,6 +226,13 @@ class ItemTable:
             moved = translate(outline, xoff=turn)
             hits.update(int(i) for i in self._tree.query(moved, predicate="intersects"))
         return dataclasses.replace(self, items=tuple(self.items[i] for i in sorted(hits)))
+
+    def without(self, ids: Collection[str]) -> ItemTable:
+        """Return the table with some items blank: their dates stay, and nothing of them is ever read."""
+        if not ids:
+            return self
+        blanked = (dataclasses.replace(i, geometry_wkb=BLANK_WKB) if i.id in ids else i for i in self.items)
+        return dataclasses.replace(self, items=tuple(blanked))
 
     def in_time(self, start: dt.date, end_exclusive: dt.date) -> ItemTable:
         """Keep the items acquired on days ``start <= day < end_exclusive`` (UTC)."""

@@ -79,7 +79,8 @@ def search(
             day, both inclusive, UTC; or a pair of dates.
         catalog: ``earth-search``, ``planetary-computer``, ``cdse``, the URL of a STAC API or of a static
             catalogue, or the path of a ``catalog.json``, an item file, a folder, or a GeoParquet file.
-        collection: Collection id; None takes the provider's Sentinel-2 L2A, or all that a file holds.
+        collection: Collection id; None takes the provider's Sentinel-2 L2A, or all that a file holds, but
+            for radar beside it.
         max_cloud: Highest cloud cover in percent; items that do not tell theirs stay.
         pad_m: The area grows by this many metres first, for halos.
         orbits: Only these relative orbits, or only ``ascending`` or ``descending`` passes, or both in one
@@ -166,6 +167,8 @@ def _filter(records: Iterable[ItemRecord], query: Query, days: tuple[dt.date, dt
     import shapely
 
     everything = tuple(r for r in records if query.collection in (None, r.collection))
+    if query.collection is None:
+        everything = tuple(r for r in everything if not _is_radar(r)) or everything
     shapely.prepare(query.area.geometry)
     in_area = tuple(r for r in everything if _touches(r, query.area))
     in_both = tuple(r for r in in_area if days[0] <= r.datetime.date() <= days[1])
@@ -180,6 +183,10 @@ def _touches(record: ItemRecord, area: Area) -> bool:
     if not footprint.is_valid:
         footprint = shapely.make_valid(footprint)
     return bool(area.geometry.intersects(footprint))
+
+
+def _is_radar(record: ItemRecord) -> bool:
+    return record.platform.startswith("sentinel-1")
 
 
 def _refuse_mixture(source: str, records: list[ItemRecord]) -> None:

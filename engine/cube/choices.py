@@ -33,10 +33,10 @@ def first(
             n = min(TILE_PX, width - x0)
             load_piece(stack, y, x0, values, sizes[:n])
             chosen[:] = 0
-            for t in range(n_dates - 1, -1, -1):
-                date = values[0, t]
+            for t in range(n_dates):
+                date, at = values[0, n_dates - 1 - t], np.int32(n_dates - 1 - t)
                 for i in range(n):
-                    chosen[i] = t if date[i] != 0 else chosen[i]
+                    chosen[i] = at if date[i] != 0 else chosen[i]
             _take(values, chosen, sizes[:n], out[:, y, x0 : x0 + n], count[y, x0 : x0 + n])
 
 
@@ -74,11 +74,11 @@ def max_ndvi(
             load_piece(stack, y, x0, values, sizes[:n])
             chosen[:], best_red[:], best_nir[:] = 0, 1, 0
             for t in range(n_dates):
-                reds, nirs = values[red, t], values[nir, t]
+                reds, nirs, at = values[red, t], values[nir, t], np.int32(t)
                 for i in range(n):
                     a, b = np.uint32(nirs[i]), np.uint32(reds[i])
                     greener = np.uint32(a * best_red[i]) > np.uint32(best_nir[i] * b)
-                    chosen[i] = t if greener else chosen[i]
+                    chosen[i] = at if greener else chosen[i]
                     best_red[i] = b if greener else best_red[i]
                     best_nir[i] = a if greener else best_nir[i]
             _take(values, chosen, sizes[:n], out[:, y, x0 : x0 + n], count[y, x0 : x0 + n])
@@ -108,8 +108,8 @@ def highest_score(
     of_date, of_distance, distance = scores
     values = np.empty((n_bands, n_dates, TILE_PX), np.uint16)
     sizes, chosen = np.empty(TILE_PX, np.int32), np.empty(TILE_PX, np.int32)
-    highest = np.empty(TILE_PX, np.int32)
-    last = len(of_distance) - 1
+    highest, score = np.empty(TILE_PX, np.int32), np.empty(TILE_PX, np.int32)
+    last = np.uintp(len(of_distance) - 1)
     for y in range(y0, y1):
         for x0 in range(0, width, TILE_PX):
             n = min(TILE_PX, width - x0)
@@ -117,10 +117,14 @@ def highest_score(
             chosen[:], highest[:] = 0, -1
             for t in range(n_dates):
                 date, away = values[0, t], distance[t, y, x0 : x0 + n]
+                at, own = np.int32(t), of_date[t]
                 for i in range(n):
-                    score = of_date[t] + of_distance[min(int(away[i]), last)]
-                    if date[i] != 0 and score > highest[i]:
-                        chosen[i], highest[i] = t, score
+                    score[i] = of_distance[min(np.uintp(away[i]), last)]
+                for i in range(n):
+                    total = np.int32(own + score[i])
+                    higher = (date[i] != 0) & (total > highest[i])
+                    chosen[i] = at if higher else chosen[i]
+                    highest[i] = total if higher else highest[i]
             _take(values, chosen, sizes[:n], out[:, y, x0 : x0 + n], count[y, x0 : x0 + n])
 
 

@@ -10,16 +10,19 @@ import itertools
 import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from engine.archive.items import ItemTable
 from engine.cube import accessor as _accessor  # noqa: F401 - registers cube.landweave
+from engine.cube.backscatter import require_radar, with_backscatter
 from engine.cube.composites import composite
 from engine.cube.derive import with_features
 from engine.cube.fill import with_gaps_filled
@@ -30,6 +33,7 @@ from engine.cube.plan import BLOCK_PX, CubePlan, Step, frame_of, plan_cube
 from engine.cube.stack import read_stack, require_bands
 from engine.cube.variability import DEVIATIONS, variability
 from engine.values.area import Area
+from engine.values.errors import InputError
 from engine.values.georef import georef_coords
 from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
@@ -38,26 +42,29 @@ if TYPE_CHECKING:
     from engine.archive.reader import Reader
 
 
-def open_cube(
-    items: ItemTable,
-    spec: CubeSpec,
+def open_cube(  # noqa: PLR0913
+    items: ItemTable | str | Path,
+    spec: CubeSpec | None = None,
     area: Area | None = None,
     *,
     grid: Grid | None = None,
     box: Box | None = None,
     chunks_yx: tuple[int, int] = (1024, 1024),
     reader: Reader | None = None,
+    sentinel1: ItemTable | None = None,
 ) -> xr.Dataset:
-    """Open scenes as a lazy cube.
+    """Open scenes, or a cube that was staged, as a lazy cube.
 
     Args:
-        items: The scenes, from `engine.search`.
-        spec: Bands, resolution, period, reducer, mask.
+        items: The scenes, from `engine.search`; or a run folder or ``cube.zarr``, path or URL, as
+            `engine.cube.stored.open_stored` opens it.
+        spec: Bands, resolution, period, reducer, mask; a staged cube knows its own.
         area: What to cover; default everything that the scenes cover.
         grid: Where pixels lie; default the area's usual CRS at the spec's resolution.
         box: Global pixels to cover instead of the area's bounds (for a halo: ``lattice.pad(box)``).
         chunks_yx: Size of a chunk in pixels, about; changes no value.
         reader: How pixels are read; default odc-stac.
+        sentinel1: Radar scenes of the same time and area, for a spec with ``sentinel1``.
 
     Returns:
         Dataset with ``reflectance`` (time, band, y, x) uint16 (x 10000, 0 = no data),
@@ -66,22 +73,34 @@ def open_cube(
         With ``spec.variability`` also ``variability`` (time, deviation, y, x) float32 (NaN = no data); with
         ``spec.gap_fill`` also ``filled`` (time, y, x) uint8, see `engine.cube.fill`; and what
         ``spec.features`` names, see `engine.cube.derive.with_features`.
+        With ``spec.sentinel1`` also ``backscatter`` and ``radar_observations``, see
+        `engine.cube.backscatter`.
 
     Raises:
         InputError: If no scene is left, the area lies elsewhere, the reducer needs a band that is not
-            there, or a feature is unknown or lacks a band.
+            there, a feature is unknown or lacks a band, or the spec wants radar and there are no radar
+            scenes, or the reverse.
         DataError: At compute time, if a file is broken; names item, asset and box.
     """
+    if isinstance(items, str | Path):
+        from engine.cube.stored import open_stored
+
+        return open_stored(items, spec, area, grid=grid, box=box, chunks_yx=chunks_yx)
+    if spec is None:
+        raise InputError("a cube of scenes needs a spec", where="spec", mend="pass a CubeSpec")
     require_bands(spec)
     if grid is None or box is None:
         grid, area_box = frame_of(area, items, spec, grid)
         box = area_box if box is None else box
+    require_radar(spec, sentinel1)
     plan = plan_cube(items, spec, grid, reader)
     cube = _to_dataset(_lazy(plan, box, chunks_yx), plan, box, items)
     if plan.spec.gap_fill is not None:
         cube = with_gaps_filled(cube, plan.spec.gap_fill)
     if plan.spec.features is not None:
         cube = with_features(cube, plan.spec.features)
+    if plan.spec.sentinel1 is not None and sentinel1 is not None:
+        cube = with_backscatter(cube, sentinel1, plan.spec.sentinel1, plan.reader)
     return remember(cube, Origin(items, spec, grid, box, reader))
 
 
@@ -105,7 +124,10 @@ def _lazy(plan: CubePlan, box: Box, chunks_yx: tuple[int, int]) -> dict[str, da.
     sizes = [tuple(b - a for a, b in itertools.pairwise(axis)) for axis in edges]
     token = tokenize(plan, edges)
     pieces = da.map_blocks(
-        partial(_block, plan, edges),
+        _block,
+        # a task of its own: a country's plan is megabytes, and travels once to a worker, not with each block
+        plan=delayed(plan, name=f"landweave-plan-{token}", traverse=False),
+        edges=edges,
         chunks=((1,) * len(plan.steps), *sizes),
         dtype=object,
         meta=np.empty((0, 0, 0), object),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.archive.items import ItemRecord, ItemTable
+from engine.archive.items import BLANK_WKB, ItemRecord, ItemTable
 from engine.cube.maskers import ready_masks
 from engine.cube.sharpen import require_sharpenable
 from engine.values.area import Area
@@ -225,6 +225,8 @@ def touches(item: ItemRecord, grid: Grid, box: Box) -> NDArray[np.bool_] | bool:
     Returns:
         True (all), False (none), or a (y, x) bool mask made of whole fixed blocks.
     """
+    if item.geometry_wkb == BLANK_WKB:
+        return False
     footprint = _footprint(item.geometry_wkb, grid.crs)
     blocks = list(box.blocks(BLOCK_PX))
     inside = [_meets(footprint, grid, b.snap_out(BLOCK_PX)) for b in blocks]

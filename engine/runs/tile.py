@@ -9,7 +9,7 @@ again.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -33,11 +33,20 @@ class TileOutput:
         arrays: Variable to array (extra dims..., y, x) over the tile's box.
         counts: Free numbers for the record, e.g. windows, pixels, items.
         gaps: What the tile had to do without.
+        steps: Steps of the store's time axis that the arrays cover, None for all.
     """
 
     arrays: Mapping[str, NDArray[Any]]
     counts: Mapping[str, float]
     gaps: tuple[Gap, ...] = ()
+    steps: tuple[int, int] | None = None
+
+
+class TileList(Protocol):
+    """The tiles of a job: counted, and walked as often as wanted."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[TileKey]: ...
 
 
 class TileJob(Protocol):
@@ -51,8 +60,8 @@ class TileJob(Protocol):
     def store_url(self) -> str:
         """The store that the tiles are written to; every worker must reach it."""
 
-    def tiles(self) -> Sequence[TileKey]:
-        """List all tiles, neighbours close together."""
+    def tiles(self) -> TileList:
+        """Return all tiles, neighbours close together; a walk need not hold them all."""
 
     def key(self, tile: TileKey) -> str:
         """Return sha256 (hex) over everything that the tile's pixels depend on."""
@@ -108,8 +117,8 @@ def execute_tile(job: TileJob, task: TileTask) -> TileRecord:
         output = job.compute(task.tile, task.threads)
         lease.check(task.run_dir, task.epoch)
         ledger.clear(task.tile, task.epoch)
-        written = write_region(job.store_url, box, output.arrays, task.epoch)
-        checksums = read_back(job.store_url, box, written)
+        written = write_region(job.store_url, box, output.arrays, task.epoch, output.steps)
+        checksums = read_back(job.store_url, box, written, output.steps)
     lease.check(task.run_dir, task.epoch)
     return ledger.commit(
         TileRecord(

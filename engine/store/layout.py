@@ -26,203 +26,38 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.buffer.cpu import Buffer
 from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.storage import MemoryStore
 
 from engine.store.conventions import georeference, with_convention
+from engine.store.objects import Folder
+from engine.store.storespec import TIME, Dim, Series, StoreSpec, Variable
 from engine.values.errors import ConflictError, InputError
-from engine.values.grid import Box, Grid
+
+__all__ = [
+    "SPEC_ATTR",
+    "Dim",
+    "Series",
+    "StoreSpec",
+    "Variable",
+    "codec_of",
+    "commit",
+    "create",
+    "open_spec",
+    "open_store",
+    "update_attrs",
+]
 
 SPEC_ATTR = "landweave"
 """Group attribute that carries the store's spec, and whether it was completely made."""
 
-_RESERVED = {"y", "x", "spatial_ref"}
-
-
-@dataclass(frozen=True)
-class Dim:
-    """An extra dimension before (y, x).
-
-    Attributes:
-        name: Such as ``class``, ``time`` or ``band``.
-        labels: One per step: texts or numbers; for ``time`` ISO 8601 dates or UTC times.
-        chunk: Steps per chunk and shard, None for all. 1 for a ``time`` that grows later.
-        bounds: For ``time``: start and end (exclusive) of each step, written as CF ``time_bnds``.
-    """
-
-    name: str
-    labels: tuple[str, ...] | tuple[int, ...] | tuple[float, ...]
-    chunk: int | None = None
-    bounds: tuple[tuple[str, str], ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.name in _RESERVED or not self.labels:
-            raise InputError(
-                "an extra dimension needs a name of its own and labels", where=self.name, found=self.labels
-            )
-        if self.bounds is not None and len(self.bounds) != len(self.labels):
-            raise InputError(
-                "each step of a dimension needs its own bounds",
-                where=self.name,
-                found=len(self.bounds),
-                limit=len(self.labels),
-            )
-
-    @property
-    def chunk_len(self) -> int:
-        """Steps per chunk."""
-        return self.chunk or len(self.labels)
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One array of a store.
-
-    Attributes:
-        name: Such as ``label``.
-        dtype: numpy name, such as ``uint8``.
-        no_data: Value of a pixel without data; also the array's fill value.
-        dims: Extra dimensions before (y, x), outermost first.
-        attrs: Further attributes (JSON values), e.g. CF flags.
-    """
-
-    name: str
-    dtype: str
-    no_data: float
-    dims: tuple[Dim, ...] = ()
-    attrs: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        if not _fits(np.dtype(self.dtype), self.no_data):
-            raise InputError(
-                "the no-data value must be a value of the variable's type",
-                where=self.name,
-                found=self.no_data,
-                limit=self.dtype,
-            )
-        if {"_FillValue", "missing_value"} & set(self.attrs):
-            raise InputError("declare no-data with no_data, not with attributes", where=self.name)
-
-    @property
-    def lead_shape(self) -> tuple[int, ...]:
-        """Lengths of the extra dimensions."""
-        return tuple(len(d.labels) for d in self.dims)
-
-
-@dataclass(frozen=True)
-class StoreSpec:
-    """What a store holds, and where.
-
-    Attributes:
-        grid: CRS, pixel size, anchor.
-        box: Pixels covered, in global pixel indices of the grid; grown outward to whole shards.
-        shard_px: Side of a shard in pixels; a tile is a whole number of shards.
-        variables: The arrays.
-        chunk_px: Side of an inner chunk; divides `shard_px`.
-        title: One line for people.
-        attrs: Further group attributes (JSON values).
-
-    Raises:
-        InputError: If the sizes do not fit, a name is taken twice or the box is empty.
-    """
-
-    grid: Grid
-    box: Box
-    shard_px: int
-    variables: tuple[Variable, ...]
-    chunk_px: int = 256
-    title: str = ""
-    attrs: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        if self.chunk_px < 1 or self.shard_px < 1 or self.shard_px % self.chunk_px:
-            raise InputError(
-                "a shard must be a whole number of chunks",
-                where="store.shard_px",
-                found=f"{self.shard_px} px",
-                limit=f"a multiple of {self.chunk_px} px",
-                mend="change shard_px or chunk_px",
-            )
-        if not self.box:
-            raise InputError("the store's box is empty", where="store.box", found=self.box)
-        names = [v.name for v in self.variables]
-        if not names or len(set(names)) != len(names) or _RESERVED & set(names):
-            raise InputError(
-                "variables need names of their own", found=names, limit=f"none of {sorted(_RESERVED)}"
-            )
-        self.dims  # noqa: B018 - two dimensions of one name must be one
-        object.__setattr__(self, "box", self.box.snap_out(self.shard_px))
-
-    @property
-    def dims(self) -> dict[str, Dim]:
-        """The extra dimensions of all variables by name.
-
-        Raises:
-            InputError: If two variables mean different things by one name.
-        """
-        found: dict[str, Dim] = {}
-        for dim in (d for v in self.variables for d in v.dims):
-            if found.setdefault(dim.name, dim) != dim:
-                raise InputError("two variables disagree on a dimension", where=dim.name)
-        return found
-
-    def variable(self, name: str) -> Variable:
-        """Return a variable by name.
-
-        Raises:
-            InputError: If there is none.
-        """
-        for variable in self.variables:
-            if variable.name == name:
-                return variable
-        raise InputError("no such variable", found=name, limit=", ".join(v.name for v in self.variables))
-
-    def shards(self) -> int:
-        """Return how many shards the box holds per variable and step."""
-        height, width = self.box.shape_yx
-        return height * width // self.shard_px**2
-
-    def to_dict(self) -> dict[str, Any]:
-        """Write the spec as JSON values."""
-        fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        for variable in fields["variables"]:  # NaN is no JSON
-            if not math.isfinite(variable["no_data"]):
-                variable["no_data"] = str(variable["no_data"])
-        return fields
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> StoreSpec:
-        """Read what `to_dict` wrote."""
-        grid = fields["grid"]
-        return cls(
-            **dict(fields)
-            | {
-                "grid": Grid(grid["crs"], tuple(grid["resolution_yx"]), tuple(grid["anchor_xy"])),
-                "box": Box(**fields["box"]),
-                "variables": tuple(_variable(v) for v in fields["variables"]),
-            }
-        )
-
-
-def _fits(dtype: np.dtype[Any], value: float) -> bool:
-    """Tell whether a number is a value of a numeric type."""
-    if dtype.kind not in "iu":
-        return dtype.kind == "f"
-    span = np.iinfo(dtype)
-    return math.isfinite(value) and value == int(value) and span.min <= value <= span.max
-
-
-def _variable(fields: Mapping[str, Any]) -> Variable:
-    dims = tuple(
-        Dim(d["name"], tuple(d["labels"]), d["chunk"], d["bounds"] and tuple(map(tuple, d["bounds"])))
-        for d in fields["dims"]
-    )
-    no_data = float(fields["no_data"]) if isinstance(fields["no_data"], str) else fields["no_data"]
-    return Variable(fields["name"], fields["dtype"], no_data, dims, fields["attrs"])
+TIME_CHUNK = 128
+"""Steps in one chunk of a time coordinate; the same however many there are, so that it can grow."""
 
 
 def create(url: str, spec: StoreSpec) -> None:
@@ -247,8 +82,7 @@ def create(url: str, spec: StoreSpec) -> None:
         _create_array(root, spec, variable)
     attrs = georeference(dict(spec.attrs), spec.grid, spec.box)
     attrs |= {"Conventions": "CF-1.11"} | ({"title": spec.title} if spec.title else {})
-    root.attrs.put(attrs | {SPEC_ATTR: {"state": "complete", "spec": spec.to_dict()}})
-    consolidate(url)
+    commit(url, attrs | {SPEC_ATTR: {"state": "complete", "spec": spec.to_dict()}})
 
 
 def open_spec(url: str) -> StoreSpec:
@@ -288,16 +122,29 @@ def update_attrs(url: str, attrs: Mapping[str, Any], convention: Mapping[str, st
         raise InputError("a store's spec is fixed when it is made", where=url, found=SPEC_ATTR)
     root = zarr.open_group(url, mode="r+", use_consolidated=False)
     merged = dict(root.attrs) | dict(attrs)
-    root.attrs.put(with_convention(merged, convention) if convention else merged)
-    consolidate(url)
+    commit(url, with_convention(merged, convention) if convention else merged)
 
 
-def consolidate(url: str) -> None:
-    """Write consolidated metadata, which readers over plain HTTP need, over all levels below `url`."""
+def commit(url: str, attrs: Mapping[str, Any]) -> None:
+    """Replace a group's attributes and consolidate the metadata of all below it, in one write.
+
+    Readers over plain HTTP need consolidated metadata, because they cannot list a folder; here they find
+    the old whole or the new whole, never attributes of one and arrays of the other.
+    """
+    folder, root = Folder(url), zarr.open_group(url, mode="r", use_consolidated=False)
+    names = [f"{name}/{_META}" for name, _ in root.members(max_depth=None)]
+    nodes = folder.read_all([_META, *names])
+    own = json.loads(nodes[_META]) | {"attributes": dict(attrs)}
+    nodes[_META] = json.dumps(own).encode()
+    copy: dict[str, Any] = {name: Buffer.from_bytes(text) for name, text in nodes.items()}
     with warnings.catch_warnings():
         # Version 3 of the format does not name consolidated metadata yet; readers all know it.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
-        zarr.consolidate_metadata(url, zarr_format=3)
+        zarr.consolidate_metadata(MemoryStore(copy), zarr_format=3)
+    folder.replace(_META, copy[_META].to_bytes())
+
+
+_META = "zarr.json"
 
 
 def _already(url: str, spec: StoreSpec) -> bool:
@@ -313,7 +160,7 @@ def _already(url: str, spec: StoreSpec) -> bool:
         raise ConflictError("a group that is no store of ours is in the way", where=url)
     if own.get("state") != "complete":
         return False
-    old, new = own["spec"], spec.to_dict()
+    old, new = StoreSpec.from_dict(own["spec"]).to_dict(), spec.to_dict()
     differs = [k for k in new if old.get(k) != new[k]]
     if differs:
         raise ConflictError(
@@ -348,15 +195,24 @@ def _write_coordinates(root: Any, spec: StoreSpec) -> None:
             "GeoTransform": f"{left!r} {res_x!r} 0.0 {top!r} 0.0 {-res_y!r}",
         },
     )
-    for dim in spec.dims.values():
+    write_labels(root, spec)
+
+
+def write_labels(root: Any, spec: StoreSpec) -> None:
+    """Write the series and the coordinates of the extra dimensions; the labels of time come last."""
+    for series in spec.series:
+        names = tuple(d.name for d in series.dims)
+        _plain(root, series.name, series.array(), names, dict(series.attrs))
+    for dim in sorted(spec.dims.values(), key=lambda d: d.name == TIME):
+        if not dim.labelled:
+            continue
         values, attrs = _label_values(dim)
         if dim.bounds is not None:
             edges, _ = _times([edge for pair in dim.bounds for edge in pair])
-            _plain(
-                root, f"{dim.name}_bnds", edges.reshape(-1, 2), (dim.name, "bnds"), {"units": attrs["units"]}
-            )
-            attrs |= {"bounds": f"{dim.name}_bnds"}
-        _plain(root, dim.name, values, (dim.name,), attrs)
+            name = f"{dim.name}_bnds"
+            _plain(root, name, edges.reshape(-1, 2), (dim.name, "nv"), {"units": attrs["units"]})
+            attrs |= {"bounds": name}
+        _plain(root, dim.name, values, (dim.name,), {**dim.attrs, **attrs})
 
 
 def _corner(spec: StoreSpec) -> tuple[float, float, float, float]:
@@ -386,18 +242,26 @@ def _times(labels: list[str]) -> tuple[Any, str]:
 
 
 def _plain(root: Any, name: str, values: Any, dims: tuple[str, ...], attrs: dict[str, Any]) -> None:
-    """Write a small array whole."""
-    array = root.create_array(
-        name,
-        shape=values.shape,
-        dtype=str if values.dtype.kind in "UT" else values.dtype,  # texts of any length: `string`
-        chunks=values.shape,
-        dimension_names=dims,
-        attributes=attrs,
-        compressors=_codec(values.dtype),
-        overwrite=True,
-    )
-    array[...] = values
+    """Write a small array whole, or, where its time axis has grown, the larger one over the smaller.
+
+    A reader that knows the shorter shape finds the same values at the same places at any moment.
+    """
+    if TIME in dims and name in root and root[name].ndim == values.ndim:
+        if root[name].shape != values.shape:
+            root[name].resize(values.shape)
+    else:
+        chunks = tuple(TIME_CHUNK if d == TIME else n for d, n in zip(dims, values.shape, strict=True))
+        root.create_array(
+            name,
+            shape=values.shape,
+            dtype=str if values.dtype.kind in "UT" else values.dtype,  # texts of any length: `string`
+            chunks=chunks,
+            dimension_names=dims,
+            attributes=attrs,
+            compressors=codec_of("", values.dtype),
+            overwrite=True,
+        )
+    root[name][...] = values
 
 
 def _create_array(root: Any, spec: StoreSpec, variable: Variable) -> None:
@@ -412,7 +276,7 @@ def _create_array(root: Any, spec: StoreSpec, variable: Variable) -> None:
         dtype=dtype,
         chunks=(*lead, spec.chunk_px, spec.chunk_px),
         shards=(*lead, spec.shard_px, spec.shard_px),
-        compressors=_codec(dtype),
+        compressors=codec_of(variable.codec, dtype),
         fill_value=dtype.type(variable.no_data),
         dimension_names=(*(d.name for d in variable.dims), "y", "x"),
         attributes=georeference(attrs, spec.grid, spec.box),
@@ -430,7 +294,26 @@ def _no_data_attrs(dtype: np.dtype[Any], no_data: float) -> dict[str, Any]:
     return {"_FillValue": FillValueCoder.encode(np.nan, dtype)}
 
 
-def _codec(dtype: np.dtype[Any]) -> list[Any]:
-    if dtype.kind in "iuf" and dtype.itemsize > 1:
-        return [BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=dtype.itemsize)]
-    return [ZstdCodec(level=3)]
+def codec_of(name: str, dtype: np.dtype[Any]) -> list[Any]:
+    """Return zarr's compressors by name: ``zstd:3``, ``blosc-lz4:5``, ``blosc-zstd:1``; empty by type.
+
+    Blosc shuffles the bits of numbers first; the number is the compression level.
+
+    >>> [type(c).__name__ for c in codec_of("", np.dtype("uint8"))]
+    ['ZstdCodec']
+    >>> codec_of("blosc-lz4:5", np.dtype("uint16"))[0].shuffle.value
+    'bitshuffle'
+
+    Raises:
+        InputError: If there is no such codec.
+    """
+    wide = dtype.kind in "iuf" and dtype.itemsize > 1
+    kind, _, level = (name or ("blosc-zstd:3" if wide else "zstd:3")).partition(":")
+    if kind not in ("zstd", "blosc-lz4", "blosc-zstd") or not level.isdigit():
+        raise InputError("no such codec", found=name, limit="zstd:N, blosc-lz4:N or blosc-zstd:N")
+    if kind == "zstd":
+        return [ZstdCodec(level=int(level))]
+    family = kind.removeprefix("blosc-")
+    return [
+        BloscCodec(cname=family, clevel=int(level), shuffle="bitshuffle", typesize=dtype.itemsize)  # type: ignore[arg-type]
+    ]

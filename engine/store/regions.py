@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import uuid
@@ -31,8 +32,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from engine.store.layout import StoreSpec, Variable, open_store
+from engine.store.layout import Dim, StoreSpec, Variable, open_store
 from engine.store.objects import Folder, local_path
+from engine.store.storespec import TIME
 from engine.values.errors import ConflictError, DataError, InputError
 from engine.values.grid import Box
 
@@ -65,8 +67,16 @@ def close_epoch(url: str, epoch: int) -> None:
         staging.rmdir()
 
 
+Steps = tuple[int, int]
+"""First step of the time axis and the one after the last; whole chunks."""
+
+
 def write_region(
-    url: str, box: Box, arrays: Mapping[str, NDArray[Any]], epoch: int | None = None
+    url: str,
+    box: Box,
+    arrays: Mapping[str, NDArray[Any]],
+    epoch: int | None = None,
+    steps: Steps | None = None,
 ) -> dict[str, str]:
     """Write whole shards of some variables and force them to disk. Nothing is read back yet.
 
@@ -75,6 +85,7 @@ def write_region(
         box: Whole shards, in global pixel indices.
         arrays: Variable name to array (extra dims..., y, x) of the variable's dtype, covering `box`.
         epoch: The run's epoch, opened with `open_epoch`; None for a lone writer without a lease.
+        steps: Steps of the time axis that the arrays cover; None for all.
 
     Returns:
         Variable to checksum of what was handed in; `read_back` proves that it arrived.
@@ -86,11 +97,12 @@ def write_region(
     root, spec = open_store(url, "r+")
     _require_whole_shards(spec, box)
     for name, array in arrays.items():
-        _require_fit(spec.variable(name), box, array)
-    where, root_path = box.slices_in(spec.box), local_path(url)
+        _require_fit(spec.variable(name), box, array, steps)
+    root_path = local_path(url)
     with _aside(url, epoch) as aside:
         for name, array in arrays.items():
-            shards = _shard_names(spec, spec.variable(name), box)
+            variable = spec.variable(name)
+            shards, where = _shard_names(spec, variable, box, steps), _index(spec, variable, box, steps)
             if aside is None or root_path is None:
                 _put(url, root[name], shards, where, array)
             else:
@@ -99,13 +111,14 @@ def write_region(
     return {name: checksum(array) for name, array in arrays.items()}
 
 
-def read_back(url: str, box: Box, expected: Mapping[str, str]) -> dict[str, str]:
+def read_back(url: str, box: Box, expected: Mapping[str, str], steps: Steps | None = None) -> dict[str, str]:
     """Read a region again from the store and compare it with what should be there.
 
     Args:
         url: The store.
         box: The region that was written.
         expected: Variable to checksum, from `write_region` or from a tile's record.
+        steps: Steps of the time axis that were written; None for all.
 
     Returns:
         Variable to checksum of what was read.
@@ -116,7 +129,7 @@ def read_back(url: str, box: Box, expected: Mapping[str, str]) -> dict[str, str]
     found = {}
     for name, wanted in expected.items():
         try:
-            found[name] = checksum(read_region(url, box, [name])[name])
+            found[name] = _checksum_stored(url, box, name, steps)
         except InputError:
             raise
         except Exception as error:  # a damaged shard fails in whichever codec meets it first
@@ -134,13 +147,16 @@ def read_back(url: str, box: Box, expected: Mapping[str, str]) -> dict[str, str]
     return found
 
 
-def read_region(url: str, box: Box, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+def read_region(
+    url: str, box: Box, names: Iterable[str] | None = None, steps: Steps | None = None
+) -> dict[str, NDArray[Any]]:
     """Read any box inside a store.
 
     Args:
         url: The store.
         box: Global pixel indices.
         names: Variables, None for all.
+        steps: Steps of the time axis, None for all.
 
     Returns:
         Variable name to array (extra dims..., y, x) in the variable's dtype; no-data where nothing was
@@ -150,9 +166,9 @@ def read_region(url: str, box: Box, names: Iterable[str] | None = None) -> dict[
         InputError: If the box reaches outside the store or a name is unknown.
     """
     root, spec = open_store(url)
-    where = box.slices_in(spec.box)
     wanted = [v.name for v in spec.variables] if names is None else list(names)
-    return {name: np.asarray(root[spec.variable(name).name][(..., *where)]) for name in wanted}
+    variables = [spec.variable(name) for name in wanted]
+    return {v.name: np.asarray(root[v.name][_index(spec, v, box, steps)]) for v in variables}
 
 
 def checksum(array: NDArray[Any]) -> str:
@@ -161,9 +177,52 @@ def checksum(array: NDArray[Any]) -> str:
     >>> checksum(np.zeros((2, 3), np.uint8)) == checksum(np.zeros((3, 2), np.uint8))
     False
     """
-    digest = hashlib.blake2b(f"{array.shape} {array.dtype.str}".encode(), digest_size=16)
+    digest = _digest(array.shape, array.dtype)
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def _digest(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    return hashlib.blake2b(f"{shape} {dtype.str}".encode(), digest_size=16)
+
+
+def _checksum_stored(url: str, box: Box, name: str, steps: Steps | None) -> str:
+    """Return the checksum of a stored region; step by step where shards hold one step each."""
+    root, spec = open_store(url)
+    variable, array = spec.variable(name), root[name]
+    index = _index(spec, variable, box, steps)
+    if not variable.dims or variable.dims[0].chunk_len > 1:
+        return checksum(np.asarray(array[index]))
+    lengths = tuple(i.stop - i.start for i in index)
+    digest = _digest(lengths, np.dtype(variable.dtype))
+    for step in range(index[0].start, index[0].stop):
+        digest.update(np.ascontiguousarray(array[(step, *index[1:])]).data)
+    return str(digest.hexdigest())
+
+
+def _index(spec: StoreSpec, variable: Variable, box: Box, steps: Steps | None) -> tuple[slice, ...]:
+    """Return the slices of a region in a variable's array.
+
+    The array may be longer than the spec says, where a growing axis was interrupted.
+    """
+    where = box.slices_in(spec.box)
+    return (*(slice(*_span(d, steps)) for d in variable.dims), *where)
+
+
+def _span(dim: Dim, steps: Steps | None) -> Steps:
+    """Return the steps wanted of one dimension."""
+    length = len(dim.labels)
+    if steps is None or dim.name != TIME:
+        return 0, length
+    first, end = steps
+    if not 0 <= first < end <= length or first % dim.chunk_len or (end % dim.chunk_len and end != length):
+        raise InputError(
+            "time steps must be whole chunks inside the store",
+            where=dim.name,
+            found=f"{first}..{end}",
+            limit=f"multiples of {dim.chunk_len} in 0..{length}",
+        )
+    return first, end
 
 
 _MEND = "run the same command again: the tile is not recorded as done and will be rewritten"
@@ -180,8 +239,9 @@ def _require_whole_shards(spec: StoreSpec, box: Box) -> None:
         )
 
 
-def _require_fit(variable: Variable, box: Box, array: NDArray[Any]) -> None:
-    shape = variable.lead_shape + box.shape_yx
+def _require_fit(variable: Variable, box: Box, array: NDArray[Any], steps: Steps | None) -> None:
+    spans = [_span(d, steps) for d in variable.dims]
+    shape = tuple(end - first for first, end in spans) + box.shape_yx
     if array.shape != shape or array.dtype != np.dtype(variable.dtype):
         raise InputError(
             "an array does not fit its variable",
@@ -191,25 +251,26 @@ def _require_fit(variable: Variable, box: Box, array: NDArray[Any]) -> None:
         )
 
 
-def _shard_names(spec: StoreSpec, variable: Variable, box: Box) -> list[str]:
+def _shard_names(spec: StoreSpec, variable: Variable, box: Box, steps: Steps | None = None) -> list[str]:
     """List the objects of a region's shards, written or not, as names inside the store."""
-    lead = tuple(-(-len(d.labels) // d.chunk_len) for d in variable.dims)
+    spans = [(_span(d, steps), d.chunk_len) for d in variable.dims]
+    lead = [range(first // chunk, -(-end // chunk)) for (first, end), chunk in spans]
     corners = [
         ((b.y0 - spec.box.y0) // spec.shard_px, (b.x0 - spec.box.x0) // spec.shard_px)
         for b in box.blocks(spec.shard_px)
     ]
     return [
         "/".join([variable.name, "c", *map(str, (*step, *corner))])
-        for step in np.ndindex(*lead)
+        for step in itertools.product(*lead)
         for corner in corners
     ]
 
 
-def _put(url: str, target: Any, shards: list[str], where: tuple[slice, slice], array: NDArray[Any]) -> None:
+def _put(url: str, target: Any, shards: list[str], where: tuple[slice, ...], array: NDArray[Any]) -> None:
     """Write to an object store; old shards go first, because zarr cannot replace a damaged one."""
     for shard in shards:
         Folder(url).remove(shard)
-    target[(..., *where)] = array
+    target[where] = array
 
 
 _LONE = "lone-"
@@ -276,11 +337,11 @@ def _closed(url: str, epoch: int | None, found: str) -> ConflictError:
     )
 
 
-def _stage(root: Path, work: Path, name: str, where: tuple[slice, slice], array: NDArray[Any]) -> None:
+def _stage(root: Path, work: Path, name: str, where: tuple[slice, ...], array: NDArray[Any]) -> None:
     """Let zarr write the shards of one variable into a copy of its array that has nothing else."""
     (work / name).mkdir()
     shutil.copyfile(root / name / "zarr.json", work / name / "zarr.json")
-    zarr.open_array(work / name, mode="r+")[(..., *where)] = array
+    zarr.open_array(work / name, mode="r+")[where] = array
 
 
 def _publish(aside: _Aside, root: Path, shards: list[str]) -> None:

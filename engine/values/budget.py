@@ -71,6 +71,54 @@ def tile_bytes(shape: TileShape) -> dict[str, int]:
     return {**parts, "total": sum(parts.values())}
 
 
+@dataclass(frozen=True)
+class CubeTileShape:
+    """What decides the memory of a tile of a staged cube.
+
+    Attributes:
+        tile: Pixels of a tile.
+        piece_px: Side of a piece inside the tile.
+        pixel_bytes: Bytes of one pixel in all variables and time steps.
+        step_bytes: Bytes of one pixel in the largest chunk along the extra dimensions.
+        n_bands: Bands.
+        overpasses: Largest number of overpasses in one time step.
+        shard_px: Side of a shard.
+        threads: Pieces made at the same time.
+        radar_bytes: Bytes of one pixel in all radar passes of one time step.
+    """
+
+    tile: Box
+    piece_px: int
+    pixel_bytes: int
+    step_bytes: int
+    n_bands: int
+    overpasses: int
+    shard_px: int
+    threads: int = 1
+    radar_bytes: int = 0
+
+
+def cube_tile_bytes(shape: CubeTileShape) -> dict[str, int]:
+    """Project the peak memory of one worker that stages one tile of a cube.
+
+    Returns:
+        Bytes by purpose, and their sum under ``total``: ``process``; ``arrays`` (the tile, all variables);
+        ``reading`` (one time step of one piece, as in `tile_bytes`, and all variables of the piece, once
+        made and once between steps); ``writing`` (a shard of one step: cut out, and compressed; or one
+        step of the tile read back).
+    """
+    piece = min(shape.piece_px, max(shape.tile.shape_yx)) ** 2
+    parts = {
+        "process": PROCESS_BYTES,
+        "arrays": shape.tile.area_px * shape.pixel_bytes,
+        "reading": shape.threads
+        * piece
+        * (2 * (shape.n_bands * (shape.overpasses + 3) + 2 + shape.pixel_bytes) + 2 * shape.radar_bytes),
+        "writing": shape.step_bytes * max(2 * shape.shard_px**2, shape.tile.area_px),
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
 def require_fit(projected: dict[str, int], limit_bytes: int, where: str) -> None:
     """Refuse a tile that would not fit into a worker.
 

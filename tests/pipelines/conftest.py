@@ -1,4 +1,4 @@
-"""A small simulated archive and two worker processes, made once per session."""
+"""Small simulated archives, of one and of two UTM zones, and two worker processes, made once per session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ SEED, SIZE_M, DATES = 7, 2560, 4
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> SampleArchive:
-    return make_sample_archive(tmp_path_factory.mktemp("sample"), seed=SEED, size_m=SIZE_M, n_dates=DATES)
+    """An archive whose tiles all lie in the zone of the truth: reading it needs no warp."""
+    folder = tmp_path_factory.mktemp("sample")
+    return make_sample_archive(folder, seed=SEED, size_m=SIZE_M, n_dates=DATES, zones=(33,))
+
+
+@pytest.fixture(scope="session")
+def two_zones(tmp_path_factory: pytest.TempPathFactory) -> SampleArchive:
+    """The same territory, its western part in the tiles of the next zone."""
+    folder = tmp_path_factory.mktemp("two-zones")
+    return make_sample_archive(folder, seed=SEED, size_m=SIZE_M, n_dates=DATES)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,196 @@
+"""The staged cube as a tile job: what a tile needs, what it is made of, what it writes.
+
+Which pixels are staged does not depend on the tiles: every fixed block of the grid whose surroundings,
+`halo_px` on each side, meet the outline, cut to the area's bounds padded by `halo_px`::
+
+      ┌───────────────────────┐  box: bounds + halo
+      │ ▒▒▒▒▒▒▒▒▒▒▒▒          │
+      │ ▒▒▒▒████████▒▒▒▒      │  ██ outline
+      │ ▒▒▒▒▒▒██████████▒▒    │  ▒▒ blocks that a map of the outline may look at
+      │     ▒▒▒▒▒▒██████▒▒    │     blocks left out: no data
+      └───────────────────────┘
+
+A tile makes the time steps of its stage only; what an earlier stage wrote is not touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import shapely
+import xarray as xr
+from numpy.typing import NDArray
+
+from engine.archive.items import ItemRecord, ItemTable
+from engine.cube.cube import open_cube
+from engine.cube.plan import BLOCK_PX
+from engine.cube.stored import STORE
+from engine.runs.driver import TileOutput
+from engine.runs.readable import without_unreadable
+from engine.store.layout import StoreSpec, Variable, open_spec
+from engine.store.storespec import TIME
+from engine.values.grid import Box, Grid, TileKey
+from engine.values.spec import ENGINE_FORMAT, CubeSpec
+from engine.values.tiling import Tiling
+from pipelines.tile_inputs import items_in, outline_in, stage_items
+
+
+@dataclass(frozen=True)
+class CubeJob:
+    """Stage some time steps of a cube tile by tile.
+
+    Attributes:
+        run_dir: Run folder with the scenes and the outline.
+        grid: Where pixels lie.
+        cube_box: Global pixels that the cube covers.
+        spec: The cube.
+        halo_px: Pixels around the outline that belong to it.
+        tile_px: Side of a tile in pixels.
+        chunk_px: Side of a piece inside a tile; changes no value.
+        steps: First time step of the store that this stage writes, and the one after the last.
+        name: Stage of the ledger; names the files of its scenes in the run folder.
+    """
+
+    run_dir: str
+    grid: Grid
+    cube_box: Box
+    spec: CubeSpec
+    halo_px: int
+    tile_px: int
+    chunk_px: int
+    steps: tuple[int, int]
+    name: str = "cube"
+
+    @property
+    def store_url(self) -> str:
+        """The Zarr that the tiles are written to."""
+        return f"{self.run_dir}/{STORE}"
+
+    def box(self, tile: TileKey) -> Box:
+        """Return a tile's pixels."""
+        return tile.box(self.tile_px)
+
+    def tiles(self) -> list[TileKey]:
+        """List the tiles that hold a wanted block, along a Z-order curve."""
+        reach_m = 1.5 * (self.halo_px + BLOCK_PX) * max(self.grid.resolution_yx)  # more than the diagonal
+        near = outline_in(self.run_dir, self.grid.crs).buffer(reach_m)
+        return [t for t in Tiling(self.grid, self.tile_px, near) if self.blocks(t)]
+
+    def blocks(self, tile: TileKey) -> list[Box]:
+        """Return the parts of a tile that are staged, one for each wanted block of the grid."""
+        inside = self.box(tile) & self.cube_box
+        parts = inside.blocks(BLOCK_PX) if inside else ()
+        return [p for p in parts if self._meets(p.snap_out(BLOCK_PX).pad(self.halo_px))]
+
+    def key(self, tile: TileKey) -> str:
+        """Return the sha256 of all that decides this tile's bytes."""
+        blocks = self.blocks(tile)
+        scenes = self._scenes(_around(blocks))
+        inputs = {
+            "format": ENGINE_FORMAT,
+            "grid": [self.grid.crs, self.grid.resolution_yx, self.grid.anchor_xy],
+            "tile": [str(tile), self.tile_px],
+            "blocks": [[b.y0, b.x0, b.y1, b.x1] for b in blocks],
+            "spec": self.spec.digest(),
+            "steps": self.steps,
+            "range": [d.isoformat() for d in scenes.time_range],
+            "scenes": [s.digest() for s in scenes],
+            "radar": [s.digest() for s in self._radar_near(_around(blocks))],
+        }
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+    def compute(self, tile: TileKey, threads: int) -> TileOutput:
+        """Make one tile's time steps.
+
+        The inner graph runs on this worker's own threads, and its pieces are put straight into place, so
+        the tile lies in memory once. Scenes whose files cannot be read are left out and listed.
+        """
+        blocks = self.blocks(tile)
+        scenes = self._scenes(_around(blocks))
+        ids = frozenset(s.id for s in (*scenes, *self._radar_near(_around(blocks))))
+        return without_unreadable(tile, ids, lambda gone: self._made(tile, blocks, threads, gone))
+
+    def _made(self, tile: TileKey, blocks: list[Box], threads: int, gone: frozenset[str]) -> TileOutput:
+        """Make a tile's time steps without some scenes."""
+        scenes, radar = self._scenes(_around(blocks)).without(gone), self._radar()
+        box, core = self.box(tile), _around(blocks)
+        wanted = self._variables(open_spec(self.store_url))
+        arrays = {v.name: _blank(v, box, self.steps) for v in wanted}
+        counts = {"scenes": len(scenes), "steps": self.steps[1] - self.steps[0], "pixels": 0}
+        if not len(scenes):
+            return TileOutput(arrays, counts, steps=self.steps)
+        chunks = (self.chunk_px, self.chunk_px)
+        radar = None if radar is None else radar.without(gone)
+        cube = open_cube(scenes, self.spec, grid=self.grid, box=core, chunks_yx=chunks, sentinel1=radar)
+        _fill(arrays, cube, core.slices_in(box), threads)
+        _leave_out(arrays, wanted, box, blocks)
+        return TileOutput(arrays, counts | {"pixels": sum(b.area_px for b in blocks)}, steps=self.steps)
+
+    def _variables(self, layout: StoreSpec) -> list[Variable]:
+        """Return what this stage writes: arrays without time are made once, by the first."""
+        return [v for v in layout.variables if v.grows or self.steps[0] == 0]
+
+    def _meets(self, box: Box) -> bool:
+        rectangle = shapely.box(*self.grid.bounds_of_box(box))
+        return bool(outline_in(self.run_dir, self.grid.crs).intersects(rectangle))
+
+    def _scenes(self, core: Box) -> ItemTable:
+        """Return the scenes that may touch some pixels.
+
+        Without composites every scene is a time step, whether it touches this tile or not.
+        """
+        table = items_in(self.run_dir, stage_items(self.name))
+        if self.spec.period is None:
+            return table
+        return table.in_bounds(self.grid.bounds_of_box(core), self.grid.crs)
+
+    def _radar(self) -> ItemTable | None:
+        """Return all radar scenes, None for a cube without radar."""
+        return (
+            None if self.spec.sentinel1 is None else items_in(self.run_dir, stage_items(self.name, "radar"))
+        )
+
+    def _radar_near(self, core: Box) -> Iterable[ItemRecord]:
+        radar = self._radar()
+        return () if radar is None else radar.in_bounds(self.grid.bounds_of_box(core), self.grid.crs)
+
+
+def _around(blocks: list[Box]) -> Box:
+    """Return the smallest box that holds some blocks."""
+    rows, cols = [(b.y0, b.y1) for b in blocks], [(b.x0, b.x1) for b in blocks]
+    return Box(
+        min(a for a, _ in rows), min(a for a, _ in cols), max(b for _, b in rows), max(b for _, b in cols)
+    )
+
+
+def _blank(variable: Variable, box: Box, steps: tuple[int, int]) -> NDArray[Any]:
+    """Return a variable's array over a tile, all no data; of time only this stage's steps."""
+    lead = (steps[1] - steps[0] if d.name == TIME else len(d.labels) for d in variable.dims)
+    return np.full((*lead, *box.shape_yx), variable.no_data, variable.dtype)
+
+
+def _fill(
+    arrays: Mapping[str, NDArray[Any]], cube: xr.Dataset, at: tuple[slice, slice], threads: int
+) -> None:
+    """Compute a lazy cube into arrays."""
+    sources = [da.asarray(cube[name].data) for name in arrays]
+    targets = [array[(..., *at)] for array in arrays.values()]
+    da.store(sources, targets, lock=False, scheduler="threads", num_workers=threads)
+
+
+def _leave_out(
+    arrays: Mapping[str, NDArray[Any]], variables: list[Variable], box: Box, blocks: list[Box]
+) -> None:
+    """Set to no data what lies between the wanted blocks."""
+    unwanted = np.ones(box.shape_yx, np.bool_)
+    for block in blocks:
+        unwanted[block.slices_in(box)] = False
+    if unwanted.any():
+        for variable in variables:
+            arrays[variable.name][..., unwanted] = variable.no_data

@@ -1,0 +1,162 @@
+"""What every stage of a run does around its tiles: hold the folder, remember the search, run, sum up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cluster.launch import open_client
+from engine.archive.items import ItemTable
+from engine.archive.radiometry import radiometry
+from engine.runs.driver import RunEvent, RunOptions, RunSummary, TileJob, run_tiles
+from engine.store.lease import Lease
+from engine.values.area import Area
+from engine.values.budget import require_fit
+from engine.values.errors import InputError
+from pipelines.config import SourceConfig
+from pipelines.run_folder import ITEMS_KEY, PROJECTED_KEY, QUESTION_KEY, plans_in, read_plan
+from pipelines.tile_inputs import SHARD_MAX_PX
+
+Listener = Callable[[RunEvent, float], None]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage did.
+
+    Attributes:
+        run: The run folder.
+        km2: Surface of the outline in square kilometres.
+        summary: How the tiles ended.
+    """
+
+    run: str
+    km2: float
+    summary: RunSummary
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 3 partial, 4 nothing but errors, 5 interrupted."""
+        return self.summary.exit_code
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return figures for people and programs."""
+        s = self.summary
+        made = self.km2 * s.done / max(1, s.total)
+        speed = f"{made * 3600 / s.seconds:,.0f} km2/h" if s.done else "nothing new"
+        return {
+            "run": self.run,
+            "tiles": f"{s.done} made, {s.reused} kept, {s.failed + s.quarantined} failed, {s.left} left of {s.total}",
+            "speed": f"{speed} ({s.seconds:.1f} s)",
+            "memory": f"{s.peak_bytes / 2**30:.2f} GiB a worker at most",
+            "gaps": s.gaps,
+        }
+
+
+@dataclass(frozen=True)
+class Around:
+    """What a stage runs in.
+
+    Attributes:
+        lease: The folder's lease, held.
+        options: How to run.
+        cluster: A `distributed.Client`, or what `cluster.launch.open_client` opens.
+        listener: Called for each event of the run, with the mean square kilometres of one tile.
+    """
+
+    lease: Lease
+    options: RunOptions
+    cluster: Any
+    listener: Listener | None
+
+
+def run_stage(job: TileJob, area: Area, around: Around) -> StageResult:
+    """Run the tiles of a job whose plan is frozen in the run folder.
+
+    Raises:
+        BudgetError: If a tile would not fit into the smallest worker; before the first tile.
+    """
+    run_dir, km2 = around.lease.run_dir, surface_km2(area)
+    tile_km2 = km2 / max(1, len(job.tiles()))
+    listener = around.listener
+    heard = None if listener is None else (lambda event: listener(event, tile_km2))
+    with open_client(around.cluster) as client:
+        _require_memory(read_plan(run_dir, job.name)[PROJECTED_KEY], client)
+        summary = run_tiles(job, client, run_dir, around.options, heard, lease=around.lease)
+    return StageResult(run_dir, km2, summary)
+
+
+def _require_memory(projected_bytes: int, client: Any) -> None:
+    """Refuse a plan whose tile does not fit into the smallest worker, before the first tile."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    limits = [w["memory_limit"] for w in workers if w.get("memory_limit")]
+    if limits:
+        require_fit({"total": projected_bytes}, min(limits), "tile_px")
+
+
+def surface_km2(area: Area) -> float:
+    """Surface of the outline on the ellipsoid (Karney 2013, by pyproj)."""
+    from pyproj import Geod
+
+    square_metres, _ = Geod(ellps="WGS84").geometry_area_perimeter(area.geometry)
+    return abs(float(square_metres)) / 1e6
+
+
+def local_folder(out: str) -> Path:
+    """Return the run folder, made if missing.
+
+    Raises:
+        InputError: If it is not local.
+    """
+    if "://" in out:
+        raise InputError("run folders are local for now", where="out", found=out, mend="a local path")
+    run_dir = Path(out).absolute()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return run_dir
+
+
+def check_sizes(tile_px: int) -> None:
+    """Refuse a tile that is not whole shards.
+
+    Raises:
+        InputError: With the nearest size that is.
+    """
+    if tile_px > SHARD_MAX_PX and tile_px % SHARD_MAX_PX:
+        raise InputError(
+            "a large tile must be whole shards",
+            where="tile_px",
+            found=f"{tile_px} px",
+            limit=f"a multiple of {SHARD_MAX_PX} px",
+            mend=f"use {tile_px // SHARD_MAX_PX * SHARD_MAX_PX}",
+        )
+
+
+def question_of(config: SourceConfig, area: Area, pad_m: float) -> str:
+    """Hash what the search is asked; the same question keeps the scenes that were found."""
+    source = config.model_dump(mode="json", include=set(SourceConfig.model_fields) - {"area", "crs"})
+    asked = [area.digest(), pad_m, source]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def known_scenes(run_dir: Path, question: str, key: str = ITEMS_KEY) -> ItemTable | None:
+    """Return the scenes that any stage of the folder found for the same question, None if there are none."""
+    for plan in plans_in(str(run_dir)):
+        scenes = run_dir / str(plan.get(key))
+        if plan.get(QUESTION_KEY) == question and scenes.exists():
+            return ItemTable.from_parquet(scenes)
+    return None
+
+
+def radiometry_of(table: ItemTable) -> dict[str, Any]:
+    """Return the decision about the radiometric offset of each scene, and what its pixels said of it."""
+    return {i.id: {**asdict(radiometry(i)), "probe": i.probe} for i in table}
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Return the versions of libraries that decide bytes."""
+    return {n: version(n) for n in ("numpy", "rasterio", "zarr", "dask", *names)}
