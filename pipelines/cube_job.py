@@ -113,13 +113,12 @@ class CubeJob:
         """
         blocks = self.blocks(tile)
         scenes = self._scenes(_around(blocks))
-        ids = frozenset(s.id for s in scenes)
-        return without_unreadable(
-            tile, ids, lambda gone: self._made(tile, blocks, scenes.without(gone), threads)
-        )
+        ids = frozenset(s.id for s in (*scenes, *self._radar_near(_around(blocks))))
+        return without_unreadable(tile, ids, lambda gone: self._made(tile, blocks, threads, gone))
 
-    def _made(self, tile: TileKey, blocks: list[Box], scenes: ItemTable, threads: int) -> TileOutput:
-        """Make a tile's time steps from some scenes."""
+    def _made(self, tile: TileKey, blocks: list[Box], threads: int, gone: frozenset[str]) -> TileOutput:
+        """Make a tile's time steps without some scenes."""
+        scenes, radar = self._scenes(_around(blocks)).without(gone), self._radar()
         box, core = self.box(tile), _around(blocks)
         wanted = self._variables(open_spec(self.store_url))
         arrays = {v.name: _blank(v, box, self.steps) for v in wanted}
@@ -127,7 +126,7 @@ class CubeJob:
         if not len(scenes):
             return TileOutput(arrays, counts, steps=self.steps)
         chunks = (self.chunk_px, self.chunk_px)
-        radar = self._radar()
+        radar = None if radar is None else radar.without(gone)
         cube = open_cube(scenes, self.spec, grid=self.grid, box=core, chunks_yx=chunks, sentinel1=radar)
         _fill(arrays, cube, core.slices_in(box), threads)
         _leave_out(arrays, wanted, box, blocks)

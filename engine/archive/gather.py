@@ -29,21 +29,20 @@ def polynomial(lines: NDArray[np.float64], along: NDArray[np.float64]) -> NDArra
 
     Args:
         lines: (2, y, n) float64 coefficients.
-        along: (x, n) float64 values of the base polynomials.
+        along: (n, x) float64 values of the base polynomials.
 
     Returns:
         (2, y, x) float64.
     """
     planes, height, terms = lines.shape
-    width = along.shape[0]
-    out = np.empty((planes, height, width))
+    width = along.shape[1]
+    out = np.zeros((planes, height, width))
     for p in range(planes):
         for i in range(height):
-            for j in range(width):
-                total = 0.0
-                for k in range(terms):
-                    total += lines[p, i, k] * along[j, k]
-                out[p, i, j] = total
+            for k in range(terms):  # outside: many sums at once, each in its own fixed order
+                factor = lines[p, i, k]
+                for j in range(width):
+                    out[p, i, j] += factor * along[k, j]
     return out
 
 

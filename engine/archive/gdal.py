@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from engine.archive.stac import unsigned
@@ -42,6 +42,7 @@ _FINAL = re.compile(
     r"HTTP (?:response|error) code\s*:?\s*4\d\d|does not exist|no such file|not recognized|NoSuchKey|denied",
     re.IGNORECASE,
 )
+_MISSING = re.compile(r"HTTP (?:response|error) code\s*:?\s*404|NoSuchKey", re.IGNORECASE)
 _NO_KEYS = re.compile(r"AWS_SECRET_ACCESS_KEY|InvalidCredentials|InvalidAccessKeyId", re.IGNORECASE)
 
 
@@ -58,13 +59,16 @@ def gdal_environment(options: Mapping[str, str] | None = None) -> Iterator[dict[
         The options in force.
     """
     import rasterio
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
     from odc.loader import RioDriver
 
     _switch_proj_network_off()
     _keep_secrets_out_of_logs()
-    user = RioDriver().capture_env() if rasterio.env.hasenv() else {}
+    driver, nowhere = RioDriver(), GeoBox((1, 1), Affine.identity(), None)
+    user = driver.capture_env() if rasterio.env.hasenv() else {}
     env = {**GDAL_OPTIONS, **user, **(options or {}), **_FORCED}
-    with rasterio.Env(**{k: v for k, v in env.items() if k != "_aws"}):
+    with driver.restore_env(env, driver.new_load(nowhere)):  # odc keeps the session of a thread
         yield env
 
 
@@ -80,36 +84,66 @@ _FAILED: set[str] = set()
 """Hrefs whose last read failed in passing: GDAL remembers such a failure and must be told to ask again."""
 
 
-def explained(href: str, where: str, read: Callable[[], None]) -> None:
+_ATTEMPTS = 3
+
+
+def explained(href: str, where: str, read: Callable[[], None], renew: Callable[[], bool]) -> None:
     """Run a read of one file; turn rasterio's errors into ours, without secrets.
 
     Args:
         href: Unsigned address.
         where: What an error names: item, band and address.
         read: Does the work.
+        renew: Called after a failure that may be a refused signature (GDAL does not always say): gets
+            another one and says whether it did. The read is then tried again, three times in all.
 
     Raises:
         InputError: If the storage wants keys.
         DataError: If the file is missing or broken.
         RetryableError: If the service did not answer.
     """
-    import rasterio
+    for attempt in range(_ATTEMPTS):
+        failure = _failure_of(href, where, read)
+        if failure is None:
+            _FAILED.discard(href)
+            return
+        if isinstance(failure, RetryableError):
+            _FAILED.add(href)
+        if attempt + 1 == _ATTEMPTS or not _may_be_refused(str(failure.found)) or not renew():
+            raise failure  # outside the handler: GDAL's own error in its context could not be unpickled by Dask
+
+
+def _failure_of(href: str, where: str, read: Callable[[], None]) -> LandweaveError | None:
+    """Run a read; return GDAL's failure as ours, or None."""
     from rasterio.errors import RasterioError
 
-    again = {"CPL_VSIL_CURL_NON_CACHED": _vsi_path(href)} if href in _FAILED else {}
     try:
-        with rasterio.Env(**again):
+        with _asking_again(href) if href in _FAILED else nullcontext():
             read()
-        _FAILED.discard(href)
-        return
+        return None
     except LandweaveError as error:
         error.where = where if not error.where or error.where == href else f"{where}: {error.where}"
         raise
     except (RasterioError, OSError) as error:
-        failure = explain(error, where)
-    if isinstance(failure, RetryableError):
-        _FAILED.add(href)
-    raise failure  # outside the handler: GDAL's own error in its context could not be unpickled by Dask
+        return explain(error, where)
+
+
+def _may_be_refused(told: str) -> bool:
+    """Tell whether a failure may be a refused signature: all that is neither passing nor a missing file.
+
+    A refusal in the midst of a file reads as "not recognized" or "read failed".
+
+    >>> [_may_be_refused(s) for s in ("HTTP response code: 403", "HTTP response code: 404", "read failed")]
+    [True, False, True]
+    """
+    return not (_TRANSIENT.search(told) or _MISSING.search(told))
+
+
+def _asking_again(href: str) -> Any:
+    """Make GDAL forget that a file could not be read."""
+    import rasterio
+
+    return rasterio.Env(CPL_VSIL_CURL_NON_CACHED=_vsi_path(href))
 
 
 def explain(error: Exception, where: str) -> LandweaveError:

@@ -56,7 +56,9 @@ class Mapping:
         if self.exact is not None:
             return np.ascontiguousarray(self.exact[:, rows, cols])
         assert self.lines is not None
-        return polynomial(np.ascontiguousarray(self.lines[:, rows]), _along()[cols])
+        return polynomial(
+            np.ascontiguousarray(self.lines[:, rows]), np.ascontiguousarray(_along().T[:, cols])
+        )
 
 
 @functools.lru_cache(maxsize=512)

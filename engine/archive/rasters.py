@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +37,7 @@ def read_raster(
         RetryableError: If the service did not answer.
     """
     out = np.full(box.shape_yx, np.nan, np.float32)
-    with gdal_environment() as env:
+    with gdal_environment():
         source = Source(href, f"{href}, band {band}", band=band)
-        read_source(source, partial(fetch_by_odc, env), Target(grid, box, resampling), out)
+        read_source(source, fetch_by_odc, Target(grid, box, resampling), out)
     return out

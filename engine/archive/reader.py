@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +18,7 @@ from engine.archive.gdal import gdal_environment
 from engine.archive.items import ItemRecord
 from engine.archive.source import FetchFrom, Source, Target, read_source
 from engine.values.bands import common_name
-from engine.values.errors import DataError, InputError
+from engine.values.errors import DataError, InputError, concerning
 from engine.values.grid import Box, Grid
 from engine.values.recipe import Resampling
 
@@ -96,9 +95,8 @@ class OdcReader:
         Classes (``scl``) are always read by nearest neighbour.
         """
         out = np.zeros((len(bands), *box.shape_yx), np.uint16)
-        with gdal_environment(dict(self.options)) as env:
-            fetch = partial(fetch_by_odc, env)
-            read_item(item, bands, Target(grid, box, resampling, self.overviews), fetch, out)
+        with gdal_environment(dict(self.options)):
+            read_item(item, bands, Target(grid, box, resampling, self.overviews), fetch_by_odc, out)
         return out
 
     def read_float(
@@ -106,17 +104,15 @@ class OdcReader:
     ) -> NDArray[np.float32]:
         """Read bands of an item as numbers; see `Reader.read_float`."""
         out = np.full((len(bands), *box.shape_yx), np.nan, np.float32)
-        with gdal_environment(dict(self.options)) as env:
-            fetch = partial(fetch_by_odc, env)
-            read_item(item, bands, Target(grid, box, resampling, self.overviews), fetch, out)
+        with gdal_environment(dict(self.options)):
+            read_item(item, bands, Target(grid, box, resampling, self.overviews), fetch_by_odc, out)
         return out
 
 
-def fetch_by_odc(env: dict[str, Any], source: Source, window: Box) -> NDArray[Any]:
-    """Fetch whole pixels of a file through odc-stac's engine.
+def fetch_by_odc(source: Source, window: Box) -> NDArray[Any]:
+    """Fetch whole pixels of a file through odc-stac's engine, within `gdal_environment`.
 
     Args:
-        env: GDAL options in force.
         source: The file.
         window: Rows and columns of the file, within it.
 
@@ -133,9 +129,8 @@ def fetch_by_odc(env: dict[str, Any], source: Source, window: Box) -> NDArray[An
     if source.level is not None:
         return _fetch_overview(source, window)
     driver = RioDriver()
-    with driver.restore_env(env, driver.new_load(geobox)) as context:
-        file = RasterSource(source.signed, band=source.band)
-        roi, pixels = driver.open(file, context).read(how, geobox)
+    with driver.restore_env({}, driver.new_load(geobox)) as context:
+        roi, pixels = driver.open(RasterSource(source.signed, band=source.band), context).read(how, geobox)
     if pixels.shape != window.shape_yx:
         raise DataError(
             "the file gave another window than was asked for",
@@ -177,7 +172,8 @@ def read_item(
         nodata = 0.0 if asset.nodata is None else asset.nodata
         how: Resampling = "nearest" if asset.band in _CATEGORICAL else target.how
         source = Source(asset.href, where, item.provider, nodata)
-        read_source(source, fetch, replace(target, how=how), plane)
+        with concerning(item.id, asset.band):
+            read_source(source, fetch, replace(target, how=how), plane)
 
 
 def require_bands(item: ItemRecord, bands: Sequence[str]) -> None:

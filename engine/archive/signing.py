@@ -5,9 +5,13 @@ Signed addresses expire and are secrets: they are never stored in a table, a pla
 
 from __future__ import annotations
 
+import threading
 from importlib import import_module
 
 from engine.values.errors import InputError, RetryableError
+
+_ONE_AT_A_TIME = threading.RLock()
+"""Threads that find a token expired wait for the first of them to get another, and share it."""
 
 
 def sign(href: str, provider: str) -> str:
@@ -25,7 +29,7 @@ def sign(href: str, provider: str) -> str:
         InputError: If the package that signs is not installed.
         RetryableError: If the signing service did not answer.
     """
-    if provider != "planetary-computer" or not href.startswith("https://"):
+    if not _is_signed(href, provider):
         return href
     try:
         signer = import_module("planetary_computer")
@@ -36,8 +40,40 @@ def sign(href: str, provider: str) -> str:
             mend="pip install 'landweave[planetary-computer]'",
         ) from error
     try:
-        return str(signer.sign_url(href))
+        with _ONE_AT_A_TIME:
+            return str(signer.sign_url(href))
     except Exception as error:  # the package lets the errors of requests and pydantic through
         reason = type(error).__name__
     # outside the handler: the library's error could hold what cannot be pickled
     raise RetryableError("the Planetary Computer did not sign the address", where=href, found=reason)
+
+
+def sign_anew(href: str, provider: str, refused: str) -> bool:
+    """Get another signature for a file whose signed address was refused, as when it expired early.
+
+    Threads whose reads were refused together share one new signature.
+
+    Args:
+        href: Unsigned address.
+        provider: As in `ItemRecord.provider`.
+        refused: The signed address that the storage did not take.
+
+    Returns:
+        Whether `sign` now gives another address than the one refused.
+
+    Raises:
+        RetryableError: If the signing service did not answer.
+    """
+    if not _is_signed(href, provider):
+        return False
+    with _ONE_AT_A_TIME:
+        if sign(href, provider) != refused:
+            return True
+        kept = import_module("planetary_computer.sas").TOKEN_CACHE
+        for key in [k for k, token in kept.items() if refused.endswith(token.token)]:
+            del kept[key]
+        return sign(href, provider) != refused
+
+
+def _is_signed(href: str, provider: str) -> bool:
+    return provider == "planetary-computer" and href.startswith("https://")

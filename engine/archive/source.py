@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from engine.archive.gdal import explained
 from engine.archive.mapping import file_pixels_per_pixel
 from engine.archive.place import place
-from engine.archive.signing import sign
+from engine.archive.signing import sign, sign_anew
 from engine.archive.warp import Raster
 from engine.values.errors import DataError
 from engine.values.grid import Box, Grid
@@ -46,9 +46,9 @@ class Source:
     band: int = 1
     level: int | None = None
 
-    @property
+    @functools.cached_property
     def raster(self) -> Raster:
-        """The header, read once a process.
+        """The header, read once a process; a local file's again after it changed.
 
         Raises:
             DataError: If the file has no CRS or not so many bands.
@@ -110,13 +110,16 @@ def read_source(source: Source, fetch: FetchFrom, target: Target, out: NDArray[A
         DataError: If the file is missing or broken, or has no numbers of that kind.
         RetryableError: If the service did not answer.
     """
+    used = ""
 
     def read() -> None:
+        nonlocal used
+        used = source.signed
         grid, box = target.grid, target.box
         file = source.for_looking(grid, box) if target.overviews else source
         place(file.raster, lambda w: file.pixels(fetch(file, w), out.dtype), grid, box, target.how, out)
 
-    explained(source.href, source.where, read)
+    explained(source.href, source.where, read, lambda: sign_anew(source.href, source.provider, used))
 
 
 def as_dn(stored: NDArray[Any], nodata: float | None) -> NDArray[np.uint16]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from engine.archive.items import BLANK_WKB, ItemRecord, ItemTable
 from engine.cube.maskers import ready_masks
+from engine.cube.sharpen import require_sharpenable
 from engine.values.area import Area
 from engine.values.errors import InputError
 from engine.values.grid import Box, Grid
@@ -118,6 +119,7 @@ def plan_cube(items: ItemTable, spec: CubeSpec, grid: Grid, reader: Reader | Non
     """
     if not len(items):
         raise InputError("no scenes", where="items", mend="widen the area, the dates or the cloud limit")
+    require_sharpenable(spec, grid, items.items)
     first, last = items.time_range
     season = f"{first:%m-%d}/{last:%m-%d}"
     masks = ready_masks(spec.mask, items, grid.crs)

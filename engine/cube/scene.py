@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.archive.items import ItemRecord
-from engine.archive.radiometry import radiometry, to_reflectance
+from engine.cube.bands import read_reflectance
 from engine.cube.hiding import hidden
 from engine.cube.plan import CubePlan, touches
 from engine.values.grid import Box
@@ -36,8 +36,7 @@ def read_scene(plan: CubePlan, item: ItemRecord, box: Box) -> NDArray[np.uint16]
     reached = touches(item, plan.grid, box)
     if reached is False:
         return None
-    dn = plan.reader.read(item, plan.spec.bands, plan.grid, box, plan.spec.resampling)
-    values = to_reflectance(dn, radiometry(item))
+    values = read_reflectance(plan, item, box)
     clear = values.all(axis=0)
     if reached is not True:
         clear &= reached

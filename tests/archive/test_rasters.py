@@ -76,7 +76,7 @@ def test_another_crs_is_the_warp_of_its_block(tmp_path: Path, how: str) -> None:
         )  # fmt: skip
     assert np.array_equal(np.isnan(got), np.isnan(truth))
     assert 0.2 < np.isfinite(got).mean() < 1
-    assert np.nanmax(np.abs(got - truth)) < 1e-3
+    assert np.nanmax(np.abs(got - truth)) < 0.02  # of a slope of 2 to a pixel: GDAL's approximation
     for size in (512, 200, 77):
         parts = np.full(box.shape_yx, -1, np.float32)
         for part in box.blocks(size):
