@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ import shapely
 import xarray as xr
 from numpy.typing import NDArray
 
-from engine.archive.items import ItemTable
+from engine.archive.items import ItemRecord, ItemTable
 from engine.cube.cube import open_cube
 from engine.cube.plan import BLOCK_PX
 from engine.cube.stored import STORE
@@ -38,7 +38,7 @@ from engine.store.storespec import TIME
 from engine.values.grid import Box, Grid, TileKey
 from engine.values.spec import ENGINE_FORMAT, CubeSpec
 from engine.values.tiling import Tiling
-from pipelines.tile_inputs import items_in, outline_in
+from pipelines.tile_inputs import items_in, outline_in, stage_items
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ class CubeJob:
         tile_px: Side of a tile in pixels.
         chunk_px: Side of a piece inside a tile; changes no value.
         steps: First time step of the store that this stage writes, and the one after the last.
-        items_file: Name of the scenes' file in the run folder.
-        name: Stage of the ledger.
+        name: Stage of the ledger; names the files of its scenes in the run folder.
     """
 
     run_dir: str
@@ -66,7 +65,6 @@ class CubeJob:
     tile_px: int
     chunk_px: int
     steps: tuple[int, int]
-    items_file: str
     name: str = "cube"
 
     @property
@@ -103,6 +101,7 @@ class CubeJob:
             "steps": self.steps,
             "range": [d.isoformat() for d in scenes.time_range],
             "scenes": [s.digest() for s in scenes],
+            "radar": [s.digest() for s in self._radar_near(_around(blocks))],
         }
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -114,13 +113,12 @@ class CubeJob:
         """
         blocks = self.blocks(tile)
         scenes = self._scenes(_around(blocks))
-        ids = frozenset(s.id for s in scenes)
-        return without_unreadable(
-            tile, ids, lambda gone: self._made(tile, blocks, scenes.without(gone), threads)
-        )
+        ids = frozenset(s.id for s in (*scenes, *self._radar_near(_around(blocks))))
+        return without_unreadable(tile, ids, lambda gone: self._made(tile, blocks, threads, gone))
 
-    def _made(self, tile: TileKey, blocks: list[Box], scenes: ItemTable, threads: int) -> TileOutput:
-        """Make a tile's time steps from some scenes."""
+    def _made(self, tile: TileKey, blocks: list[Box], threads: int, gone: frozenset[str]) -> TileOutput:
+        """Make a tile's time steps without some scenes."""
+        scenes, radar = self._scenes(_around(blocks)).without(gone), self._radar()
         box, core = self.box(tile), _around(blocks)
         wanted = self._variables(open_spec(self.store_url))
         arrays = {v.name: _blank(v, box, self.steps) for v in wanted}
@@ -128,7 +126,8 @@ class CubeJob:
         if not len(scenes):
             return TileOutput(arrays, counts, steps=self.steps)
         chunks = (self.chunk_px, self.chunk_px)
-        cube = open_cube(scenes, self.spec, grid=self.grid, box=core, chunks_yx=chunks)
+        radar = None if radar is None else radar.without(gone)
+        cube = open_cube(scenes, self.spec, grid=self.grid, box=core, chunks_yx=chunks, sentinel1=radar)
         _fill(arrays, cube, core.slices_in(box), threads)
         _leave_out(arrays, wanted, box, blocks)
         return TileOutput(arrays, counts | {"pixels": sum(b.area_px for b in blocks)}, steps=self.steps)
@@ -146,10 +145,20 @@ class CubeJob:
 
         Without composites every scene is a time step, whether it touches this tile or not.
         """
-        table = items_in(self.run_dir, self.items_file)
+        table = items_in(self.run_dir, stage_items(self.name))
         if self.spec.period is None:
             return table
         return table.in_bounds(self.grid.bounds_of_box(core), self.grid.crs)
+
+    def _radar(self) -> ItemTable | None:
+        """Return all radar scenes, None for a cube without radar."""
+        return (
+            None if self.spec.sentinel1 is None else items_in(self.run_dir, stage_items(self.name, "radar"))
+        )
+
+    def _radar_near(self, core: Box) -> Iterable[ItemRecord]:
+        radar = self._radar()
+        return () if radar is None else radar.in_bounds(self.grid.bounds_of_box(core), self.grid.crs)
 
 
 def _around(blocks: list[Box]) -> Box:

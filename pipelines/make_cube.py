@@ -13,17 +13,13 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from engine.archive.items import ItemTable
-from engine.cube.plan import plan_cube
 from engine.cube.stored import (
     CUBE_SPEC_ATTR,
-    ITEMS_ATTR,
     STAGED_ATTR,
     STORE,
     Stage,
@@ -41,11 +37,10 @@ from engine.values.budget import cube_tile_bytes
 from engine.values.errors import ConflictError, InputError
 from engine.values.spec import CubeSpec
 from pipelines.config import CubeConfig
-from pipelines.cube_area import find_scenes
 from pipelines.cube_job import CubeJob
-from pipelines.plan_cube import Asked, ask, layout_of, tile_shape
-from pipelines.run_folder import current_records, read_plan, write_plan
-from pipelines.tile_inputs import items_in, write_inputs
+from pipelines.plan_cube import Asked, Scenes, ask, layout_of, tile_shape
+from pipelines.run_folder import RADAR_KEY, current_records, read_plan, write_plan
+from pipelines.tile_inputs import items_in, stage_items, write_inputs
 from pipelines.tile_stage import (
     Around,
     Listener,
@@ -130,10 +125,9 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, resume: bool = True) -> tu
     local_folder(config.out)
     past = _past(asked)
     stage = _stage_of(asked, past)
-    table, question = _scenes_of(asked, stage, resume=resume)
-    plan = plan_cube(table, asked.spec, asked.grid)
-    stage = replace(stage, steps=(stage.steps[0], stage.steps[0] + len(plan.steps)))
-    layout, attrs = layout_of(asked, table)
+    scenes, question = _scenes_of(asked, stage, resume=resume)
+    layout, attrs = layout_of(asked, scenes)
+    stage = replace(stage, steps=(stage.steps[0], stage.steps[0] + len(_bounds(layout))))
     whole = layout if past is None else _whole(layout, stage, past)
     job = CubeJob(
         run_dir=str(asked.run_dir),
@@ -144,14 +138,14 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, resume: bool = True) -> tu
         tile_px=config.tile_px,
         chunk_px=config.chunk_px,
         steps=stage.steps,
-        items_file=_items_file(stage),
         name=stage.name,
     )
     lease.check()
-    write_inputs(asked.run_dir, asked.area, table, job.items_file)
-    overpasses = max(len(s.groups) for s in plan.steps)
-    memory = cube_tile_bytes(tile_shape(config, layout, overpasses))
-    frozen = _plan(config, job, table) | {"question": question, "area": asked.area.name}
+    write_inputs(asked.run_dir, asked.area, scenes.items, stage_items(stage.name))
+    if scenes.radar is not None:
+        write_inputs(asked.run_dir, asked.area, scenes.radar, stage_items(stage.name, "radar"))
+    memory = cube_tile_bytes(tile_shape(asked, layout, scenes))
+    frozen = _plan(config, job, scenes) | {"question": question, "area": asked.area.name}
     write_plan(str(asked.run_dir), frozen | {"projected_bytes": memory["total"]})
     _commit(asked, whole, stage, attrs, past)
     return job, asked.area
@@ -250,14 +244,17 @@ def _told(past: _Past) -> str:
     return ", ".join("/".join(s.asked) for s in past.staged.stages)
 
 
-def _scenes_of(asked: Asked, stage: Stage, *, resume: bool) -> tuple[ItemTable, str]:
+def _scenes_of(asked: Asked, stage: Stage, *, resume: bool) -> tuple[Scenes, str]:
     """Return a stage's scenes, found before or now, and the question that was asked."""
-    config, pad_m = asked.config, asked.pad_m
+    config = asked.config
     if stage.begins != asked.days_text[0]:
         config = config.model_copy(update={"time": f"{stage.begins}/{asked.days_text[1]}"})
-    question = question_of(config, asked.area, pad_m)
-    table = known_scenes(asked.run_dir, question) if resume else None
-    return table if table is not None else find_scenes(config, asked.area, pad_m=pad_m), question
+    question = question_of(config, asked.area, asked.pad_m)
+    items = known_scenes(asked.run_dir, question) if resume else None
+    radar = known_scenes(asked.run_dir, question, RADAR_KEY) if resume else None
+    if items is not None and (radar is None) == (asked.spec.sentinel1 is None):
+        return Scenes(items, radar), question
+    return Scenes.find(config, asked), question
 
 
 def _whole(layout: StoreSpec, stage: Stage, past: _Past) -> StoreSpec:
@@ -282,12 +279,9 @@ def _commit(asked: Asked, whole: StoreSpec, stage: Stage, attrs: dict[str, Any],
     """Make the stage known to readers: arrays first, the time axis and the attributes at one moment."""
     before = () if past is None else past.staged.stages
     stages = sorted({s.name: s for s in (*before, stage)}.values(), key=lambda s: s.steps)
-    table = _union(asked.run_dir, stages)
-    first, last = table.time_range
-    spec = CubeSpec.model_validate_json(attrs[CUBE_SPEC_ATTR])
-    spec = spec.model_copy(update={"season": f"{first:%m-%d}/{last:%m-%d}"})
-    digest = json.dumps({"digest": table.digest(), "count": len(table)})
-    group = attrs | {CUBE_SPEC_ATTR: spec.model_dump_json(), ITEMS_ATTR: digest}
+    if len(stages) > 1:
+        attrs = layout_of(asked, _union(asked, stages))[1]
+    group = dict(attrs)
     group |= {STAGED_ATTR: Staged(asked.box, tuple(attrs), tuple(stages)).to_dict()}
     if past is None:
         create(asked.url, whole)
@@ -297,15 +291,18 @@ def _commit(asked: Asked, whole: StoreSpec, stage: Stage, attrs: dict[str, Any],
         update_attrs(asked.url, group)
 
 
-def _union(run_dir: Path, stages: Sequence[Stage]) -> ItemTable:
+def _union(asked: Asked, stages: Sequence[Stage]) -> Scenes:
     """Join the scenes of all stages, as one search over the whole time would have found them."""
-    tables = [items_in(str(run_dir), _items_file(stage)) for stage in stages]
+    items = _joined(asked, [stage_items(s.name) for s in stages])
+    if asked.spec.sentinel1 is None:
+        return Scenes(items, None)
+    return Scenes(items, _joined(asked, [stage_items(s.name, "radar") for s in stages]))
+
+
+def _joined(asked: Asked, files: Sequence[str]) -> ItemTable:
+    tables = [items_in(str(asked.run_dir), file) for file in files]
     items = dict.fromkeys(item for table in tables for item in table)
     return ItemTable(tuple(items), (tables[0].time_range[0], tables[-1].time_range[1]))
-
-
-def _items_file(stage: Stage) -> str:
-    return f"items-{stage.name}.parquet"
 
 
 def _close_stage(job: CubeJob, *, complete: bool) -> None:
@@ -321,7 +318,7 @@ def _close_stage(job: CubeJob, *, complete: bool) -> None:
     update_attrs(job.store_url, {STAGED_ATTR: replace(staged, stages=stages).to_dict()})
 
 
-def _plan(config: CubeConfig, job: CubeJob, table: ItemTable) -> dict[str, Any]:
+def _plan(config: CubeConfig, job: CubeJob, scenes: Scenes) -> dict[str, Any]:
     """Freeze what was decided, with the versions that make the bytes."""
     return {
         "stage": job.name,
@@ -332,10 +329,11 @@ def _plan(config: CubeConfig, job: CubeJob, table: ItemTable) -> dict[str, Any]:
         "steps": job.steps,
         "tile_px": config.tile_px,
         "tiles": [str(t) for t in job.tiles()],
-        "items": job.items_file,
-        "scenes": table.digest(),
-        "superseded": list(table.superseded),
-        "radiometry": radiometry_of(table),
+        "items": stage_items(job.name),
+        "radar": stage_items(job.name, "radar") if scenes.radar is not None else None,
+        "scenes": scenes.items.digest(),
+        "superseded": list(scenes.items.superseded),
+        "radiometry": radiometry_of(scenes.items),
         "versions": versions(),
         "planned_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }

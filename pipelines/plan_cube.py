@@ -16,12 +16,13 @@ from engine.cube.cube import open_cube
 from engine.cube.plan import plan_cube
 from engine.cube.stored import STORE, dataset_attrs, store_spec
 from engine.store.layout import StoreSpec
+from engine.store.storespec import TIME
 from engine.values.area import Area
 from engine.values.budget import GIB, CubeTileShape, cube_tile_bytes
 from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
 from pipelines.config import CubeConfig, RunConfig, parse_config, read_yaml
-from pipelines.cube_area import area_of, find_scenes, grid_and_box
+from pipelines.cube_area import area_of, find_radar, find_scenes, grid_and_box
 from pipelines.tile_inputs import SHARD_MAX_PX
 
 
@@ -99,18 +100,39 @@ def ask(config: CubeConfig) -> Asked:
     return Asked(config, Path(config.out).absolute(), area, spec, grid, box.pad(config.halo_px))
 
 
-def layout_of(asked: Asked, table: ItemTable) -> tuple[StoreSpec, dict[str, Any]]:
+@dataclass(frozen=True)
+class Scenes:
+    """What a search found.
+
+    Attributes:
+        items: Optical scenes.
+        radar: Radar scenes, None for a cube without radar.
+    """
+
+    items: ItemTable
+    radar: ItemTable | None
+
+    @classmethod
+    def find(cls, config: CubeConfig, asked: Asked) -> Scenes:
+        """Search the scenes of a configuration's time."""
+        items = find_scenes(config, asked.area, pad_m=asked.pad_m)
+        return cls(items, find_radar(config, asked.area, asked.spec, pad_m=asked.pad_m))
+
+
+def layout_of(asked: Asked, scenes: Scenes) -> tuple[StoreSpec, dict[str, Any]]:
     """Read the store's layout and the attributes off the lazy cube; nothing of it is read."""
     some = Box(asked.box.y0, asked.box.x0, asked.box.y0 + 1, asked.box.x0 + 1)
-    cube = open_cube(table, asked.spec, grid=asked.grid, box=some)
+    cube = open_cube(scenes.items, asked.spec, grid=asked.grid, box=some, sentinel1=scenes.radar)
     tile_px = asked.config.tile_px
     shard = min(tile_px, SHARD_MAX_PX)
     layout = store_spec(cube, asked.grid, asked.box.snap_out(tile_px), shard, asked.area.name)
     return layout, dataset_attrs(cube)
 
 
-def tile_shape(config: CubeConfig, layout: StoreSpec, overpasses: int) -> CubeTileShape:
+def tile_shape(asked: Asked, layout: StoreSpec, scenes: Scenes) -> CubeTileShape:
     """Gather what decides the memory of a tile."""
+    config, radar = asked.config, asked.spec.sentinel1
+    passes = _most_at_once(asked, scenes.radar) if scenes.radar is not None else 0
     sizes = [(v.dims, np.dtype(v.dtype).itemsize) for v in layout.variables]
     whole = [size * math.prod(len(d.labels) for d in dims) for dims, size in sizes]
     steps = [size * math.prod(d.chunk_len for d in dims) for dims, size in sizes]
@@ -120,9 +142,16 @@ def tile_shape(config: CubeConfig, layout: StoreSpec, overpasses: int) -> CubeTi
         pixel_bytes=sum(whole),
         step_bytes=max(steps),
         n_bands=len(config.cube.bands),
-        overpasses=overpasses,
+        overpasses=_most_at_once(asked, scenes.items),
         shard_px=layout.shard_px,
+        radar_bytes=4 * (passes + 3) * len(radar.polarisations) if radar is not None else 0,
     )
+
+
+def _most_at_once(asked: Asked, table: ItemTable) -> int:
+    """Return the largest number of overpasses in one time step."""
+    spec = asked.spec.model_copy(update={"mask": ()})  # radar scenes have nothing that a mask reads
+    return max(len(s.groups) for s in plan_cube(table, spec, asked.grid).steps)
 
 
 def plan_staging(config: CubeConfig) -> dict[str, Any]:
@@ -130,15 +159,14 @@ def plan_staging(config: CubeConfig) -> dict[str, Any]:
     from pipelines.plan_area import summarise_scenes
 
     asked = ask(config)
-    table = find_scenes(config, asked.area, pad_m=asked.pad_m)
-    plan = plan_cube(table, asked.spec, asked.grid)
-    layout, _ = layout_of(asked, table)
-    shape = tile_shape(config, layout, max(len(s.groups) for s in plan.steps))
+    scenes = Scenes.find(config, asked)
+    layout, _ = layout_of(asked, scenes)
+    shape = tile_shape(asked, layout, scenes)
     outer = asked.box.snap_out(config.tile_px)
     height, width = asked.box.shape_yx
     return {
-        **summarise_scenes(table),
-        "time steps": len(plan.steps),
+        **summarise_scenes(scenes.items),
+        "time steps": len(layout.dims[TIME].labels),
         "variables": ", ".join(a.name for a in layout.arrays),
         "pixels": f"{width} x {height}, halo of {config.halo_px} included",
         "tiles": f"at most {outer.area_px // config.tile_px**2}",

@@ -20,7 +20,7 @@ from engine.store.regions import read_back
 from engine.values.errors import DataError, InputError
 
 MAP, PLAN_FILE, GAPS_FILE = "map", "plan.json", "gaps.json"
-QUESTION_KEY, ITEMS_KEY, PROJECTED_KEY = "question", "items", "projected_bytes"
+QUESTION_KEY, ITEMS_KEY, RADAR_KEY, PROJECTED_KEY = "question", "items", "radar", "projected_bytes"
 
 
 def plan_file(stage: str) -> str:

@@ -31,6 +31,15 @@ def write_inputs(run_dir: Path, area: Area, items: ItemTable | None, items_file:
         whole.replace(run_dir / items_file)
 
 
+def stage_items(stage: str, kind: str = "items") -> str:
+    """Name the file of a stage's scenes: ``items``, or ``radar``.
+
+    >>> stage_items("cube-2024-03", "radar")
+    'radar-cube-2024-03.parquet'
+    """
+    return f"{kind}-{stage}.parquet"
+
+
 def items_in(run_dir: str, items_file: str) -> ItemTable:
     """Return the scenes of a run folder."""
     return _items(run_dir, items_file, _stamp(run_dir, items_file))

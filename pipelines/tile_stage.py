@@ -143,10 +143,10 @@ def question_of(config: SourceConfig, area: Area, pad_m: float) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def known_scenes(run_dir: Path, question: str) -> ItemTable | None:
+def known_scenes(run_dir: Path, question: str, key: str = ITEMS_KEY) -> ItemTable | None:
     """Return the scenes that any stage of the folder found for the same question, None if there are none."""
     for plan in plans_in(str(run_dir)):
-        scenes = run_dir / str(plan.get(ITEMS_KEY))
+        scenes = run_dir / str(plan.get(key))
         if plan.get(QUESTION_KEY) == question and scenes.exists():
             return ItemTable.from_parquet(scenes)
     return None

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from engine.archive.gather import gather
 from engine.archive.gdal import explained, gdal_environment
 from engine.archive.items import ItemRecord
-from engine.archive.signing import sign
+from engine.archive.signing import sign, sign_anew
 from engine.archive.warp import WARP_BLOCK_PX
-from engine.values.errors import DataError, InputError, LandweaveError, RetryableError
+from engine.values.errors import DataError, InputError, LandweaveError, RetryableError, concerning
 from engine.values.grid import Box, Grid
 from engine.values.recipe import Resampling
 
@@ -92,7 +92,11 @@ def read_sigma_nought(
             asset = item.asset(name)
             where = f"item {item.id}, band {name}, {asset.href}"
             read = functools.partial(_read, asset.href, item.provider, (grid, box, resampling), plane)
-            explained(asset.href, where, read)
+            with concerning(item.id, name):
+                renew = functools.partial(
+                    sign_anew, asset.href, item.provider, sign(asset.href, item.provider)
+                )
+                explained(asset.href, where, read, renew)
     return out
 
 

@@ -18,7 +18,7 @@ from engine.archive.gdal import gdal_environment
 from engine.archive.items import ItemRecord
 from engine.archive.source import FetchFrom, Source, Target, read_source
 from engine.values.bands import common_name
-from engine.values.errors import DataError, InputError
+from engine.values.errors import DataError, InputError, concerning
 from engine.values.grid import Box, Grid
 from engine.values.recipe import Resampling
 
@@ -172,7 +172,8 @@ def read_item(
         nodata = 0.0 if asset.nodata is None else asset.nodata
         how: Resampling = "nearest" if asset.band in _CATEGORICAL else target.how
         source = Source(asset.href, where, item.provider, nodata)
-        read_source(source, fetch, replace(target, how=how), plane)
+        with concerning(item.id, asset.band):
+            read_source(source, fetch, replace(target, how=how), plane)
 
 
 def require_bands(item: ItemRecord, bands: Sequence[str]) -> None:

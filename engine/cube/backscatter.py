@@ -70,7 +70,8 @@ def with_backscatter(
     steps = _steps_of(cube)
     grid, box = georef_of(cube)
     chosen = _usable(_of_time(radar, steps), spec)
-    whole = plan_cube(chosen, cube_spec.model_copy(update={"sentinel1": spec}), grid, reader)
+    seen = cube_spec.model_copy(update={"sentinel1": spec, "mask": ()})  # clouds do not hide the ground here
+    whole = plan_cube(chosen, seen, grid, reader)
     plan = _only_steps(whole, steps)
     edges = _edges_of(cube, box)
     n = len(spec.polarisations)

@@ -84,6 +84,7 @@ class CubeTileShape:
         overpasses: Largest number of overpasses in one time step.
         shard_px: Side of a shard.
         threads: Pieces made at the same time.
+        radar_bytes: Bytes of one pixel in all radar passes of one time step.
     """
 
     tile: Box
@@ -94,6 +95,7 @@ class CubeTileShape:
     overpasses: int
     shard_px: int
     threads: int = 1
+    radar_bytes: int = 0
 
 
 def cube_tile_bytes(shape: CubeTileShape) -> dict[str, int]:
@@ -111,8 +113,7 @@ def cube_tile_bytes(shape: CubeTileShape) -> dict[str, int]:
         "arrays": shape.tile.area_px * shape.pixel_bytes,
         "reading": shape.threads
         * piece
-        * 2
-        * (shape.n_bands * (shape.overpasses + 3) + 2 + shape.pixel_bytes),
+        * (2 * (shape.n_bands * (shape.overpasses + 3) + 2 + shape.pixel_bytes) + 2 * shape.radar_bytes),
         "writing": shape.step_bytes * max(2 * shape.shard_px**2, shape.tile.area_px),
     }
     return {**parts, "total": sum(parts.values())}

@@ -17,6 +17,8 @@ on the client::
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 
@@ -58,6 +60,16 @@ class LandweaveError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         fields = {k: getattr(self, k) for k in ("where", "found", "limit", "mend")}
         return _rebuild, (type(self), self.what, fields, (self.item, self.asset))
+
+
+@contextmanager
+def concerning(item: str, asset: str) -> Iterator[None]:
+    """Let every error of ours that is raised inside name the item and the band that it is about."""
+    try:
+        yield
+    except LandweaveError as error:
+        error.about(item, asset)
+        raise
 
 
 def _rebuild(

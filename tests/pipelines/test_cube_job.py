@@ -32,13 +32,14 @@ from engine.values.classes import ClassScheme
 from engine.values.errors import BudgetError, ConflictError, InputError, SpecError
 from engine.values.grid import Box
 from engine.values.spec import CubeSpec
-from pipelines.config import load_config
+from pipelines.config import CubeConfig, load_config
 from pipelines.cube_area import area_of, find_scenes, grid_and_box
 from pipelines.make_cube import CubeResult, make_cube, prepare_cube
 from pipelines.map_area import map_area
-from pipelines.plan_cube import load_cube_config, plan_staging
+from pipelines.plan_cube import Scenes, ask, load_cube_config, plan_staging
 from pipelines.run_folder import current_records, read_plan, status_of, verify_run
 from pipelines.sample_archive import SampleArchive
+from pipelines.sample_stac import RADAR_COLLECTION
 from tests.pipelines.test_map_area import BANDS, make_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -187,12 +188,76 @@ def test_another_cube_is_refused_by_name_and_changes_nothing(
     assert _files(project / "fixed") == before
 
 
-def test_a_cube_whose_past_depends_on_its_future_does_not_grow(project: Path, client: Client) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.make_cube.growth_barriers", lambda spec: "gap_fill")
-        stage(project, client, "filled", "time=2023-03/2023-05")
-        with pytest.raises(ConflictError, match=r"cannot grow \[gap_fill\]"):
-            stage(project, None, "filled", "time=2023-06/2023-08")
+EVERYTHING = {
+    "bands": list(BANDS),
+    "variability": True,
+    "gap_fill": "linear",
+    "features": {
+        "indices": ["NDVI"],
+        "statistics": ["NDVI_mean", "red_p90"],
+        "phenology": "NDVI",
+        "day_of_year": True,
+        "position": True,
+    },
+}
+
+
+def test_whatever_a_spec_asks_for_is_staged(project: Path, client: Client) -> None:
+    asked = [f"cube={json.dumps(EVERYTHING)}", "tile_px=256"]
+    result = stage(project, client, "everything", *asked)
+    wanted = live(project, spec=CubeSpec.model_validate(EVERYTHING)).compute(scheduler="sync")
+    names = {"variability", "filled", "indices", "statistics", "phenology", "day_of_year", "position"}
+    assert names < set(wanted.data_vars)
+    same(open_cube(project / "everything"), wanted)
+    peak = max(r.peak_bytes for r in current_records(result.run, "cube"))
+    assert peak <= read_plan(result.run, "cube")["projected_bytes"]
+    assert verify_run(result.run)["differ"] == []
+    with pytest.raises(
+        ConflictError, match=r"cannot grow \[gap_fill, features.statistics, features.phenology\]"
+    ):
+        stage(project, None, "everything", "time=2023-11/2023-12", *asked)
+
+
+def test_features_of_a_date_are_appended(project: Path, client: Client) -> None:
+    features = {"indices": ["NDVI"], "day_of_year": True, "position": True}
+    cube = {"bands": list(BANDS), "variability": True, "features": features}
+    for span in ("2023-03/2023-05", "2023-06/2023-10"):
+        stage(project, client, "features", f"cube={json.dumps(cube)}", f"time={span}")
+    same(open_cube(project / "features"), live(project, spec=CubeSpec.model_validate(cube)))
+
+
+def test_radar_of_two_zones_is_staged_and_appended(
+    two_zones: SampleArchive, client: Client, tmp_path: Path
+) -> None:
+    settings = {
+        "area": str(two_zones.territory),
+        "catalog": str(two_zones.catalog),
+        "sentinel1": {"catalog": str(two_zones.catalog), "collection": RADAR_COLLECTION},
+        "cube": {"bands": ["red"], "sentinel1": True},
+        "out": "radar",
+        "tile_px": 256,
+        "halo_px": HALO,
+    }
+
+    def config(time_range: str, out: str) -> CubeConfig:
+        (tmp_path / "cube.yaml").write_text(yaml.safe_dump(settings | {"time": time_range, "out": out}))
+        return load_cube_config(tmp_path / "cube.yaml")
+
+    for months in ("2023-03/2023-04", "2023-05/2023-08"):
+        result = make_cube(config(months, "radar"), client=client)
+        assert result.exit_code == 0
+    staged = open_cube(tmp_path / "radar")
+    assert (staged.radar_observations > 0).any(("y", "x")).sum() >= 2
+    wanted = cube_of_box(config("2023-03/2023-08", "none"))
+    same(staged, wanted)
+    assert make_cube(config("2023-05/2023-08", "radar"), client=client).summary.done == 0
+
+
+def cube_of_box(config: CubeConfig) -> xr.Dataset:
+    """The live cube of a configuration over the box that it would stage."""
+    asked = ask(config)
+    scenes = Scenes.find(config, asked)
+    return open_cube(scenes.items, asked.spec, grid=asked.grid, box=asked.box, sentinel1=scenes.radar)
 
 
 def test_a_staged_cube_maps_to_the_same_bits(
