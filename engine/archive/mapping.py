@@ -31,17 +31,21 @@ class Mapping:
     """Where the pixels of one block lie in a file.
 
     Attributes:
-        block: The block.
-        lines: (2, y, n) float64: for each grid row the coefficients of file row and file column along it;
-            None where there is no such polynomial.
-        exact: (2, y, x) float64 file rows and columns, instead; None where there is a polynomial.
+        crs: CRS of the file.
+        transform: Affine coefficients of the file.
+        grid: The grid.
+        block: The block, of `WARP_BLOCK_PX` pixels.
         ratio_yx: File pixels per grid pixel, at least 1: how far kernels reach.
+        lines: (2, y, n) float64: for each grid row the coefficients of file row and file column along it;
+            None where no polynomial holds, and each pixel is transformed by itself.
     """
 
+    crs: str
+    transform: tuple[float, ...]
+    grid: Grid
     block: Box
-    lines: NDArray[np.float64] | None
-    exact: NDArray[np.float64] | None
     ratio_yx: tuple[float, float]
+    lines: NDArray[np.float64] | None
 
     def positions(self, part: Box) -> NDArray[np.float64]:
         """Return the file rows and columns of pixel centres.
@@ -52,10 +56,10 @@ class Mapping:
         Returns:
             (2, y, x) float64; 0.5 is the middle of the file's first pixel; not finite where unknown.
         """
+        if self.lines is None:
+            y, x = np.arange(part.y0, part.y1) + 0.5, np.arange(part.x0, part.x1) + 0.5
+            return _transformed(self.crs, self.transform, self.grid, y, x)
         rows, cols = part.slices_in(self.block)
-        if self.exact is not None:
-            return np.ascontiguousarray(self.exact[:, rows, cols])
-        assert self.lines is not None
         return polynomial(
             np.ascontiguousarray(self.lines[:, rows]), np.ascontiguousarray(_along().T[:, cols])
         )
@@ -72,31 +76,22 @@ def mapping_of(crs: str, transform: tuple[float, ...], grid: Grid, block: Box) -
         block: A whole block of `WARP_BLOCK_PX` pixels.
     """
     node = (1 - np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1))) / 2 * WARP_BLOCK_PX
-    between = (node[1:] + node[:-1]) / 2
     found = _transformed(crs, transform, grid, block.y0 + node, block.x0 + node)
-    lines = _fit(node, found) if np.isfinite(found).all() else None
-    if lines is not None:
+    lines = None
+    if np.isfinite(found).all():
+        coefficients = _coefficients(node, found)
+        between = (node[1:] + node[:-1]) / 2
+        base = _chebyshev(between)
         truth = _transformed(crs, transform, grid, block.y0 + between, block.x0 + between)
-        ends = _chebyshev(between)
-        there = np.einsum("yk,pkl,xl->pyx", ends, _coefficients(node, found), ends)
-        if not np.abs(there - truth).max() <= _TOLERANCE_PX:
-            lines = None
-    exact = None
-    if lines is None:
-        middle = np.arange(WARP_BLOCK_PX) + 0.5
-        exact = _transformed(crs, transform, grid, block.y0 + middle, block.x0 + middle)
-    return Mapping(block, lines, exact, _ratio(crs, transform, grid, block))
+        if np.abs(np.einsum("yk,pkl,xl->pyx", base, coefficients, base) - truth).max() <= _TOLERANCE_PX:
+            lines = np.einsum("yk,pkl->pyl", _along(), coefficients)
+    return Mapping(crs, transform, grid, block, _ratio(crs, transform, grid, block), lines)
 
 
 def _coefficients(node: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the Chebyshev coefficients (2, n, n) of the polynomial through nodes (2, y, x)."""
     inverse = np.linalg.inv(_chebyshev(node))
     return np.einsum("ky,pyx,lx->pkl", inverse, found, inverse)
-
-
-def _fit(node: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (2, y, n) for each pixel row of a block the coefficients along it."""
-    return np.einsum("yk,pkl->pyl", _along(), _coefficients(node, found))
 
 
 @functools.cache

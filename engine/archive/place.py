@@ -97,17 +97,17 @@ def _warp(file: Raster, fetch: Fetch, grid: Grid, box: Box, how: Resampling, out
     parts = []
     for part in box.blocks(WARP_BLOCK_PX):
         mapping = mapping_of(file.crs, file.transform, grid, part.snap_out(WARP_BLOCK_PX))
-        where = mapping.positions(part)
-        if window := _window(where, how, mapping.ratio_yx, file.shape_yx):
-            parts.append((part, where, window, mapping.ratio_yx))
+        if window := _window(mapping.positions(part), how, mapping.ratio_yx, file.shape_yx):
+            parts.append((part, mapping, window))
     if not parts:
         return
-    whole = functools.reduce(_around, (window for _, _, window, _ in parts))
+    whole = functools.reduce(_around, (window for _, _, window in parts))
     shared = fetch(whole) if whole.area_px <= _AT_ONCE_PX else None
-    for part, where, window, ratio_yx in parts:
+    for part, mapping, window in parts:
         pixels, corner = (shared, whole) if shared is not None else (fetch(window), window)
+        where = mapping.positions(part)  # once more: cheaper than to keep those of all blocks
         where -= np.array([corner.y0, corner.x0], float)[:, None, None]
-        gather(pixels, where, how, ratio_yx, out[part.slices_in(box)])
+        gather(pixels, where, how, mapping.ratio_yx, out[part.slices_in(box)])
 
 
 _REACH_PX = {"nearest": 0, "bilinear": 1, "cubic": 2}
