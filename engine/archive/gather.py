@@ -59,6 +59,20 @@ def _weight(kind: int, distance: float) -> float:
     return 0.0
 
 
+@njit(nogil=True, cache=True, inline="always")  # pragma: no cover - compiled
+def _of_four(pixels: NDArray[Any], nodata: float, row: float, col: float) -> float:
+    """Return the mean of the four pixels around a position, NaN where one is missing: the usual case."""
+    y, x = row - 0.5, col - 0.5
+    top, left = int(np.floor(y)), int(np.floor(x))
+    if top < 0 or left < 0 or top + 1 >= pixels.shape[0] or left + 1 >= pixels.shape[1]:
+        return np.nan
+    low, right = y - top, x - left
+    a, b, c, d = pixels[top, left], pixels[top, left + 1], pixels[top + 1, left], pixels[top + 1, left + 1]
+    if a == nodata or b == nodata or c == nodata or d == nodata:
+        return np.nan
+    return (1.0 - low) * ((1.0 - right) * a + right * b) + low * ((1.0 - right) * c + right * d)
+
+
 @njit(nogil=True, cache=True)  # pragma: no cover - compiled
 def _sum(
     pixels: NDArray[Any], nodata: float, kind: int, at: tuple[float, float], ratio: tuple[float, float]
@@ -99,6 +113,7 @@ def _gather(
     whole: bool,
 ) -> None:
     height, width = pixels.shape
+    plain = kind == LINEAR and ratio[0] == 1.0 and ratio[1] == 1.0
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             row, col = where[0, i, j], where[1, i, j]
@@ -113,10 +128,12 @@ def _gather(
             if kind == NEAREST:
                 out[i, j] = value
                 continue
-            total, weights, missing = _sum(pixels, nodata, kind, (row, col), ratio)
-            if kind == CUBIC and missing:
-                total, weights, missing = _sum(pixels, nodata, LINEAR, (row, col), ratio)
-            mean = total / weights
+            mean = _of_four(pixels, nodata, row, col) if plain else np.nan
+            if mean != mean:  # NaN
+                total, weights, missing = _sum(pixels, nodata, kind, (row, col), ratio)
+                if kind == CUBIC and missing:
+                    total, weights, missing = _sum(pixels, nodata, LINEAR, (row, col), ratio)
+                mean = total / weights
             if whole:
                 mean = min(max(np.floor(mean + 0.5), 1.0), 65535.0)
             out[i, j] = mean
