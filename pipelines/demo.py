@@ -23,7 +23,7 @@ from engine.values.grid import Box, Grid
 from pipelines.config import load_config
 from pipelines.console import map_progress, steps_progress
 from pipelines.map_area import MapResult, map_area
-from pipelines.sample_archive import SampleArchive, make_sample_archive, open_sample_archive
+from pipelines.sample.archive import SampleArchive, make_sample_archive, open_sample_archive
 from pipelines.train_model import load_train_config, train_model
 from training.labels import PolygonSource, rasterise
 from training.metrics import Scores, confusion

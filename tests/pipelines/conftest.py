@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from distributed import Client, LocalCluster
 
-from pipelines.sample_archive import SampleArchive, make_sample_archive
-from pipelines.sample_truth import Landscape, make_landscape
+from pipelines.sample.archive import SampleArchive, make_sample_archive
+from pipelines.sample.truth import Landscape, make_landscape
 
 SEED, SIZE_M, DATES = 7, 2560, 4
 

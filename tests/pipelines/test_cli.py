@@ -18,7 +18,7 @@ from engine.inference.foreign import dynamic_world, dynamic_world_classes
 from engine.values.errors import ConflictError, InputError
 from pipelines.cli import app
 from pipelines.config import load_config, schema, template
-from pipelines.sample_archive import SampleArchive
+from pipelines.sample.archive import SampleArchive
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "init", "check", "schema", "stage", "search", "plan", "train", "map", "status", "verify"]

@@ -13,8 +13,8 @@ from engine.values.spec import CubeSpec
 from pipelines.config import RadarConfig, RunConfig, SourceConfig, parse_config, parse_yaml
 from pipelines.cube_area import area_of, cube_of, find_radar
 from pipelines.plan_area import spec_of
-from pipelines.sample_archive import SampleArchive
-from pipelines.sample_stac import RADAR_COLLECTION
+from pipelines.sample.archive import SampleArchive
+from pipelines.sample.stac import RADAR_COLLECTION
 from pipelines.train_model import TrainConfig, train_model
 
 SPEC = CubeSpec(bands=["nir"], mask=(), sentinel1=True)

@@ -38,8 +38,8 @@ from pipelines.make_cube import CubeResult, make_cube, prepare_cube
 from pipelines.map_area import map_area
 from pipelines.plan_cube import Scenes, ask, load_cube_config, plan_staging
 from pipelines.run_folder import current_records, read_plan, status_of, verify_run
-from pipelines.sample_archive import SampleArchive
-from pipelines.sample_stac import RADAR_COLLECTION
+from pipelines.sample.archive import SampleArchive
+from pipelines.sample.stac import RADAR_COLLECTION
 from tests.pipelines.test_map_area import BANDS, make_bundle
 
 ROOT = Path(__file__).parents[2]

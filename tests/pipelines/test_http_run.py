@@ -21,7 +21,7 @@ from pipelines.config import load_config
 from pipelines.cube_area import area_of, find_scenes
 from pipelines.map_area import MapResult, map_area
 from pipelines.run_folder import current_records
-from pipelines.sample_archive import SampleArchive
+from pipelines.sample.archive import SampleArchive
 from tests.pipelines.test_map_area import make_bundle
 from tests.services.nginx import FaultyServer, serve
 

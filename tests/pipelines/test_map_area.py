@@ -35,7 +35,7 @@ from pipelines.config import load_config
 from pipelines.cube_area import area_of, find_scenes, grid_and_box
 from pipelines.map_area import MapResult, map_area
 from pipelines.run_folder import current_records, read_plan, status_of, verify_run
-from pipelines.sample_archive import SampleArchive
+from pipelines.sample.archive import SampleArchive
 
 BANDS = ("red", "nir", "swir16")
 ROOT = Path(__file__).parents[2]

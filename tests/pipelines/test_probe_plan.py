@@ -22,7 +22,7 @@ from pipelines.config import load_config
 from pipelines.cube_area import area_of, find_scenes, search_scenes
 from pipelines.map_area import prepare
 from pipelines.plan_area import describe_radiometry
-from pipelines.sample_archive import SampleArchive
+from pipelines.sample.archive import SampleArchive
 from tests.pipelines.test_map_area import make_bundle
 
 

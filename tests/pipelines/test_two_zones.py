@@ -20,13 +20,13 @@ from engine.values.area import Area
 from engine.values.grid import Box, Grid
 from engine.values.recipe import Sentinel1
 from engine.values.spec import CubeSpec
-from pipelines.sample_archive import SampleArchive
-from pipelines.sample_radar import LOOKS, RADAR_ORBITS, Pass, ground_power, radar_schedule
-from pipelines.sample_sky import schedule, seen
-from pipelines.sample_spectra import Traits, field_traits
-from pipelines.sample_stac import RADAR_COLLECTION
-from pipelines.sample_truth import FOREST, Landscape
-from pipelines.sample_zones import make_sheets, place_of
+from pipelines.sample.archive import SampleArchive
+from pipelines.sample.radar import LOOKS, RADAR_ORBITS, Pass, ground_power, radar_schedule
+from pipelines.sample.sky import schedule, seen
+from pipelines.sample.spectra import Traits, field_traits
+from pipelines.sample.stac import RADAR_COLLECTION
+from pipelines.sample.truth import FOREST, Landscape
+from pipelines.sample.zones import make_sheets, place_of
 from tests.pipelines.conftest import DATES
 
 BANDS = ("red", "nir", "swir16")
