@@ -6,7 +6,7 @@ Understands, mixed in one folder or given alone:
   date and a band (``north_2023-05-01_red.tif``);
 - GeoTIFFs of several bands, and of several dates (`rasters`);
 - NetCDF cubes, time x y x (`netcdf`);
-- SAFE folders and zip files of them, L1C and L2A (`staging_safe`).
+- SAFE folders and zip files of them, L1C and L2A (`safe`).
 
 Pixels stay where they are; what is written is JSON, and small VRT files where a file holds several bands::
 
