@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
@@ -92,7 +93,8 @@ class SourceConfig(BaseModel):
         default_factory=RadarConfig, description="Radar scenes, for a cube with `sentinel1`."
     )
     crs: str | None = Field(
-        default=None, description="CRS of the grid; default UTM or LAEA by the area's extent."
+        default=None,
+        description="CRS of the grid; default the area's UTM zone, else its country's own, else LAEA.",
     )
     probe: Literal["warn", "fail", "trust", "off"] = Field(
         default="warn",
@@ -238,6 +240,21 @@ def _anchor_paths(raw: dict[str, Any], base: Path, paths: tuple[str, ...]) -> No
         raw["area"] = str(base / area)
     elif isinstance(area, dict) and area.get("file"):
         area["file"] = str(base / area["file"])
+    for holder, key in _files_of_cube(raw.get("cube")):
+        if isinstance(holder.get(key), str) and "://" not in holder[key]:
+            holder[key] = str(base / holder[key])
+
+
+def _files_of_cube(cube: Any) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield where a cube's settings name files: crop calendar, ONNX masks, static layers."""
+    if not isinstance(cube, dict):
+        return
+    masks, features = cube.get("mask"), cube.get("features")
+    layers = features.get("layers") if isinstance(features, dict) else None
+    named = [(cube.get("period"), "file"), *((layer, "file") for layer in layers or ())]
+    several = masks if isinstance(masks, list) else [masks]
+    named += [(m, "model") for m in several if isinstance(m, dict) and str(m.get("model")).endswith(".onnx")]
+    yield from ((holder, key) for holder, key in named if isinstance(holder, dict))
 
 
 def _looks_local(value: str, folder: Path) -> bool:

@@ -109,11 +109,13 @@ class CubeJob:
         """Make one tile's time steps.
 
         The inner graph runs on this worker's own threads, and its pieces are put straight into place, so
-        the tile lies in memory once. Scenes whose files cannot be read are left out and listed.
+        the tile lies in memory once. Scenes whose files cannot be read are left out and listed; not without
+        a period, when a scene left out would be a time step left out: then the tile fails.
         """
         blocks = self.blocks(tile)
-        scenes = self._scenes(_around(blocks))
-        ids = frozenset(s.id for s in (*scenes, *self._radar_near(_around(blocks))))
+        core = _around(blocks)
+        near = () if self.spec.period is None else (*self._scenes(core), *self._radar_near(core))
+        ids = frozenset(s.id for s in near)
         return without_unreadable(tile, ids, lambda gone: self._made(tile, blocks, threads, gone))
 
     def _made(self, tile: TileKey, blocks: list[Box], threads: int, gone: frozenset[str]) -> TileOutput:

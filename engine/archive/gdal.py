@@ -39,7 +39,7 @@ _TRANSIENT = re.compile(
     re.IGNORECASE,
 )
 _FINAL = re.compile(
-    r"HTTP (?:response|error) code\s*:?\s*4\d\d|does not exist|no such file|not recognized|NoSuchKey|denied",
+    r"HTTP (?:response|error) code\s*:?\s*4\d\d|does not exist|no such file|NoSuchKey|denied",
     re.IGNORECASE,
 )
 _MISSING = re.compile(r"HTTP (?:response|error) code\s*:?\s*404|NoSuchKey", re.IGNORECASE)
@@ -149,8 +149,8 @@ def _asking_again(href: str) -> Any:
 def explain(error: Exception, where: str) -> LandweaveError:
     """Tell a service that did not answer from a file that is not there or broken.
 
-    GDAL often says no more than "read failed" when a transfer breaks off, so whatever a remote file did is
-    tried again unless the answer was final.
+    GDAL often says no more than "read failed" when a transfer breaks off, or "not recognized" when that
+    happens in the header, so whatever a remote file did is tried again unless the answer was final.
     """
     text = _told(error)
     if _NO_KEYS.search(text):

@@ -105,6 +105,8 @@ class Staged:
         for stage in (s for s in self.stages if s.state != "complete"):
             first, end = stage.steps
             lost = f", without the tiles {', '.join(stage.missing)}" if stage.missing else ""
+            if stage.state == "partial" and not stage.missing:
+                lost = ", gaps.json of the run says what could not be read"
             told.append(f"{stage.name} (time steps {first}..{end - 1}) is {stage.state}{lost}")
         return "; ".join(told)
 

@@ -83,7 +83,7 @@ class RunOptions:
         threads_per_tile: Threads that one tile may use; divides the default of `in_flight`.
         resources: Dask worker resources that a tile takes, e.g. ``{"GPU": 1}``.
         resume: False makes all tiles again, even those on record.
-        redo_gaps: Make tiles again whose record lists gaps.
+        redo_gaps: Make tiles again whose record lists gaps: what was missing may be there now.
         patience_s: How long a silent holder of the run's folder is waited for.
         beat_s: How often this run shows that it is alive.
         no_worker_timeout_s: How long to wait for a first or new worker.
@@ -95,7 +95,7 @@ class RunOptions:
     threads_per_tile: int = 1
     resources: dict[str, float] | None = None
     resume: bool = True
-    redo_gaps: bool = False
+    redo_gaps: bool = True
     patience_s: float = 60.0
     beat_s: float = 2.0
     no_worker_timeout_s: float = 300.0
@@ -233,6 +233,7 @@ class _Drive:
             Limits(_in_flight(client, options), options.attempts, lone_deaths=options.deaths_limit)
         )
         self.keys: dict[TileKey, str] = {}  # of planned tiles that have not ended
+        self.again: set[TileKey] = set()  # those on record with gaps
         self.futures: dict[TileKey, Future[TileRecord]] = {}
         self.back: queue.SimpleQueue[tuple[TileKey, Future[TileRecord]]] = queue.SimpleQueue()
         self.gaps: list[Gap] = []
@@ -265,6 +266,8 @@ class _Drive:
         for tile, key, record in looked_up:
             if record is None or (record.gaps and self.options.redo_gaps):
                 self.keys[tile] = key
+                if record is not None:
+                    self.again.add(tile)
                 yield Planned(tile)
             else:
                 self.gaps += record.gaps
@@ -300,7 +303,7 @@ class _Drive:
             run_dir=self.lease.run_dir,
             epoch=self.lease.epoch,
             threads=self.options.threads_per_tile,
-            redo=not self.options.resume or self.options.redo_gaps,
+            redo=not self.options.resume or tile in self.again,
         )
         future = self.client.submit(
             execute_tile,
@@ -344,6 +347,7 @@ class _Drive:
             self.tile_seconds += record.seconds
             self.peak_bytes = max(self.peak_bytes, record.peak_bytes)
             self.keys.pop(tile)
+            self.again.discard(tile)
             self._handle(TileDone(tile))
             self._emit("done", tile, record)
         elif (worker := _died_on(error)) is not None:

@@ -23,6 +23,9 @@ WAITS_S: tuple[float, ...] = (5.0, 20.0, 60.0)
 MOST = 0.5
 """A tile from which more than this part of its scenes would be left out fails instead."""
 
+_GIVEN_UP: set[str] = set()
+"""Scenes that were waited for in vain by this process: other tiles try them once, without waiting again."""
+
 Make = Callable[[frozenset[str]], TileOutput]
 """Makes a tile without the scenes of these ids."""
 
@@ -53,9 +56,11 @@ def without_unreadable(tile: TileKey, scenes: Collection[str], make: Make) -> Ti
             if error.item not in scenes or error.item in left_out:
                 raise
             failure: LandweaveError = error
-        if isinstance(failure, RetryableError) and waits:
-            time.sleep(waits.pop(0))
-            continue
+        if isinstance(failure, RetryableError):
+            if waits and failure.item not in _GIVEN_UP:
+                time.sleep(waits.pop(0))
+                continue
+            _GIVEN_UP.add(failure.item)
         left_out |= {failure.item}
         if len(left_out) > max(1, MOST * len(scenes)):
             raise failure

@@ -39,7 +39,7 @@ def _clear_scl(path: Path) -> tuple[np.ndarray, np.ndarray]:
         clear &= (band != NO_DATA) & (band != 0)
     for value in (*HIDING, NO_DATA):
         clear &= scl != value
-    hidden = np.stack([hidden_by_scl(date, SclMask(dilate_m=0), 0) for date in scl]) | (scl == NO_DATA)
+    hidden = np.stack([hidden_by_scl(date, SclMask(dilate_m=0), 20.0) for date in scl]) | (scl == NO_DATA)
     observations = np.where(hidden[:, None] | (stack == NO_DATA), 0, stack)
     return observations, clear
 

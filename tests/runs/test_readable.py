@@ -37,6 +37,7 @@ class Maker:
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waits: list[float] = []
     monkeypatch.setattr(readable.time, "sleep", waits.append)
+    monkeypatch.setattr(readable, "_GIVEN_UP", set())
     return waits
 
 
@@ -62,6 +63,11 @@ def test_a_service_that_comes_back_costs_no_scene(slept: list[float]) -> None:
 def test_a_service_that_stays_away_costs_its_scene(slept: list[float]) -> None:
     output = without_unreadable(TILE, SCENES, Maker({}, {"s2": 99}))
     assert [(g.item, g.kind) for g in output.gaps] == [("s2", "RetryableError")]
+    assert slept == list(readable.WAITS_S)
+    again = without_unreadable(TileKey(0, 0), SCENES, Maker({}, {"s2": 99}))
+    assert [g.item for g in again.gaps] == ["s2"]
+    assert slept == list(readable.WAITS_S)  # the next tile does not wait for it
+    assert without_unreadable(TILE, SCENES, Maker({})).gaps == ()  # but tries it
 
 
 def test_where_most_scenes_fail_the_tile_fails(slept: list[float]) -> None:

@@ -52,7 +52,7 @@ class FaultyServer:
 
     Attributes:
         url: Root address.
-        faults: File name to a function of (number of this request from 1, query) that returns a status code,
+        faults: Path of a file to a function of (number of this request from 1, query) that returns a status code,
             ``"cut"``, ``"slow"`` or None for no fault.
         requests: How often each file was asked for.
         queries: Query strings seen, in order.
@@ -99,7 +99,7 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
-            name = parts.path.rsplit("/", 1)[-1]
+            name = parts.path.lstrip("/")
             with server.lock:
                 server.requests[name] += 1
                 server.queries.append(parts.query)
