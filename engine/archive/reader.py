@@ -7,6 +7,7 @@ through odc-stac's own reading engine (the package ``odc.loader``).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -129,8 +130,7 @@ def fetch_by_odc(source: Source, window: Box) -> NDArray[Any]:
     if source.level is not None:
         return _fetch_overview(source, window)
     driver = RioDriver()
-    with driver.restore_env({}, driver.new_load(geobox)) as context:
-        roi, pixels = driver.open(RasterSource(source.signed, band=source.band), context).read(how, geobox)
+    roi, pixels = driver.open(RasterSource(source.signed, band=source.band), _odc_context()).read(how, geobox)
     if pixels.shape != window.shape_yx:
         raise DataError(
             "the file gave another window than was asked for",
@@ -139,6 +139,18 @@ def fetch_by_odc(source: Source, window: Box) -> NDArray[Any]:
             limit=window.shape_yx,
         )
     return np.asarray(pixels)
+
+
+@functools.cache
+def _odc_context() -> Any:
+    """Return what odc hands from one read to the next; made once, as it holds nothing yet."""
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+    from odc.loader import RioDriver
+
+    driver = RioDriver()
+    with driver.restore_env({}, driver.new_load(GeoBox((1, 1), Affine.identity(), None))) as context:
+        return context
 
 
 def _fetch_overview(source: Source, window: Box) -> NDArray[Any]:
