@@ -198,6 +198,13 @@ def test_regions_of_a_calendar_take_their_own_days(tmp_path: Path) -> None:
     np.testing.assert_array_equal(count[0][:, x > middle], months[2][:, x > middle])
 
 
+def test_clouds_hide_nothing_of_it() -> None:
+    spec = CubeSpec(bands=BANDS, mask="scl", sentinel1=True)
+    masked = open_cube(season(), spec, grid=GRID, box=BOX, reader=FakeRadar(), sentinel1=radar())
+    for a, b in zip(_computed(masked), _computed(_open()), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_wider_search_is_cut_to_the_cubes_time() -> None:
     early = radar_scene("early", dt.date(2023, 2, 27), 117)
     wide = radar(early, time_range=(dt.date(2023, 2, 1), dt.date(2023, 6, 30)))
