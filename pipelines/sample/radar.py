@@ -118,7 +118,7 @@ def radar_schedule(n_dates: int) -> tuple[Pass, ...]:
     """Plan the passes of a season in order of time: `n_dates` of each orbit, at most 20, on the 12-day repeat.
 
     >>> [(p.day, p.orbit.number) for p in radar_schedule(2)]
-    [(67, 117), (75, 168), (291, 168), (295, 117)]
+    [(63, 168), (67, 117), (291, 168), (295, 117)]
     """
     wanted = np.linspace(_FIRST_DAY, _LAST_DAY, min(n_dates, 20))
     passes = [

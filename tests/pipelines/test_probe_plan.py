@@ -46,7 +46,7 @@ def lie(sample: SampleArchive, folder: Path) -> Path:
     items = []
     for path in sorted(root.rglob("*.json")):
         item = json.loads(path.read_text())
-        if item.get("type") == "Feature":
+        if "s2:processing_baseline" in item.get("properties", {}):  # radar has none
             facts = item["properties"]
             old = facts["s2:processing_baseline"] < "04.00"
             facts["s2:processing_baseline"] = "05.09" if old else "03.01"

@@ -34,8 +34,8 @@ def test_a_walk_equals_a_filter(seed: int, tile_px: int) -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_tiles() -> None:
-    peaks = []
-    for tile_px in (256, 16):
+    peaks: list[int] = []
+    for tile_px in (256, 256, 16):  # the first walk only loads what is loaded once
         tiling = Tiling(GRID, tile_px, shapely.Point(5e5, 5e6).buffer(2e4))
         tracemalloc.start()
         count = sum(1 for _ in tiling)
@@ -43,7 +43,7 @@ def test_memory_does_not_grow_with_the_number_of_tiles() -> None:
         tracemalloc.stop()
         assert count == len(tiling)
     assert count > 40_000
-    assert peaks[1] < peaks[0] + 20_000
+    assert peaks[2] < peaks[1] + 100_000  # as a list they would take 4 MB
 
 
 @pytest.mark.parametrize("outline", [shapely.Polygon(), shapely.box(0, 0, 1e-3, 1e-3)])
