@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,7 @@ from engine.cube.bands import read_reflectance
 from engine.cube.hiding import hidden
 from engine.cube.plan import CubePlan, touches
 from engine.values.grid import Box
+from engine.values.masking import Mask, ModelMask
 
 
 def read_group(plan: CubePlan, group: tuple[ItemRecord, ...], box: Box) -> NDArray[np.uint16] | None:
@@ -31,19 +34,30 @@ def read_group(plan: CubePlan, group: tuple[ItemRecord, ...], box: Box) -> NDArr
 def read_scene(plan: CubePlan, item: ItemRecord, box: Box) -> NDArray[np.uint16] | None:
     """Read one scene's clear pixels, (band, y, x) uint16 reflectance x 10000; None where it has none.
 
-    A pixel that is hidden by the mask, or lacks any band, is 0 in all bands.
+    A pixel that is hidden by a mask, or lacks any band, is 0 in all bands. Masks that read a layer of the
+    product come first: where they hide all, as under closed cloud or beside the swath, no band is read.
     """
     reached = touches(item, plan.grid, box)
     if reached is False:
         return None
+    clear = np.ones(box.shape_yx, np.bool_) & reached
+    layers = [m for m in plan.spec.mask if not isinstance(m, ModelMask)]
+    models = [m for m in plan.spec.mask if isinstance(m, ModelMask)]
+    if not _still_clear(plan, item, box, layers, clear):
+        return None
     values = read_reflectance(plan, item, box)
-    clear = values.all(axis=0)
-    if reached is not True:
-        clear &= reached
-    for mask in plan.spec.mask:
-        if clear.any():
-            clear &= ~hidden(plan, item, box, mask)
-    if not clear.any():
+    clear &= values.all(axis=0)
+    if not _still_clear(plan, item, box, models, clear):
         return None
     values *= clear
     return values
+
+
+def _still_clear(
+    plan: CubePlan, item: ItemRecord, box: Box, masks: Sequence[Mask], clear: NDArray[np.bool_]
+) -> bool:
+    """Take what masks hide out of `clear` (y, x), and tell whether anything is left."""
+    for mask in masks:
+        if clear.any():
+            clear &= ~hidden(plan, item, box, mask)
+    return bool(clear.any())

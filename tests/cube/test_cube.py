@@ -192,3 +192,14 @@ def test_many_dates_are_reduced_in_strips_without_a_trace(monkeypatch: pytest.Mo
     expected = _open().reflectance.values
     monkeypatch.setattr("engine.cube.cube._STACK_BYTES", 1)
     np.testing.assert_array_equal(_open().reflectance.values, expected)
+
+
+def test_no_band_is_read_under_closed_cloud() -> None:
+    scenes = ItemTable(
+        (scene("only", dt.date(2023, 3, 3), "a"),), (dt.date(2023, 3, 1), dt.date(2023, 3, 31))
+    )
+    closed = SPEC.model_copy(update={"mask": (SclMask(classes=(4, 9), dilate_m=0),)})
+    READS.clear()
+    assert not _open(closed, items=scenes).reflectance.values.any()
+    assert READS["only scl"] == 1
+    assert READS["only red"] == 0
