@@ -81,7 +81,7 @@ def _switch_proj_network_off() -> None:
 
 
 _FAILED: set[str] = set()
-"""Hrefs whose last read failed in passing: GDAL remembers such a failure and must be told to ask again."""
+"""Hrefs whose last read failed: GDAL remembers such a failure and must be told to ask again."""
 
 
 _ATTEMPTS = 3
@@ -107,8 +107,7 @@ def explained(href: str, where: str, read: Callable[[], None], renew: Callable[[
         if failure is None:
             _FAILED.discard(href)
             return
-        if isinstance(failure, RetryableError):
-            _FAILED.add(href)
+        _FAILED.add(href)  # a missing file may be there by the next run, on a worker that lives on
         if attempt + 1 == _ATTEMPTS or not _may_be_refused(str(failure.found)) or not renew():
             raise failure  # outside the handler: GDAL's own error in its context could not be unpickled by Dask
 
