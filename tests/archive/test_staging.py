@@ -183,3 +183,9 @@ def test_a_real_tile_with_no_data_has_a_smaller_footprint(real_data: Path, tmp_p
     pick = np.random.default_rng(0).choice(len(rows), 3000)
     x, y = transform.c + (cols[pick] + 0.5) * transform.a, transform.f + (rows[pick] + 0.5) * transform.e
     assert shapely.covers(item.geometry, shapely.points(*move.transform(x, y))).all()
+
+
+def test_a_path_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        stage(tmp_path / "absent", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -93,6 +93,8 @@ def stage(
     folder = Path(folder).resolve()
     if level not in (None, "L1C", "L2A"):
         raise InputError("no such processing level", where="level", found=level, limit="L1C or L2A")
+    if not folder.exists():
+        raise InputError("no such file or folder", where=str(folder), mend="check the path")
     home = folder if folder.is_dir() else folder.parent
     out = Path(out or home).resolve()
     refuse_foreign_catalog(out)
