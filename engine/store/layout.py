@@ -26,7 +26,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -36,6 +36,7 @@ from zarr.storage import MemoryStore
 
 from engine.store.conventions import georeference, with_convention
 from engine.store.objects import Folder
+from engine.store.remote import network, storage_options
 from engine.store.storespec import TIME, Dim, Series, StoreSpec, Variable
 from engine.values.errors import ConflictError, InputError
 
@@ -75,11 +76,12 @@ def create(url: str, spec: StoreSpec) -> None:
     """
     if _already(url, spec):
         return
-    root = zarr.open_group(url, mode="a", zarr_format=3)
-    root.attrs.put({SPEC_ATTR: {"state": "begun"}})
-    _write_coordinates(root, spec)
-    for variable in spec.variables:
-        _create_array(root, spec, variable)
+    with network(url):
+        root = zarr.open_group(url, mode="a", zarr_format=3, storage_options=storage_options(url) or None)
+        root.attrs.put({SPEC_ATTR: {"state": "begun"}})
+        _write_coordinates(root, spec)
+        for variable in spec.variables:
+            _create_array(root, spec, variable)
     attrs = georeference(dict(spec.attrs), spec.grid, spec.box)
     attrs |= {"Conventions": "CF-1.11"} | ({"title": spec.title} if spec.title else {})
     commit(url, attrs | {SPEC_ATTR: {"state": "complete", "spec": spec.to_dict()}})
@@ -101,13 +103,25 @@ def open_store(url: str, mode: str = "r") -> tuple[Any, StoreSpec]:
         InputError: If there is no complete store.
     """
     try:
-        root = zarr.open_group(url, mode="r+" if mode == "r+" else "r", use_consolidated=False)
+        root = open_group(url, "r+" if mode == "r+" else "r")
     except FileNotFoundError as error:
         raise InputError("there is no store", where=url, mend="make it with create()") from error
     own = root.attrs.get(SPEC_ATTR)
     if not isinstance(own, dict) or own.get("state") != "complete":
         raise InputError("the store was not completely made", where=url, mend="make it with create()")
     return root, StoreSpec.from_dict(own["spec"])
+
+
+def open_group(url: str, mode: Literal["r", "r+"] = "r") -> Any:
+    """Open a group as it is now: past consolidated metadata and remembered listings.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        RetryableError: If the network fails.
+    """
+    with network(url):
+        options = storage_options(url) or None
+        return zarr.open_group(url, mode=mode, use_consolidated=False, storage_options=options)
 
 
 def update_attrs(url: str, attrs: Mapping[str, Any], convention: Mapping[str, str] | None = None) -> None:
@@ -120,7 +134,7 @@ def update_attrs(url: str, attrs: Mapping[str, Any], convention: Mapping[str, st
     """
     if SPEC_ATTR in attrs:
         raise InputError("a store's spec is fixed when it is made", where=url, found=SPEC_ATTR)
-    root = zarr.open_group(url, mode="r+", use_consolidated=False)
+    root = open_group(url, "r+")
     merged = dict(root.attrs) | dict(attrs)
     commit(url, with_convention(merged, convention) if convention else merged)
 
@@ -131,7 +145,7 @@ def commit(url: str, attrs: Mapping[str, Any]) -> None:
     Readers over plain HTTP need consolidated metadata, because they cannot list a folder; here they find
     the old whole or the new whole, never attributes of one and arrays of the other.
     """
-    folder, root = Folder(url), zarr.open_group(url, mode="r", use_consolidated=False)
+    folder, root = Folder(url), open_group(url)
     names = [f"{name}/{_META}" for name, _ in root.members(max_depth=None)]
     nodes = folder.read_all([_META, *names])
     own = json.loads(nodes[_META]) | {"attributes": dict(attrs)}
@@ -150,7 +164,7 @@ _META = "zarr.json"
 def _already(url: str, spec: StoreSpec) -> bool:
     """Tell whether the store stands complete; refuse one that is different or not ours."""
     try:
-        root = zarr.open_group(url, mode="r", use_consolidated=False)
+        root = open_group(url)
     except FileNotFoundError:
         return False
     own = root.attrs.get(SPEC_ATTR)
