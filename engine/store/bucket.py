@@ -4,45 +4,47 @@ An object store has no rename and no gate that could be taken away from a writer
 is refused unless the object still is what the writer saw (`engine.store.remote`). The epoch of the run that
 may write is an object beside the store, ``.map.zarr.staging/gate-7``. Every writer goes this way::
 
-    encode ──► see ──► gate? ──► put if unchanged ──► gate? ──► read back, record
-               │ tag and content of each shard           │
-               └ before the first look at the gate       └ closed: put back what was seen, if still ours
+    encode ──► see ──► gate? ──► put, if unchanged since seen ──► read back ──► record
+               │       │         └ refused: closed gate, or another attempt
+               │       └ the newest gate must be the own one
+               └ tags of the shards, before the look at the gate
 
-Writer A of epoch 1 falls asleep after its first look at the gate; epoch 2 opens; B of epoch 2 makes the tile::
+Writer A of epoch 1 falls asleep after its look at the gate; epoch 2 opens; B of epoch 2 makes the tile::
 
-    A  see(t0)  gate 1 open   z z z z z z z z z z z z z z z z z z   put if t0   gate 1 closed
-    ·                    gate 2 opens                                  │
-    B                                  see(t)  gate 2 open  put if t   │
-                                   1             2              3  ◄── when does A's put arrive?
+    A  see(t0)  gate 1 newest   z z z z z z z z z z z z z z z z z z z   put if t0
+    ·                      gate 2 opens                                   ▲
+    B                                 see(t)  gate 2 newest  put if t ──► t2
+                              1              2              3             when does A's put arrive?
 
-1. Before B sees: t is A's tag, and B writes over what A wrote.
-2. After B sees: B is refused; its tile is tried again, from the start.
-3. After B's put: t0 is not what stands there, so A is refused, looks at the gate and stops.
+1. Before B sees: t is A's, and B puts its own over it.
+2. Between: B is refused, and its tile is tried again from the start.
+3. After B's put: t2 stands there and not t0, so A is refused, looks at the gate and stops.
 
-What A cannot see is a shard that B left exactly as A had seen it (B's bytes are those that A was about to
-replace, or B had no data for a shard that was not there). Then A's put goes through. But A looks at the gate
-once more, finds it closed, and puts back what it saw, on condition that its own bytes still stand there; and
-what it saw is what B wants. So three things must meet for a wrong shard to stay: a writer that sleeps
-between two requests, runs of different plans around it that agree on the old bytes, and a kill of the woken
-writer before it tidies up. ``landweave verify`` then names the shard. All else is excluded by the order of
-the requests alone, without clocks.
+The third holds only if t2 can never be t0, although a tag is a hash of the content and B's pixels may well
+be those that A saw. So each shard of an epoch above 1 carries its epoch: eight bytes between chunks and
+index, where no reader looks (the index gives offsets and lengths). And where B has no data, it puts a shard
+that says so, with its epoch, even where there was none: an absence has no tag to tell it from the absence
+that A saw. Epoch 1 has nobody before it, so the shards of a run that went through in one go are the very
+bytes of a local store, and those without data are not written at all.
 
-A kill leaves each shard old or new, and the tile without a record, so it is made again. Two attempts of one
-tile in one epoch are deterministic: the bytes are equal, and a refused put whose bytes stand there already
-is a success; were they not, the one that comes too late is refused and told to try again.
+No clock is compared, and it does not matter how long a put is under way: the server decides when it
+arrives. A kill leaves each shard old or new, and the tile without a record, so it is made again. Two
+attempts of one tile in one epoch are deterministic: a refused put whose bytes stand there already is a
+success. Where they differ after all (one met a gap), the one that comes too late is told to try again, and
+finds the tile on record.
 
-A shard without data is not written where there was none. Where there was one, an object with nothing but
-no-data takes its place (some hundred bytes): a delete knows no condition on every server.
+Nothing is deleted, because a delete knows no condition on some servers: a shard that lost its data becomes
+one that holds nothing but no-data, some hundred bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import numpy as np
+import google_crc32c
 import zarr
 from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
@@ -94,6 +96,12 @@ def close_gate(url: str, epoch: int) -> None:
     _gates(url).remove(f"gate-{epoch}")
 
 
+def close_gates(url: str) -> None:
+    """Take the right to put shards from all epochs."""
+    for epoch in _open(_gates(url)):
+        close_gate(url, epoch)
+
+
 def put_shards(url: str, parts: Sequence[Part], epoch: int | None) -> None:
     """Put whole shards of some arrays in the order of the module's drawing.
 
@@ -107,67 +115,72 @@ def put_shards(url: str, parts: Sequence[Part], epoch: int | None) -> None:
         RetryableError: If another attempt wrote one of the shards meanwhile, or the network failed.
     """
     objects, base = objects_at(url)
-    shards = {join(base, name): data for part in parts for name, data in _encoded(part)}
+    shards = {join(base, name): data for part in parts for name, data in _encoded(part, epoch)}
     seen = objects.seen(shards)
     _require_open(url, epoch)
-    put = {key: p for key, data in shards.items() if (p := _needed(data, seen.get(key)))}
-    stand = objects.put_all(put)
-    try:
+    puts = {key: p for key, shard in shards.items() if (p := _needed(shard, seen.get(key), epoch))}
+    late = sorted(puts.keys() - objects.put_all(puts).keys())
+    if late:
         _require_open(url, epoch)
-    except ConflictError:
-        objects.put_all({key: Put(_before(seen.get(key), shards[key]), tag) for key, tag in stand.items()})
-        raise
-    if late := sorted(put.keys() - stand.keys()):
         raise RetryableError(
             "another attempt is writing the same shard",
             where=", ".join(late[:3]),
-            found=f"{len(late)} of {len(put)} shards changed meanwhile",
+            found=f"{len(late)} of {len(puts)} shards changed meanwhile",
             mend="run the same command again, if it is not tried again by itself",
         )
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """A shard as bytes; `data` is None when all is no-data, which `blank` writes out."""
+class _Shard:
+    """A shard as bytes, and whether it holds anything but no-data."""
 
-    data: bytes | None
-    blank: Callable[[], bytes]
+    data: bytes
+    blank: bool
 
 
-def _needed(shard: _Encoded, seen: Seen | None) -> Put | None:
+def _needed(shard: _Shard, seen: Seen | None, epoch: int | None) -> Put | None:
     """Return what has to be put for a shard, None when it stands as it should."""
     if seen is None:
-        return None if shard.data is None else Put(shard.data, ABSENT)
-    data = shard.blank() if shard.data is None else shard.data
-    return None if seen.data == data else Put(data, seen.tag)
+        return None if shard.blank and (epoch or 1) == 1 else Put(shard.data, ABSENT)
+    return None if seen.data == shard.data else Put(shard.data, seen.tag)
 
 
-def _before(seen: Seen | None, shard: _Encoded) -> bytes:
-    return shard.blank() if seen is None else seen.data
-
-
-def _encoded(part: Part) -> Iterator[tuple[str, _Encoded]]:
-    """Yield the shards of a part as zarr writes them."""
-    written = _stored(part.array, part.where, part.values, empty=False)
-    blank = cache(lambda: _blank(part))
+def _encoded(part: Part, epoch: int | None) -> Iterator[tuple[str, _Shard]]:
+    """Yield the shards of a part as zarr writes them, into a copy of the array that has nothing else."""
+    held: Any = dict(part.array.metadata.to_buffer_dict(default_buffer_prototype()))
+    zarr.open_array(MemoryStore(held), mode="r+")[part.where] = part.values
+    index_bytes = _INDEX_ENTRY * _chunks(part.array) + _CHECKSUM
     for shard in part.shards:
-        yield shard, _Encoded(written.get(shard.partition("/")[2]), blank)
+        written = held.get(shard.partition("/")[2])
+        data = _blank(part.array) if written is None else written.to_bytes()
+        yield shard, _Shard(_stamped(data, index_bytes, epoch), written is None)
 
 
-def _blank(part: Part) -> bytes:
-    """Return a shard that holds nothing but no-data."""
-    first = tuple(slice(w.start, w.start + n) for w, n in zip(part.where, part.array.shards, strict=True))
-    values = np.full(part.array.shards, part.array.fill_value, part.array.dtype)
-    (data,) = _stored(part.array, first, values, empty=True).values()
-    return data
+_INDEX_ENTRY, _CHECKSUM = 16, 4
+"""Bytes of a shard's index: an offset and a length per chunk, then CRC-32C (Zarr v3, "Sharding codec")."""
 
 
-def _stored(array: Any, where: Where, values: NDArray[Any], *, empty: bool) -> dict[str, bytes]:
-    prototype = default_buffer_prototype()
-    held: Any = dict(array.metadata.to_buffer_dict(prototype))
-    config: Any = {"write_empty_chunks": empty}
-    zarr.open_array(MemoryStore(held), mode="r+", config=config)[where] = values
-    return {name: buffer.to_bytes() for name, buffer in held.items() if name.startswith("c/")}
+def _chunks(array: Any) -> int:
+    return math.prod(s // c for s, c in zip(array.shards, array.chunks, strict=True))
+
+
+def _blank(array: Any) -> bytes:
+    """Return a shard that holds nothing but no-data: an index that says of each chunk that it is not there."""
+    index = b"\xff" * _INDEX_ENTRY * _chunks(array)
+    return index + google_crc32c.value(index).to_bytes(_CHECKSUM, "little")
+
+
+def _stamped(shard: bytes, index_bytes: int, epoch: int | None) -> bytes:
+    r"""Put the epoch between chunks and index; a first epoch leaves a shard as it is.
+
+    >>> _stamped(b"chunks-index", 5, 1)
+    b'chunks-index'
+    >>> _stamped(b"chunks-index", 5, 0x616C736F)[7:]
+    b'\x00\x00\x00\x00alsoindex'
+    """
+    if epoch is None or epoch == 1:
+        return shard
+    return shard[:-index_bytes] + epoch.to_bytes(8, "big") + shard[-index_bytes:]
 
 
 def _gates(url: str) -> Folder:

@@ -49,8 +49,10 @@ __all__ = [
     "codec_of",
     "commit",
     "create",
+    "open_group",
     "open_spec",
     "open_store",
+    "restate",
     "update_attrs",
 ]
 
@@ -82,9 +84,25 @@ def create(url: str, spec: StoreSpec) -> None:
         _write_coordinates(root, spec)
         for variable in spec.variables:
             _create_array(root, spec, variable)
-    attrs = georeference(dict(spec.attrs), spec.grid, spec.box)
-    attrs |= {"Conventions": "CF-1.11"} | ({"title": spec.title} if spec.title else {})
-    commit(url, attrs | {SPEC_ATTR: {"state": "complete", "spec": spec.to_dict()}})
+    commit(url, _group_attrs(spec))
+
+
+def restate(url: str, spec: StoreSpec) -> None:
+    """Give a store other attributes and labels (names, colours, title); no pixel is touched.
+
+    Arrays come first, the group's own metadata last and in one write. Killed before that, readers of
+    consolidated metadata see the old words, and the next attempt ends the same.
+
+    Args:
+        url: A complete store.
+        spec: The store's spec but for attributes, title and labels.
+    """
+    root, before = open_store(url, "r+")
+    if spec.dims != before.dims:
+        write_labels(root, spec)
+    for variable in spec.variables:
+        root[variable.name].attrs.put(_array_attrs(spec, variable))
+    commit(url, dict(root.attrs) | _group_attrs(spec, dict(root.attrs)))
 
 
 def open_spec(url: str) -> StoreSpec:
@@ -278,12 +296,24 @@ def _plain(root: Any, name: str, values: Any, dims: tuple[str, ...], attrs: dict
     root[name][...] = values
 
 
+def _group_attrs(spec: StoreSpec, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a group's own attributes; conventions that were declared before stay declared."""
+    declared = {k: v for k, v in (before or {}).items() if k == "zarr_conventions"}
+    attrs = georeference(declared | dict(spec.attrs), spec.grid, spec.box)
+    attrs |= {"Conventions": "CF-1.11"} | ({"title": spec.title} if spec.title else {})
+    return attrs | {SPEC_ATTR: {"state": "complete", "spec": spec.to_dict()}}
+
+
+def _array_attrs(spec: StoreSpec, variable: Variable) -> dict[str, Any]:
+    attrs: dict[str, Any] = dict(variable.attrs)
+    attrs |= {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref"}
+    attrs |= _no_data_attrs(np.dtype(variable.dtype), variable.no_data)
+    return georeference(attrs, spec.grid, spec.box)
+
+
 def _create_array(root: Any, spec: StoreSpec, variable: Variable) -> None:
     dtype = np.dtype(variable.dtype)
     lead = tuple(d.chunk_len for d in variable.dims)
-    attrs: dict[str, Any] = dict(variable.attrs)
-    attrs |= {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref"}
-    attrs |= _no_data_attrs(dtype, variable.no_data)
     root.create_array(
         variable.name,
         shape=variable.lead_shape + spec.box.shape_yx,
@@ -293,7 +323,7 @@ def _create_array(root: Any, spec: StoreSpec, variable: Variable) -> None:
         compressors=codec_of(variable.codec, dtype),
         fill_value=dtype.type(variable.no_data),
         dimension_names=(*(d.name for d in variable.dims), "y", "x"),
-        attributes=georeference(attrs, spec.grid, spec.box),
+        attributes=_array_attrs(spec, variable),
         overwrite=True,
     )
 

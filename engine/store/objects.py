@@ -129,7 +129,7 @@ class Folder:
             path.unlink(missing_ok=True)
             return
         objects, key = self._at(name)
-        objects.delete(key)
+        objects.delete([key])
 
     def upload(self, name: str, file: Path) -> None:
         """Put a file of any size here; readers see the old or the new, never a half."""

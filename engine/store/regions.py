@@ -32,7 +32,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from engine.store.bucket import Part, close_gate, open_gate, put_shards
+from engine.store.bucket import Part, close_gate, close_gates, open_gate, put_shards
 from engine.store.layout import Dim, StoreSpec, Variable, open_store
 from engine.store.objects import Folder, local_path
 from engine.store.remote import network
@@ -70,6 +70,17 @@ def close_epoch(url: str, epoch: int) -> None:
         shutil.rmtree(mine, ignore_errors=True)
     with contextlib.suppress(OSError):  # others write too
         staging.rmdir()
+
+
+def close_all_epochs(url: str) -> None:
+    """Take the right to write from all writers, for whoever holds the folder's lease and changes the store."""
+    staging = _staging(url)
+    if staging is None:
+        close_gates(url)
+        return
+    for gate in [p for p in _inside(staging) if not p.name.startswith(_LONE)]:
+        revoked = gate.rename(staging / f"revoked-0-{uuid.uuid4().hex}")
+        shutil.rmtree(revoked)
 
 
 Steps = tuple[int, int]

@@ -76,8 +76,8 @@ class Objects(Protocol):
     def upload(self, key: str, path: Path) -> None:
         """Write a file of any size over whatever is there."""
 
-    def copy(self, key: str, to: str) -> None:
-        """Copy an object inside the store over whatever is there."""
+    def copy_all(self, copies: Mapping[str, str]) -> None:
+        """Copy objects inside the store, key by new key, over whatever is there."""
 
     def names(self, prefix: str) -> list[str]:
         """Return the names directly under a prefix."""
@@ -85,8 +85,8 @@ class Objects(Protocol):
     def keys(self, prefix: str) -> list[str]:
         """Return all keys under a prefix, at any depth, without the prefix."""
 
-    def delete(self, key: str) -> None:
-        """Delete an object; one that is not there is fine."""
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that are not there are fine."""
 
 
 def objects_at(url: str) -> tuple[Objects, str]:
@@ -131,7 +131,7 @@ def _require_conditions(kind: str, bucket: str, folder: str, store: type) -> Non
             and objects.put(key, b"2", objects.seen([key])[key].tag)
         )
     finally:
-        objects.delete(key)
+        objects.delete([key])
     if not kept:
         raise InputError(
             "the object store ignores the conditions of a put, so two writers could destroy each other's work",
@@ -171,9 +171,11 @@ class S3Objects:
         """Write a file of any size over whatever is there."""
         self._sync(_again(key, partial(self.fs._put_file, str(path), key)))
 
-    def copy(self, key: str, to: str) -> None:
-        """Copy an object inside the store over whatever is there."""
-        self._sync(self._call("copy_object", to, CopySource=key))
+    def copy_all(self, copies: Mapping[str, str]) -> None:
+        """Copy objects inside the store, key by new key, over whatever is there."""
+        lost = copies.keys() - self._each(self._copy(copies), copies).keys()
+        if lost:
+            raise FileNotFoundError(f"s3://{min(lost)}")
 
     def names(self, prefix: str) -> list[str]:
         """Return the names directly under a prefix."""
@@ -183,10 +185,12 @@ class S3Objects:
         """Return all keys under a prefix, at any depth, without the prefix."""
         return self._sync(self._list(prefix))
 
-    def delete(self, key: str) -> None:
-        """Delete an object; one that is not there is fine."""
-        with contextlib.suppress(FileNotFoundError):
-            self._sync(self._call("delete_object", key))
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that are not there are fine."""
+        self._each(partial(self._call, "delete_object"), keys)
+
+    def _copy(self, copies: Mapping[str, str]) -> Callable[[str], Coroutine[Any, Any, Any]]:
+        return lambda key: self._call("copy_object", copies[key], CopySource=key)
 
     async def _get(self, key: str) -> Seen:
         async def read() -> Seen:
@@ -295,13 +299,13 @@ class ReadOnly:
         """Refuse."""
         raise self._refusal(key)
 
-    def copy(self, key: str, to: str) -> None:
+    def copy_all(self, copies: Mapping[str, str]) -> None:
         """Refuse."""
-        raise self._refusal(key)
+        raise self._refusal(next(iter(copies.values()), ""))
 
-    def delete(self, key: str) -> None:
+    def delete(self, keys: Iterable[str]) -> None:
         """Refuse."""
-        raise self._refusal(key)
+        raise self._refusal(next(iter(keys), ""))
 
     def _refusal(self, key: str) -> InputError:
         kind = self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
@@ -332,14 +336,16 @@ class MemoryObjects(ReadOnly):
         """Write a file over whatever is there."""
         self.put(key, path.read_bytes())
 
-    def copy(self, key: str, to: str) -> None:
-        """Copy an object inside the store over whatever is there."""
-        self.fs.cp_file(key, to)
+    def copy_all(self, copies: Mapping[str, str]) -> None:
+        """Copy objects inside the store, key by new key, over whatever is there."""
+        for key, to in copies.items():
+            self.put(to, bytes(self.fs.cat_file(key)))
 
-    def delete(self, key: str) -> None:
-        """Delete an object; one that is not there is fine."""
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.rm_file(key)
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that are not there are fine."""
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(key)
 
 
 class _RefusedError(Exception):

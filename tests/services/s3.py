@@ -24,7 +24,7 @@ import pytest
 from tests.conftest import require_service
 
 START_S = 60.0
-SECRET = "loopback-secret-7f3a"  # noqa: S105 - a test asserts that it lands in no file
+SECRET = "loopback-secret-7f3a"
 
 
 class S3Server:
