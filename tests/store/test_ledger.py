@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import gc
+import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from engine.store.ledger import Gap, Ledger, Lookup, TileRecord, block_of
+from engine.store.ledger import Gap, Ledger, Lookup, TileRecord, as_dict, block_of
+from engine.store.objects import Folder
 from engine.values.errors import DataError, InputError
 from engine.values.grid import Box, TileKey, tiles_over
 
