@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from engine.archive.items import ItemTable
@@ -18,6 +17,7 @@ from engine.inference.lane import instruction_set
 from engine.runs.driver import RunOptions
 from engine.store.layout import create
 from engine.store.lease import Lease
+from engine.store.objects import absolute
 from engine.values.area import Area
 from engine.values.budget import tile_bytes
 from engine.values.errors import ConflictError, InputError
@@ -39,7 +39,7 @@ from pipelines.tile_stage import (
     StageResult,
     check_sizes,
     known_scenes,
-    local_folder,
+    made_folder,
     question_of,
     radiometry_of,
     run_jobs,
@@ -85,8 +85,8 @@ def map_area(
         InputError: If area, scenes, bundle or sizes do not fit together.
         ConflictError: If another run holds the folder, or it holds another map.
     """
-    run_dir, options, known = local_folder(config.out), RunOptions(resume=resume), resume and not refresh
-    with Lease(str(run_dir), patience_s=options.patience_s, beat_s=options.beat_s) as lease:
+    run_dir, options, known = made_folder(config.out), RunOptions(resume=resume), resume and not refresh
+    with Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s) as lease:
         cubes: list[CubeJob] = []
         if config.through == "staged":
             cubes = prepare_cubes(cube_config_of(config), lease, known=known)
@@ -156,7 +156,7 @@ def design(
         inputs_dir: Where the inputs are written; default the run folder.
     """
     check_sizes(config.tile_px)
-    run_dir = Path(config.out).absolute()
+    run_dir = absolute(config.out)
     bundle, area = load_bundle(config.bundle), area_of(config.area)
     spec = spec_of(config, bundle)
     grid, _ = grid_and_box(area, config.crs, spec.resolution_m)
@@ -165,7 +165,7 @@ def design(
     if table is None:
         table = search_padded(config, area, bundle)
     steps = check_fit(bundle, table, spec, grid)
-    home = inputs_dir or str(run_dir)
+    home = inputs_dir or run_dir
     job = MapJob(
         run_dir=home,
         grid=grid,
@@ -192,7 +192,7 @@ def prepare(config: RunConfig, *, known: bool = True, cubes: tuple[CubeJob, ...]
 
     The caller holds the folder's lease, so that two runs cannot freeze two plans.
     """
-    local_folder(config.out)
+    made_folder(config.out)
     made = design(config, known=known, cubes=cubes)
     job = made.job
     _require_covered(job, made.area)
@@ -230,7 +230,7 @@ def _plan(made: Design) -> dict[str, Any]:
     memory = tile_bytes(tile_shape(job.bundle, job.spec, made.steps, tile, config.chunk_px))
     return {
         "stage": job.name,
-        "store": Path(job.store_url).name,
+        "store": job.store_url.rpartition("/")[2],
         "area": made.area.name,
         "config": config.model_dump(mode="json"),
         "grid": asdict(job.grid),
