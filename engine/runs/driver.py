@@ -34,19 +34,39 @@ from engine.runs.machine import (
     Resized,
     Skipped,
     Stop,
+    StoreRefused,
     Submit,
     TileDone,
     TileFailed,
+    TileReturned,
     WorkerDied,
 )
-from engine.runs.signals import Interrupts
+from engine.runs.scheduler import (
+    came_back,
+    cancellation,
+    died_on,
+    first_thread_count,
+    lost_scheduler,
+    no_worker,
+    thread_count,
+    why_quarantined,
+)
+from engine.runs.signals import TERM_S, Interrupts
 from engine.runs.tile import TileJob, TileOutput, TileTask, execute_tile
 from engine.store.layout import open_spec
 from engine.store.lease import Lease
 from engine.store.ledger import Ledger, TileRecord
 from engine.store.objects import local_path
+from engine.store.refusals import refusals
 from engine.store.regions import close_epoch, open_epoch
-from engine.values.errors import BudgetError, ConflictError, InputError, LandweaveError, RetryableError
+from engine.values.errors import (
+    BudgetError,
+    ConflictError,
+    InputError,
+    LandweaveError,
+    RefusedError,
+    RetryableError,
+)
 from engine.values.grid import TileKey
 
 if TYPE_CHECKING:
@@ -87,6 +107,7 @@ class RunOptions:
         patience_s: How long a silent holder of the run's folder is waited for.
         beat_s: How often this run shows that it is alive.
         no_worker_timeout_s: How long to wait for a first or new worker.
+        term_s: How long a drain may take after SIGTERM; what is still running then is left.
     """
 
     in_flight: int | None = None
@@ -99,10 +120,11 @@ class RunOptions:
     patience_s: float = 60.0
     beat_s: float = 2.0
     no_worker_timeout_s: float = 300.0
+    term_s: float = TERM_S
 
 
 EventKind = Literal[
-    "reused", "submitted", "done", "error", "failed", "quarantined", "worker-died", "draining"
+    "reused", "submitted", "done", "error", "failed", "quarantined", "worker-died", "refused", "draining"
 ]
 
 
@@ -142,6 +164,7 @@ class RunSummary:
         gaps: Entries of the gap list.
         interrupted: Whether it was drained by a signal.
         hopeless: Whether it stopped because nothing but errors came back.
+        refused: Why nothing could be written any more, with the mend; empty when all could.
         seconds: Wall-clock time.
         tile_seconds: Sum of the tiles' times on their workers.
         peak_bytes: Highest memory of a worker during a tile.
@@ -158,6 +181,7 @@ class RunSummary:
     gaps: int
     interrupted: bool
     hopeless: bool
+    refused: str
     seconds: float
     tile_seconds: float
     peak_bytes: int
@@ -183,6 +207,7 @@ def run_tiles(
     """Make all tiles of a job that are not on record yet.
 
     The first Ctrl-C or SIGTERM drains: what is in flight ends, nothing more begins. The second stops.
+    A store that cannot be written to, because the disk is full or it is write-protected, drains too.
 
     Args:
         job: What to make; its store must exist.
@@ -206,7 +231,11 @@ def run_tiles(
     open_spec(job.store_url)
     _require_small(job)
     own = Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s)
-    with own if lease is None else contextlib.nullcontext(lease) as lease, Interrupts() as interrupts:
+    with (
+        refusals(run_dir),
+        own if lease is None else contextlib.nullcontext(lease) as lease,
+        Interrupts(options.term_s) as interrupts,
+    ):
         open_epoch(job.store_url, lease.epoch)
         try:
             return _Drive(job, client, lease, options, on_event or (lambda event: None)).run(interrupts)
@@ -238,7 +267,8 @@ class _Drive:
         self.back: queue.SimpleQueue[tuple[TileKey, Future[TileRecord]]] = queue.SimpleQueue()
         self.gaps: list[Gap] = []
         self.tile_seconds, self.peak_bytes = 0.0, 0
-        self.stopped = ""
+        self.stopped = self.refused = ""
+        self.killers: dict[TileKey, list[str]] = {}  # the workers that were lost under a tile
         self.looked = self.seen_worker = time.monotonic()
         self.token = uuid.uuid4().hex[:8]  # so that two runs on one scheduler never share a key
 
@@ -251,12 +281,15 @@ class _Drive:
                     self._handle(Drain())
                 while self.machine.room and not self.stopped and not interrupts.asked:
                     self._handle(next(planned, NoMoreTiles()))
+                if interrupts.overdue and not self.stopped:
+                    self.stopped = "drained"  # what still runs is left, before the batch system kills
                 if not self.stopped:
                     self._wait()
         finally:
             self._let_go()
         self.lease.check()
-        write_gaps(self.lease.run_dir, self.job.name, self.gaps)
+        with contextlib.suppress(OSError) if self.refused else contextlib.nullcontext():
+            write_gaps(self.lease.run_dir, self.job.name, self.gaps)
         return self._summary()
 
     def _plan(self) -> Iterator[Event]:
@@ -285,10 +318,9 @@ class _Drive:
             case Fail(tile, kind, message):
                 self._give_up(tile, kind, message)
                 self._emit("failed", tile, message=message)
-            case Quarantine(tile, deaths):
-                message = (
-                    f"its worker died {deaths} times, {self.options.deaths_limit} of them running it alone"
-                )
+            case Quarantine(tile):
+                lost = self.killers.get(tile, [])
+                message = why_quarantined(self.client, lost, self.options.deaths_limit, self.peak_bytes)
                 self._give_up(tile, "quarantined", message)
                 self._emit("quarantined", tile, message=message)
             case Stop(reason):
@@ -331,6 +363,7 @@ class _Drive:
                 self._take(tile, self.futures.pop(tile), dead)
         for worker, tiles in dead.items():
             for tile in tiles:
+                self.killers.setdefault(tile, []).append(worker)
                 self._emit("worker-died", tile, message=f"worker {worker} was lost")
             self._handle(WorkerDied(tuple(tiles)))
         if time.monotonic() - self.looked > _LOOK_S:
@@ -347,14 +380,21 @@ class _Drive:
             self.tile_seconds += record.seconds
             self.peak_bytes = max(self.peak_bytes, record.peak_bytes)
             self.keys.pop(tile)
+            self.killers.pop(tile, None)
             self.again.discard(tile)
             self._handle(TileDone(tile))
             self._emit("done", tile, record)
-        elif (worker := _died_on(error)) is not None:
+        elif (worker := died_on(error)) is not None:
             dead.setdefault(worker, []).append(tile)
         elif isinstance(error, ConflictError):
             self.lease.check()  # says who took over
             raise error
+        elif isinstance(error, RefusedError):
+            self.refused = self.refused or str(error)
+            self._emit("refused", tile, message=str(error))
+            self._handle(StoreRefused(tile))
+        elif came_back(error):
+            self._handle(TileReturned(tile))
         else:
             self._require_scheduler()  # else every tile would take the blame for it
             self._emit("error", tile, message=str(error))
@@ -374,26 +414,27 @@ class _Drive:
             with contextlib.suppress(Exception, CancelledError):
                 return future.result(timeout=_FETCH_S), None
         record = self.ledger.done(tile, self.keys[tile])
-        return record, None if record else RetryableError("the tile's task was cancelled", where=str(tile))
+        return record, None if record else cancellation(future, str(tile))
 
     def _look_at_cluster(self) -> None:
         """Follow a cluster that grows or shrinks; do not wait for ever for one that is gone."""
         self.looked = time.monotonic()
         self._require_scheduler()
-        threads = sum(self.client.nthreads().values()) if self.client.status == "running" else 0
+        threads = thread_count(self.client)
         if threads:
             self.seen_worker = self.looked
             if self.options.in_flight is None:
                 self._handle(Resized(threads // self.options.threads_per_tile + 1))
         elif self.looked - self.seen_worker > self.options.no_worker_timeout_s:
-            raise _no_worker(self.options)
+            raise no_worker(self.options.no_worker_timeout_s)
 
     def _require_scheduler(self) -> None:
         if self.client.status not in ("running", "connecting"):
-            raise RetryableError("the scheduler is lost", found=self.client.status, mend=_AGAIN)
+            raise lost_scheduler(self.client)
 
     def _give_up(self, tile: TileKey, kind: str, message: str) -> None:
         self.keys.pop(tile)
+        self.killers.pop(tile, None)
         self.gaps.append(Gap(str(tile), "", "", kind, message))
 
     def _let_go(self) -> None:
@@ -428,6 +469,7 @@ class _Drive:
             gaps=len(self.gaps),
             interrupted=self.stopped == "drained",
             hopeless=self.stopped == "hopeless",
+            refused=self.refused,
             seconds=time.monotonic() - self.begun,
             tile_seconds=self.tile_seconds,
             peak_bytes=self.peak_bytes,
@@ -435,33 +477,11 @@ class _Drive:
         )
 
 
-_AGAIN = "run the same command again; finished tiles are kept"
-
-
 def _in_flight(client: Client, options: RunOptions) -> int:
     if options.in_flight is not None:
         return options.in_flight
-    try:
-        client.wait_for_workers(1, timeout=options.no_worker_timeout_s)
-    except TimeoutError as error:
-        raise _no_worker(options) from error
-    return max(1, sum(client.nthreads().values()) // options.threads_per_tile + 1)
-
-
-def _no_worker(options: RunOptions) -> RetryableError:
-    return RetryableError(
-        "the cluster has no worker",
-        where="cluster",
-        found=f"none for {options.no_worker_timeout_s:g} s",
-        mend=f"look at the workers' logs, then {_AGAIN}",
-    )
-
-
-def _died_on(error: BaseException | None) -> str | None:
-    """Return the address of the worker that was lost, None for any other error."""
-    from distributed import KilledWorker
-
-    return str(error.last_worker.address) if isinstance(error, KilledWorker) else None
+    threads = first_thread_count(client, options.no_worker_timeout_s)
+    return max(1, threads // options.threads_per_tile + 1)
 
 
 def _retryable(error: BaseException | None) -> bool:

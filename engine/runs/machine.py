@@ -95,6 +95,20 @@ class WorkerDied:
 
 
 @dataclass(frozen=True)
+class TileReturned:
+    """A tile came back undone through no fault of its own: the scheduler was lost and found again."""
+
+    tile: TileKey
+
+
+@dataclass(frozen=True)
+class StoreRefused:
+    """A tile could not be written because nothing can: the disk is full or write-protected."""
+
+    tile: TileKey
+
+
+@dataclass(frozen=True)
 class Resized:
     """The cluster grew or shrank."""
 
@@ -106,7 +120,18 @@ class Drain:
     """Finish what is in flight, begin nothing more."""
 
 
-Event = Planned | Skipped | NoMoreTiles | TileDone | TileFailed | WorkerDied | Resized | Drain
+Event = (
+    Planned
+    | Skipped
+    | NoMoreTiles
+    | TileDone
+    | TileFailed
+    | WorkerDied
+    | TileReturned
+    | StoreRefused
+    | Resized
+    | Drain
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +161,7 @@ class Quarantine:
 
 @dataclass(frozen=True)
 class Stop:
-    """Nothing is in flight and nothing will be: ``finished``, ``drained`` or ``hopeless``."""
+    """Nothing is in flight and nothing will be: ``finished``, ``drained``, ``hopeless`` or ``refused``."""
 
     reason: str
 
@@ -219,6 +244,12 @@ class Machine:
                 out += self._tile_failed(event)
             case WorkerDied(tiles):
                 out += self._worker_died(tiles)
+            case TileReturned(tile):
+                self._give_back(tile)
+            case StoreRefused(tile):
+                self._give_back(tile)
+                if not self.draining:
+                    self._stop_reason = "refused"
             case Resized(in_flight):
                 self.limits = replace(self.limits, in_flight=in_flight)
             case Drain():
@@ -283,6 +314,10 @@ class Machine:
         if was_alone:
             self._alone = None
         return was_alone
+
+    def _give_back(self, tile: TileKey) -> None:
+        """Put a tile back without blaming it."""
+        (self._suspects if self._take_back(tile) else self._ready).append(tile)
 
     def _forget(self, tile: TileKey) -> None:
         for counter in (self._attempts, self._errors, self._shared, self._lone):
