@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from engine.runs.driver import TileOutput
 from engine.store.layout import create
@@ -27,12 +30,14 @@ class StruckJob(FakeJob):
         point: Where to strike; empty for nowhere.
         victim: Which process is killed.
         target: The tile whose worker strikes.
+        hungry: A tile that takes ever more memory.
     """
 
     base: str = ""
     point: str = ""
     victim: str = "worker"
     target: str = "r1_c1"
+    hungry: str = ""
 
     @property
     def store_url(self) -> str:
@@ -48,6 +53,10 @@ class StruckJob(FakeJob):
 
     def compute(self, tile: TileKey, threads: int) -> TileOutput:
         output = super().compute(tile, threads)
+        held = []
+        while str(tile) == self.hungry and len(held) < 200:
+            held.append(np.ones(10 << 20, np.uint8))
+            time.sleep(0.02)
         if self.point and str(tile) == self.target and not Path(self.folder, "struck.json").exists():
             arm(self.point, self._strike)
         return output
