@@ -55,6 +55,7 @@ class StageResult:
             "speed": f"{speed} ({s.seconds:.1f} s)",
             "memory": f"{s.peak_bytes / 2**30:.2f} GiB a worker at most",
             "gaps": s.gaps,
+            **({"stopped": s.refused} if s.refused else {}),
         }
 
 
