@@ -98,7 +98,7 @@ def map_area(
         for cube, summary in zip(cubes, summaries, strict=False):
             close_stage(cube, complete=summary.exit_code == 0)
         products, summary = None, summaries[-1]
-        if config.products and not summary.interrupted and summary.done + summary.reused:
+        if config.products and not (summary.interrupted or summary.refused) and summary.done + summary.reused:
             products = make_products(job, made.area, made.table)
     return MapResult(config.out, km2, summaries, products)
 
