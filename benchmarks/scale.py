@@ -56,7 +56,7 @@ from engine.values.lattice import Lattice
 from engine.values.spec import CubeSpec
 from pipelines.map_job import MapJob
 from pipelines.plan_tiles import walk_of
-from pipelines.tile_inputs import write_inputs
+from pipelines.tile_inputs import put_area, put_items
 
 SERIES_KM = 56.0
 """Radius of the disc of the series: 1e5 tiles of 32 px at 10 m."""
@@ -181,12 +181,13 @@ def measure(address: str, name: str, place: str, tile_px: int) -> tuple[float, i
     with Client(address) as client, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         area, bundle = area_of(place), bundle_in(folder / "bundle")
-        job = kind(str(folder), Grid.make(area.default_crs(), 10.0), tile_px, 1024, bundle.spec, bundle)
-        write_inputs(folder, area, scenes_over(area))
+        grid, home = Grid.make(area.default_crs(), 10.0), str(folder)
+        scenes, outline = put_items(home, scenes_over(area)), put_area(home, area)
+        job = kind(home, grid, tile_px, 1024, bundle.spec, bundle, scenes, outline)
         watch = Watch(sum(client.nthreads().values()) + 1)
         before, costs, begun = process.memory_info().rss, Costs.now(client), time.perf_counter()
         create(job.store_url, job.store_spec(area, place))
-        plan_bytes = len(json.dumps(walk_of(job.tiles())))
+        plan_bytes = len(json.dumps(walk_of(job.tiles(), outline)))
         with profiled():
             summary = run_tiles(job, client, str(folder), RunOptions(), watch)
         wall, costs = time.perf_counter() - begun, Costs.now(client).since(costs)

@@ -294,7 +294,7 @@ class _Drive:
         A finished tile's worker may be gone before its answer is fetched, and Dask would wait for another
         one to do it again; but its record is in the ledger.
         """
-        told = self.post.collect(future.key)
+        told = self.post.collect(str(future.key))
         if future.status == "error":
             return None, future.exception()
         if told is not None:

@@ -11,6 +11,7 @@ A record that does not arrive this way (a scheduler that drops events) is fetche
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from engine.runs.tile import TileJob, TileTask, execute_tile
@@ -46,7 +47,7 @@ class Post:
         self._client, self._topic = client, topic_of(run_dir)
         self._waiting: set[str] = set()
         self._came: dict[str, bytes] = {}
-        client.subscribe_topic(self._topic, self._receive)  # type: ignore[no-untyped-call]
+        client.subscribe_topic(self._topic, self._receive)
 
     def expect(self, name: str) -> None:
         """Keep the record of a task when it comes; those of others are left lying."""
@@ -59,8 +60,9 @@ class Post:
         return None if data is None else TileRecord.from_json(data)
 
     def close(self) -> None:
-        """Take no more records."""
-        self._client.unsubscribe_topic(self._topic)  # type: ignore[no-untyped-call]
+        """Take no more records; what the client's own thread was still to do has been done then."""
+        self._client.unsubscribe_topic(self._topic)
+        self._client.sync(asyncio.sleep, 0)
 
     def _receive(self, event: tuple[float, dict[str, bytes | str]]) -> None:
         """Take a record in; called in the client's own thread."""
