@@ -181,9 +181,9 @@ def measure(address: str, name: str, place: str, tile_px: int) -> tuple[float, i
     with Client(address) as client, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         area, bundle = area_of(place), bundle_in(folder / "bundle")
-        items, outline = put_items(str(folder), scenes_over(area)), put_area(str(folder), area)
-        grid = Grid.make(area.default_crs(), 10.0)
-        job = kind(str(folder), grid, tile_px, 1024, bundle.spec, bundle, items, outline)
+        grid, home = Grid.make(area.default_crs(), 10.0), str(folder)
+        scenes, outline = put_items(home, scenes_over(area)), put_area(home, area)
+        job = kind(home, grid, tile_px, 1024, bundle.spec, bundle, scenes, outline)
         watch = Watch(sum(client.nthreads().values()) + 1)
         before, costs, begun = process.memory_info().rss, Costs.now(client), time.perf_counter()
         create(job.store_url, job.store_spec(area, place))

@@ -121,7 +121,7 @@ class MapJob:
             return
         for cube in self.cubes:
             for tile in tiles_over(self.bundle.lattice.pad(core) & cube.cube_box, cube.tile_px):
-                if cube.blocks(tile):
+                if tile in cube.tiles():
                     yield cube, Unit(cube.name, tile)
 
     def compute(self, tile: TileKey, threads: int) -> TileOutput:
