@@ -8,16 +8,16 @@ bigger area, exactly the tiles concerned are made again; `explain_tile` tells wh
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from engine.archive.items import ItemTable
 from engine.inference.bundle import load_bundle
 from engine.inference.lane import instruction_set
 from engine.runs.driver import RunOptions
-from engine.store.layout import create
 from engine.store.lease import Lease
 from engine.store.objects import absolute
+from engine.store.widen import fit
 from engine.values.area import Area
 from engine.values.budget import tile_bytes
 from engine.values.errors import ConflictError, InputError
@@ -30,6 +30,7 @@ from pipelines.make_cube import close_stage, prepare_cubes
 from pipelines.map_job import MapJob
 from pipelines.plan_area import check_fit, search_padded, spec_of, tile_shape
 from pipelines.plan_cube import cube_config_of
+from pipelines.plan_tiles import walk_of
 from pipelines.products import Products, make_products
 from pipelines.run_folder import read_plan, write_plan
 from pipelines.tile_inputs import area_in, put_area, put_items, show_items
@@ -97,7 +98,7 @@ def map_area(
         for cube, summary in zip(cubes, summaries, strict=False):
             close_stage(cube, complete=summary.exit_code == 0)
         products, summary = None, summaries[-1]
-        if config.products and not summary.interrupted and summary.done + summary.reused:
+        if config.products and not (summary.interrupted or summary.refused) and summary.done + summary.reused:
             products = make_products(job, made.area, made.table)
     return MapResult(config.out, km2, summaries, products)
 
@@ -197,7 +198,7 @@ def prepare(config: RunConfig, *, known: bool = True, cubes: tuple[CubeJob, ...]
     job = made.job
     _require_covered(job, made.area)
     layout = job.store_spec(made.area, f"{made.area.name}, {config.time}")
-    create(job.store_url, layout)  # refuses before anything is changed
+    fit(job.store_url, layout)  # refuses before anything is changed
     if config.version is None:
         show_items(job.run_dir, made.table)
     write_plan(job.run_dir, _plan(made))
@@ -233,14 +234,11 @@ def _plan(made: Design) -> dict[str, Any]:
         "store": job.store_url.rpartition("/")[2],
         "area": made.area.name,
         "config": config.model_dump(mode="json"),
-        "grid": asdict(job.grid),
-        "tile_px": config.tile_px,
-        "tiles": [str(t) for t in job.tiles()],
+        **walk_of(job.tiles(), job.outline),
         "through": config.through,
         "bundle": job.bundle.digest(),
         "question": made.question,
         "items": job.items,
-        "outline": job.outline,
         "scenes": table.digest(),
         "superseded": list(table.superseded),
         "radiometry": radiometry_of(table),

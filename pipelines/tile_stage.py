@@ -63,6 +63,7 @@ class StageResult:
             "speed": f"{speed} ({s.seconds:.1f} s)",
             "memory": f"{max(e.peak_bytes for e in self.summaries) / 2**30:.2f} GiB a worker at most",
             "gaps": sum(e.gaps for e in self.summaries),
+            **({"stopped": s.refused} if s.refused else {}),
         }
 
 

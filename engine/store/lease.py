@@ -17,6 +17,7 @@ of two machines are never compared. A writer that was paused meanwhile finds a h
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -134,8 +135,9 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-            _folder(self.run_dir).create(_end_name(self.epoch), b"")
             self._thread = None
+            with contextlib.suppress(OSError):  # a full disk: the next run finds this process gone, or waits
+                _folder(self.run_dir).create(_end_name(self.epoch), b"")
 
     def __enter__(self) -> Lease:
         return self.acquire()
