@@ -30,7 +30,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from engine.values.errors import InputError, RetryableError
+from engine.values.errors import InputError, RefusedError, RetryableError
 
 ABSENT = "*"
 """Condition of a put: nothing may be there."""
@@ -41,7 +41,7 @@ PATIENCE_S = 60.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _AT_ONCE = 0.1, 5.0, 16
 _EXPIRED = ("ExpiredToken", "RequestExpired", "TokenRefreshRequired", "ExpiredTokenException")
 _UNKNOWN = ("NoCredentialsError", "PartialCredentialsError")
-_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403")
+_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "QuotaExceeded")
 
 
 class Seen(NamedTuple):
@@ -206,7 +206,7 @@ class S3Objects:
         condition = {} if over is None else {"IfNoneMatch": "*"} if over == ABSENT else {"IfMatch": over}
         try:
             return str((await self._call("put_object", key, Body=data, **condition))["ETag"])
-        except (_RefusedError, FileNotFoundError):  # some servers answer 404 to If-Match where nothing is
+        except (_UnmetError, FileNotFoundError):  # some servers answer 404 to If-Match where nothing is
             standing = await self._get(key)
             return standing.tag if standing.data == data else None
 
@@ -348,7 +348,7 @@ class MemoryObjects(ReadOnly):
                 self.fs.rm_file(key)
 
 
-class _RefusedError(Exception):
+class _UnmetError(Exception):
     """The condition of a put did not hold."""
 
 
@@ -411,19 +411,21 @@ def _judged(key: str, error: Exception) -> Exception:
     if status == 404:
         return FileNotFoundError(where)
     if status == 412:
-        return _RefusedError(where)
+        return _UnmetError(where)
     if code in _EXPIRED:
-        return RetryableError(
+        return RefusedError(
             "the credentials have expired", where=where, found=found, mend=f"renew them, then {_AGAIN}"
         )
-    if status in (408, 409, 429) or (status >= 500 and status != 501):
+    if status in (408, 409, 429) or (status >= 500 and status not in (501, 507)):
         return RetryableError("the object store does not answer", where=where, found=found, mend=_AGAIN)
-    mend = _LET_IN if code in _REFUSED or status == 403 else "see what the server's documentation says of it"
-    return InputError("the object store refuses", where=where, found=found, mend=mend)
+    if code in _REFUSED or status in (403, 507):
+        return RefusedError("the object store refuses", where=where, found=found, mend=_LET_IN)
+    mend = "see what the server's documentation says of it"
+    return InputError("the object store cannot do this", where=where, found=found, mend=mend)
 
 
 _AGAIN = "run the same command again; finished tiles are kept"
-_LET_IN = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL, and what they may do there"
+_LET_IN = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, and what they may do there"
 
 
 def _tag(data: bytes) -> str:

@@ -13,7 +13,7 @@ from engine.store import remote
 from engine.store.lease import Lease
 from engine.store.objects import Folder
 from engine.store.remote import ABSENT, Put, objects_at, require_conditions
-from engine.values.errors import ConflictError, InputError, RetryableError
+from engine.values.errors import ConflictError, InputError, RefusedError, RetryableError
 from tests.services.s3 import SECRET, S3Server
 
 
@@ -194,11 +194,12 @@ def test_a_lasting_failure_says_where_and_no_secret(
 @pytest.mark.parametrize(
     ("code", "status", "kind", "word"),
     [
-        ("AccessDenied", 403, InputError, "AWS_ACCESS_KEY_ID"),
-        ("InvalidAccessKeyId", 403, InputError, "AWS_ACCESS_KEY_ID"),
+        ("AccessDenied", 403, RefusedError, "AWS_ACCESS_KEY_ID"),
+        ("QuotaExceeded", 507, RefusedError, "AWS_ACCESS_KEY_ID"),
+        ("InvalidAccessKeyId", 403, RefusedError, "AWS_ACCESS_KEY_ID"),
         ("NoSuchBucket", 404, InputError, "no such bucket"),
-        ("NotImplemented", 501, InputError, "refuses"),
-        ("ExpiredToken", 400, RetryableError, "renew"),
+        ("NotImplemented", 501, InputError, "cannot do this"),
+        ("ExpiredToken", 400, RefusedError, "renew"),
     ],
 )
 def test_what_waiting_does_not_mend_is_said_as_what_it_is(
