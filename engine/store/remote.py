@@ -8,8 +8,8 @@ Two writers of one key are told apart by the object's tag (S3 calls it ETag)::
 
 A put that is refused (412) may still be ours: the first answer was lost and the client asked again. So a
 refusal is a success when what stands there is what we sent. Requests go to the server itself, past the
-listings that file systems remember. Throttling, server errors and a lost network are tried again for a
-minute; what then still fails says bucket and key, and nothing of the credentials.
+listings that file systems remember. Throttling, server errors and a lost network are tried again for
+more than a minute; what then still fails says bucket and key, and nothing of the credentials.
 
 Of the file systems that fsspec knows, S3 alone is trusted to write (and fsspec's ``memory``, inside one
 process); all others may be read. One that only looks before it writes would lose a race now and then, and
@@ -35,7 +35,7 @@ from engine.values.errors import InputError, RefusedError, RetryableError
 ABSENT = "*"
 """Condition of a put: nothing may be there."""
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 """How long a request is tried again."""
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _AT_ONCE = 0.1, 5.0, 16
@@ -111,7 +111,7 @@ def storage_options(url: str) -> dict[str, Any]:
 
 
 def require_conditions(url: str) -> None:
-    """Make sure that the store at a URL keeps the conditions of a put; asked once a process and bucket.
+    """Make sure that the store at a URL keeps the conditions of a put; asked once a process and folder.
 
     Raises:
         InputError: If it overwrites where it should refuse.

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -223,6 +226,19 @@ def test_a_bug_is_not_taken_for_the_network(bucket: str, monkeypatch: pytest.Mon
     with pytest.raises(TypeError):
         objects.put(key, b"")
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "FSSPEC_S3_ENDPOINT_URL"])
+def test_the_endpoint_comes_from_the_environment(s3_server: S3Server, s3_folder: str, variable: str) -> None:
+    script = (
+        "import sys, zarr; from engine.store.objects import Folder; from engine.store.layout import open_group\n"
+        "Folder(sys.argv[1]).replace('one', b'1'); print(Folder(sys.argv[1]).read('one'))\n"
+        "zarr.create_group(sys.argv[1] + '/a.zarr'); print(open_group(sys.argv[1] + '/a.zarr').name)\n"
+    )
+    env = {k: v for k, v in os.environ.items() if "ENDPOINT" not in k} | {variable: s3_server.endpoint}
+    command = [sys.executable, "-c", script, s3_folder]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["b'1'", "/"]
 
 
 def test_a_server_that_ignores_conditions_is_refused(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
