@@ -241,7 +241,7 @@ def test_killed_at_any_step_it_goes_on(folder_url: str) -> None:
     steps = _steps(f"{folder_url}/undisturbed/map.zarr")
     assert steps > 10
     wanted = _files(f"{folder_url}/undisturbed/map.zarr")
-    spread = {*range(0, steps, steps // 6), *(() if folder_url.startswith("s3") else range(steps - 8, steps))}
+    spread = {*range(0, steps, steps // 4), *(() if folder_url.startswith("s3") else range(steps - 6, steps))}
     for step in sorted(spread):
         url = f"{folder_url}/{step}/map.zarr"
         written = _filled(url)
