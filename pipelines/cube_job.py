@@ -15,8 +15,6 @@ A tile makes the time steps of its stage only; what an earlier stage wrote is no
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +30,7 @@ from engine.cube.cube import open_cube
 from engine.cube.plan import BLOCK_PX
 from engine.cube.stored import STORE
 from engine.runs.driver import TileOutput
+from engine.runs.machine import Unit
 from engine.runs.readable import without_unreadable
 from engine.store.layout import StoreSpec, Variable, open_spec
 from engine.store.storespec import TIME
@@ -88,11 +87,11 @@ class CubeJob:
         parts = inside.blocks(BLOCK_PX) if inside else ()
         return [p for p in parts if self._meets(p.snap_out(BLOCK_PX).pad(self.halo_px))]
 
-    def key(self, tile: TileKey) -> str:
-        """Return the sha256 of all that decides this tile's bytes."""
+    def inputs(self, tile: TileKey) -> dict[str, Any]:
+        """Return all that decides this tile's bytes, by component."""
         blocks = self.blocks(tile)
         scenes = self._scenes(_around(blocks))
-        inputs = {
+        return {
             "format": ENGINE_FORMAT,
             "grid": [self.grid.crs, self.grid.resolution_yx, self.grid.anchor_xy],
             "tile": [str(tile), self.tile_px],
@@ -103,7 +102,10 @@ class CubeJob:
             "scenes": [s.digest() for s in scenes],
             "radar": [s.digest() for s in self._radar_near(_around(blocks))],
         }
-        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+    def needs(self, tile: TileKey) -> tuple[Unit, ...]:
+        """A cube is made from the archive alone."""
+        return ()
 
     def compute(self, tile: TileKey, threads: int) -> TileOutput:
         """Make one tile's time steps.

@@ -7,7 +7,6 @@ per worker process.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from engine.inference.blend import CONFIDENCE_NO_DATA
 from engine.inference.bundle import Bundle
 from engine.inference.predict import predict
 from engine.runs.driver import TileOutput
+from engine.runs.machine import Unit
 from engine.runs.readable import without_unreadable
 from engine.store.layout import Dim, StoreSpec, Variable
 from engine.values.area import Area
@@ -70,11 +70,11 @@ class MapJob:
         """Return the tiles that touch the outline, along a Z-order curve."""
         return Tiling(self.grid, self.tile_px, self._outline())
 
-    def key(self, tile: TileKey) -> str:
-        """Return the sha256 of all that decides this tile's bytes."""
+    def inputs(self, tile: TileKey) -> dict[str, Any]:
+        """Return all that decides this tile's bytes, by component."""
         core = self._core(tile)
         scenes = self._scenes(core) if core else None
-        inputs = {
+        return {
             "format": ENGINE_FORMAT,
             "grid": [self.grid.crs, self.grid.resolution_yx, self.grid.anchor_xy],
             "tile": [str(tile), self.tile_px],
@@ -85,7 +85,10 @@ class MapJob:
             "range": [d.isoformat() for d in scenes.time_range] if scenes is not None else [],
             "scenes": [s.digest() for s in scenes] if scenes is not None else [],
         }
-        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+    def needs(self, tile: TileKey) -> tuple[Unit, ...]:
+        """Name the tiles of earlier stages that this one reads."""
+        return ()
 
     def compute(self, tile: TileKey, threads: int) -> TileOutput:
         """Make one tile: read with halo, predict on the lattice, cut by the outline.

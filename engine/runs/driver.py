@@ -14,13 +14,13 @@ import contextlib
 import queue
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from engine.runs.gaps import Gap, write_gaps
+from engine.runs.events import QUARANTINED, EventKind, RunEvent, RunOptions, RunSummary, Tally
+from engine.runs.gaps import gaps_by_tile, write_gaps
 from engine.runs.machine import (
     Drain,
     Event,
@@ -29,7 +29,6 @@ from engine.runs.machine import (
     Limits,
     Machine,
     NoMoreTiles,
-    Planned,
     Quarantine,
     Resized,
     Skipped,
@@ -37,17 +36,18 @@ from engine.runs.machine import (
     Submit,
     TileDone,
     TileFailed,
+    Unit,
     WorkerDied,
 )
 from engine.runs.signals import Interrupts
-from engine.runs.tile import TileJob, TileOutput, TileTask, execute_tile
+from engine.runs.tile import TileJob, TileList, TileOutput, TileTask, execute_tile, key_of
+from engine.runs.walk import Walk
 from engine.store.layout import open_spec
 from engine.store.lease import Lease
 from engine.store.ledger import Ledger, TileRecord
 from engine.store.objects import local_path
 from engine.store.regions import close_epoch, open_epoch
 from engine.values.errors import BudgetError, ConflictError, InputError, LandweaveError, RetryableError
-from engine.values.grid import TileKey
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -61,6 +61,7 @@ __all__ = [
     "TileOutput",
     "TileTask",
     "execute_tile",
+    "run_stages",
     "run_tiles",
 ]
 
@@ -72,105 +73,6 @@ _FETCH_S = 5.0
 _LOOK_S = 5.0
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """How to run; what comes out does not depend on it.
-
-    Attributes:
-        in_flight: Tiles handed out at once; None for all threads of the cluster plus one.
-        attempts: Tries of a tile that fails with a retryable error.
-        deaths_limit: Workers that a tile must kill alone to be quarantined.
-        threads_per_tile: Threads that one tile may use; divides the default of `in_flight`.
-        resources: Dask worker resources that a tile takes, e.g. ``{"GPU": 1}``.
-        resume: False makes all tiles again, even those on record.
-        redo_gaps: Make tiles again whose record lists gaps: what was missing may be there now.
-        patience_s: How long a silent holder of the run's folder is waited for.
-        beat_s: How often this run shows that it is alive.
-        no_worker_timeout_s: How long to wait for a first or new worker.
-    """
-
-    in_flight: int | None = None
-    attempts: int = 3
-    deaths_limit: int = 3
-    threads_per_tile: int = 1
-    resources: dict[str, float] | None = None
-    resume: bool = True
-    redo_gaps: bool = True
-    patience_s: float = 60.0
-    beat_s: float = 2.0
-    no_worker_timeout_s: float = 300.0
-
-
-EventKind = Literal[
-    "reused", "submitted", "done", "error", "failed", "quarantined", "worker-died", "draining"
-]
-
-
-@dataclass(frozen=True)
-class RunEvent:
-    """Something that happened, for progress bars and logs.
-
-    Attributes:
-        kind: What.
-        tile: Where, None for ``draining``.
-        ended: Tiles that ended so far, one way or another.
-        total: All tiles of the run.
-        record: The tile's record (``done``, ``reused``).
-        message: The error in full.
-    """
-
-    kind: EventKind
-    tile: TileKey | None
-    ended: int
-    total: int
-    record: TileRecord | None = None
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """How a run ended.
-
-    Attributes:
-        job: Name of the job.
-        total: Tiles of the job.
-        done: Tiles made by this run.
-        reused: Tiles that were on record.
-        failed: Tiles given up after an error.
-        quarantined: Tiles that kill workers.
-        left: Tiles not begun or not finished, because the run was stopped.
-        gaps: Entries of the gap list.
-        interrupted: Whether it was drained by a signal.
-        hopeless: Whether it stopped because nothing but errors came back.
-        seconds: Wall-clock time.
-        tile_seconds: Sum of the tiles' times on their workers.
-        peak_bytes: Highest memory of a worker during a tile.
-        epoch: How many runs held this folder, this one included.
-    """
-
-    job: str
-    total: int
-    done: int
-    reused: int
-    failed: int
-    quarantined: int
-    left: int
-    gaps: int
-    interrupted: bool
-    hopeless: bool
-    seconds: float
-    tile_seconds: float
-    peak_bytes: int
-    epoch: int
-
-    @property
-    def exit_code(self) -> int:
-        """Process exit code: 5 interrupted, 4 nothing but errors, 3 partial, 0 done."""
-        if self.interrupted:
-            return 5
-        return 4 if self.hopeless else 3 if self.gaps or self.left else 0
-
-
 def run_tiles(
     job: TileJob,
     client: Client,
@@ -180,38 +82,58 @@ def run_tiles(
     *,
     lease: Lease | None = None,
 ) -> RunSummary:
-    """Make all tiles of a job that are not on record yet.
+    """Make all tiles of one job that are not on record yet: `run_stages` of a single stage."""
+    return run_stages([job], client, run_dir, options, on_event, lease=lease)[0]
+
+
+def run_stages(
+    jobs: Sequence[TileJob],
+    client: Client,
+    run_dir: str,
+    options: RunOptions | None = None,
+    on_event: Callable[[RunEvent], None] | None = None,
+    *,
+    lease: Lease | None = None,
+    only: TileList | None = None,
+) -> tuple[RunSummary, ...]:
+    """Make the tiles of some stages as one run; a tile waits for those that it needs, not for their stage.
 
     The first Ctrl-C or SIGTERM drains: what is in flight ends, nothing more begins. The second stops.
 
     Args:
-        job: What to make; its store must exist.
+        jobs: What to make, what is needed first; their stores must exist.
         client: Any `distributed.Client`.
         run_dir: The run's folder, local or any fsspec URL that all workers reach.
         options: How to run.
         on_event: Called in this thread for each thing that happens.
         lease: The folder's lease, if the caller holds it already; it stays held.
+        only: Tiles of the last stage to make, with what they need; None for all tiles of all stages.
 
     Returns:
-        How it ended; failed and quarantined tiles are in the gap list, not raised.
+        How each stage ended; failed and quarantined tiles are in the gap list, not raised.
 
     Raises:
-        InputError: If the job's store does not exist.
-        BudgetError: If the job is too big to travel with each tile.
+        InputError: If a job's store does not exist.
+        BudgetError: If a job is too big to travel with each tile.
         ConflictError: If another run holds the folder, or took it over.
         RetryableError: If the scheduler is lost or no worker comes.
     """
     options = options or RunOptions()
     run_dir = _absolute(run_dir)
-    open_spec(job.store_url)
-    _require_small(job)
+    for job in jobs:
+        open_spec(job.store_url)
+        _require_small(job)
     own = Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s)
+    stores = {job.store_url for job in jobs}
     with own if lease is None else contextlib.nullcontext(lease) as lease, Interrupts() as interrupts:
-        open_epoch(job.store_url, lease.epoch)
+        for url in stores:
+            open_epoch(url, lease.epoch)
         try:
-            return _Drive(job, client, lease, options, on_event or (lambda event: None)).run(interrupts)
+            walk = Walk(jobs, run_dir, options, only)
+            return _Drive(walk, client, lease, options, on_event or (lambda event: None)).run(interrupts)
         finally:
-            close_epoch(job.store_url, lease.epoch)
+            for url in stores:
+                close_epoch(url, lease.epoch)
 
 
 class _Drive:
@@ -219,35 +141,38 @@ class _Drive:
 
     def __init__(
         self,
-        job: TileJob,
+        walk: Walk,
         client: Client,
         lease: Lease,
         options: RunOptions,
         on_event: Callable[[RunEvent], None],
     ):
-        self.job, self.client, self.lease, self.options, self.on_event = job, client, lease, options, on_event
+        self.walk, self.client, self.lease, self.options, self.on_event = (
+            walk,
+            client,
+            lease,
+            options,
+            on_event,
+        )
         self.begun = time.monotonic()
-        self.tiles = job.tiles()
-        self.ledger = Ledger(lease.run_dir, job.name)
+        self.tallies = {stage: Tally() for stage in walk.jobs}
+        self.old_gaps = {stage: gaps_by_tile(lease.run_dir, stage) for stage in walk.jobs}
         self.machine = Machine(
             Limits(_in_flight(client, options), options.attempts, lone_deaths=options.deaths_limit)
         )
-        self.keys: dict[TileKey, str] = {}  # of planned tiles that have not ended
-        self.again: set[TileKey] = set()  # those on record with gaps
-        self.futures: dict[TileKey, Future[TileRecord]] = {}
-        self.back: queue.SimpleQueue[tuple[TileKey, Future[TileRecord]]] = queue.SimpleQueue()
-        self.gaps: list[Gap] = []
-        self.tile_seconds, self.peak_bytes = 0.0, 0
+        self.again: set[Unit] = set()  # on record with gaps: to be made although their key is the same
+        self.futures: dict[Unit, Future[TileRecord]] = {}
+        self.back: queue.SimpleQueue[tuple[Unit, Future[TileRecord]]] = queue.SimpleQueue()
         self.stopped = ""
         self.looked = self.seen_worker = time.monotonic()
         self.token = uuid.uuid4().hex[:8]  # so that two runs on one scheduler never share a key
 
-    def run(self, interrupts: Interrupts) -> RunSummary:
+    def run(self, interrupts: Interrupts) -> tuple[RunSummary, ...]:
         planned = self._plan()
         try:
             while not self.stopped:
                 if interrupts.asked and not self.machine.draining:
-                    self._emit("draining")
+                    self.on_event(RunEvent("draining", "", None, 0, 0))
                     self._handle(Drain())
                 while self.machine.room and not self.stopped and not interrupts.asked:
                     self._handle(next(planned, NoMoreTiles()))
@@ -256,23 +181,23 @@ class _Drive:
         finally:
             self._let_go()
         self.lease.check()
-        write_gaps(self.lease.run_dir, self.job.name, self.gaps)
-        return self._summary()
+        self._write_gaps()
+        return tuple(self._summary(stage) for stage in self.walk.jobs)
 
     def _plan(self) -> Iterator[Event]:
-        """Yield each tile as planned or skipped, reading the ledger only as far as tiles are wanted."""
-        wanted = ((tile, self.job.key(tile)) for tile in self.tiles)
-        looked_up = self.ledger.finished(wanted) if self.options.resume else ((t, k, None) for t, k in wanted)
-        for tile, key, record in looked_up:
-            if record is None or (record.gaps and self.options.redo_gaps):
-                self.keys[tile] = key
-                if record is not None:
-                    self.again.add(tile)
-                yield Planned(tile)
-            else:
-                self.gaps += record.gaps
-                yield Skipped(tile)
-                self._emit("reused", tile, record)
+        """Yield each tile as planned or skipped, walking only as far as tiles are wanted."""
+        for step in self.walk:
+            unit = step.event.unit
+            self.old_gaps[unit.stage].pop(str(unit.tile), None)
+            if isinstance(step.event, Skipped):
+                self.tallies[unit.stage].reused += 1
+            elif step.record is not None:
+                if step.record.gaps:
+                    self.again.add(unit)
+                self._emit("changed", unit, step.record, step.why)
+            yield step.event
+            if isinstance(step.event, Skipped):
+                self._emit("reused", unit, step.record)
 
     def _handle(self, event: Event) -> None:
         for instruction in self.machine.handle(event):
@@ -280,43 +205,42 @@ class _Drive:
 
     def _obey(self, instruction: Instruction) -> None:
         match instruction:
-            case Submit(tile, attempt):
-                self._submit(tile, attempt)
-            case Fail(tile, kind, message):
-                self._give_up(tile, kind, message)
-                self._emit("failed", tile, message=message)
-            case Quarantine(tile, deaths):
+            case Submit(unit, attempt):
+                self._submit(unit, attempt)
+            case Fail(unit, kind, message):
+                self.tallies[unit.stage].give_up(unit, kind, message)
+                self._emit("failed", unit, message=message)
+            case Quarantine(unit, deaths):
                 message = (
                     f"its worker died {deaths} times, {self.options.deaths_limit} of them running it alone"
                 )
-                self._give_up(tile, "quarantined", message)
-                self._emit("quarantined", tile, message=message)
+                self.tallies[unit.stage].give_up(unit, QUARANTINED, message)
+                self._emit("quarantined", unit, message=message)
             case Stop(reason):
                 self.stopped = reason
 
-    def _submit(self, tile: TileKey, attempt: int) -> None:
+    def _submit(self, unit: Unit, attempt: int) -> None:
         self._require_scheduler()
         task = TileTask(
-            tile=tile,
-            key=self.keys[tile],
+            tile=unit.tile,
             attempt=attempt,
             run_dir=self.lease.run_dir,
             epoch=self.lease.epoch,
             threads=self.options.threads_per_tile,
-            redo=not self.options.resume or tile in self.again,
+            redo=not self.options.resume or unit in self.again,
         )
         future = self.client.submit(
             execute_tile,
-            self.job,
+            self.walk.jobs[unit.stage],
             task,
-            key=f"{self.job.name}-{tile}-{attempt}-{self.token}",
+            key=f"{unit.stage}-{unit.tile}-{attempt}-{self.token}",
             pure=False,
             retries=0,
             resources=self.options.resources,
         )
-        self.futures[tile] = future
-        future.add_done_callback(lambda f, tile=tile: self.back.put((tile, f)))
-        self._emit("submitted", tile)
+        self.futures[unit] = future
+        future.add_done_callback(lambda f, unit=unit: self.back.put((unit, f)))
+        self._emit("submitted", unit)
 
     def _wait(self) -> None:
         """Take in what came back, all at once, so that tiles of one dead worker are seen together."""
@@ -325,43 +249,40 @@ class _Drive:
             came.append(self.back.get(timeout=_TICK_S))
             while True:
                 came.append(self.back.get_nowait())
-        dead: dict[str, list[TileKey]] = {}
-        for tile, future in came:
-            if self.futures.get(tile) is future:
-                self._take(tile, self.futures.pop(tile), dead)
-        for worker, tiles in dead.items():
-            for tile in tiles:
-                self._emit("worker-died", tile, message=f"worker {worker} was lost")
-            self._handle(WorkerDied(tuple(tiles)))
+        dead: dict[str, list[Unit]] = {}
+        for unit, future in came:
+            if self.futures.get(unit) is future:
+                self._take(unit, self.futures.pop(unit), dead)
+        for worker, units in dead.items():
+            for unit in units:
+                self._emit("worker-died", unit, message=f"worker {worker} was lost")
+            self._handle(WorkerDied(tuple(units)))
         if time.monotonic() - self.looked > _LOOK_S:
             self._look_at_cluster()
 
-    def _take(self, tile: TileKey, future: Future[TileRecord], dead: dict[str, list[TileKey]]) -> None:
+    def _take(self, unit: Unit, future: Future[TileRecord], dead: dict[str, list[Unit]]) -> None:
         """Turn what became of a tile's future into an event."""
         try:
-            record, error = self._outcome(tile, future)
+            record, error = self._outcome(unit, future)
         finally:
             future.release()
         if record is not None:
-            self.gaps += record.gaps
-            self.tile_seconds += record.seconds
-            self.peak_bytes = max(self.peak_bytes, record.peak_bytes)
-            self.keys.pop(tile)
-            self.again.discard(tile)
-            self._handle(TileDone(tile))
-            self._emit("done", tile, record)
+            self.tallies[unit.stage].count(record)
+            self.again.discard(unit)
+            self._handle(TileDone(unit))
+            self._emit("done", unit, record)
         elif (worker := _died_on(error)) is not None:
-            dead.setdefault(worker, []).append(tile)
+            dead.setdefault(worker, []).append(unit)
         elif isinstance(error, ConflictError):
             self.lease.check()  # says who took over
             raise error
         else:
             self._require_scheduler()  # else every tile would take the blame for it
-            self._emit("error", tile, message=str(error))
-            self._handle(TileFailed(tile, type(error).__name__, str(error), _retryable(error)))
+            self._emit("error", unit, message=str(error))
+            self._handle(TileFailed(unit, type(error).__name__, str(error), _retryable(error)))
 
     def _outcome(
-        self, tile: TileKey, future: Future[TileRecord]
+        self, unit: Unit, future: Future[TileRecord]
     ) -> tuple[TileRecord | None, BaseException | None]:
         """Return the record or the error of a tile that came back.
 
@@ -373,8 +294,11 @@ class _Drive:
         if future.status == "finished":
             with contextlib.suppress(Exception, CancelledError):
                 return future.result(timeout=_FETCH_S), None
-        record = self.ledger.done(tile, self.keys[tile])
-        return record, None if record else RetryableError("the tile's task was cancelled", where=str(tile))
+        job = self.walk.jobs[unit.stage]
+        record = Ledger(self.lease.run_dir, unit.stage).done(unit.tile, key_of(job.inputs(unit.tile)))
+        if record is not None and record.epoch == self.lease.epoch:
+            return record, None
+        return None, RetryableError("the tile's task was cancelled", where=str(unit))
 
     def _look_at_cluster(self) -> None:
         """Follow a cluster that grows or shrinks; do not wait for ever for one that is gone."""
@@ -392,10 +316,6 @@ class _Drive:
         if self.client.status not in ("running", "connecting"):
             raise RetryableError("the scheduler is lost", found=self.client.status, mend=_AGAIN)
 
-    def _give_up(self, tile: TileKey, kind: str, message: str) -> None:
-        self.keys.pop(tile)
-        self.gaps.append(Gap(str(tile), "", "", kind, message))
-
     def _let_go(self) -> None:
         """Cancel what is still out there (nothing, unless the run broke off)."""
         if self.futures:
@@ -403,34 +323,34 @@ class _Drive:
                 self.client.cancel(list(self.futures.values()), force=True)
             self.futures.clear()
 
-    def _emit(
-        self,
-        kind: EventKind,
-        tile: TileKey | None = None,
-        record: TileRecord | None = None,
-        message: str = "",
-    ) -> None:
-        self.on_event(RunEvent(kind, tile, self._ended(), len(self.tiles), record, message))
+    def _emit(self, kind: EventKind, unit: Unit, record: TileRecord | None = None, message: str = "") -> None:
+        stage, tile = unit
+        ended, total = self.tallies[stage].ended, self.walk.total(stage)
+        self.on_event(RunEvent(kind, stage, tile, ended, total, record, message))
 
-    def _ended(self) -> int:
-        m = self.machine
-        return m.committed + m.skipped + m.failed + m.quarantined
+    def _write_gaps(self) -> None:
+        """Write each stage's gap list; gaps of tiles that this run did not come to still stand."""
+        partial = self.walk.only is not None or self.stopped != "finished"
+        for stage, tally in self.tallies.items():
+            kept = [g for gaps in self.old_gaps[stage].values() for g in gaps] if partial else []
+            write_gaps(self.lease.run_dir, stage, [*tally.gaps, *kept])
 
-    def _summary(self) -> RunSummary:
+    def _summary(self, stage: str) -> RunSummary:
+        tally, total = self.tallies[stage], self.walk.total(stage)
         return RunSummary(
-            job=self.job.name,
-            total=len(self.tiles),
-            done=self.machine.committed,
-            reused=self.machine.skipped,
-            failed=self.machine.failed,
-            quarantined=self.machine.quarantined,
-            left=len(self.tiles) - self._ended(),
-            gaps=len(self.gaps),
+            job=stage,
+            total=total,
+            done=tally.done,
+            reused=tally.reused,
+            failed=tally.failed,
+            quarantined=tally.quarantined,
+            left=total - tally.ended,
+            gaps=len(tally.gaps),
             interrupted=self.stopped == "drained",
             hopeless=self.stopped == "hopeless",
             seconds=time.monotonic() - self.begun,
-            tile_seconds=self.tile_seconds,
-            peak_bytes=self.peak_bytes,
+            tile_seconds=tally.tile_seconds,
+            peak_bytes=tally.peak_bytes,
             epoch=self.lease.epoch,
         )
 

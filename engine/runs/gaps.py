@@ -14,7 +14,7 @@ from engine.store.ledger import Gap
 from engine.store.objects import Folder
 from engine.values.errors import DataError
 
-__all__ = ["GAPS_FILE", "Gap", "read_gaps", "write_gaps"]
+__all__ = ["GAPS_FILE", "Gap", "gaps_by_tile", "read_gaps", "write_gaps"]
 
 GAPS_FILE = "gaps.json"
 
@@ -41,6 +41,14 @@ def read_gaps(run_dir: str, stage: str | None = None) -> list[Gap]:
     stages = _read(run_dir)
     wanted = sorted(stages) if stage is None else [stage]
     return [Gap(**fields) for name in wanted for fields in stages.get(name, [])]
+
+
+def gaps_by_tile(run_dir: str, stage: str) -> dict[str, list[Gap]]:
+    """Read the gaps of a stage by tile."""
+    found: dict[str, list[Gap]] = {}
+    for gap in read_gaps(run_dir, stage):
+        found.setdefault(gap.tile, []).append(gap)
+    return found
 
 
 def _read(run_dir: str) -> dict[str, list[dict[str, str]]]:

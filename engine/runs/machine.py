@@ -2,11 +2,18 @@
 
 ::
 
-    planned ──► ready ──► running ──► committed
-    (skipped)     ▲          │├─────► failed         a data error, or retries ran out
-                  ├─ retry ──┘│
+    planned ──► ready ──► running ──► written ──► committed
+    (skipped) ▲   ▲          │├─────► failed         a data error, retries ran out, or what it needs failed
+     needs ───┘   ├─ retry ──┘│
                   └─ suspect ◄┤  its worker died
                               └─────► quarantined    killed `lone_deaths` workers while alone
+
+Between running and committed a tile is *written*: its shards are there and were read back, its record is
+not. That passes on the worker (`engine.runs.tile`); a worker that dies there leaves a tile that is not done.
+
+A run may have several stages, such as a cube and the map of it. A unit is a tile of a stage; it is planned
+with the units that it needs (a map tile: the cube tiles under its halo), never before these, and is ready
+when they are committed. So a map begins while its cube is still being made.
 
 A worker that dies takes the blame for everything that was on it, so a death proves nothing about one
 tile of several. A tile whose worker died is tried again among the others; after `shared_deaths` such
@@ -22,9 +29,27 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from engine.values.errors import InputError
 from engine.values.grid import TileKey
+
+NEED_LOST = "need-lost"
+"""Kind of a gap: the tile itself was not tried, because one that it needs was given up."""
+
+
+class Unit(NamedTuple):
+    """One tile of one stage: what is handed out, fails, and is counted.
+
+    >>> str(Unit("map", TileKey(3, -4)))
+    'map r3_c-4'
+    """
+
+    stage: str
+    tile: TileKey
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.tile}"
 
 
 @dataclass(frozen=True)
@@ -53,16 +78,22 @@ class Limits:
 
 @dataclass(frozen=True)
 class Planned:
-    """A tile that has to be made. Offer as many as `Machine.room` asks for."""
+    """A tile that has to be made. Offer as many as `Machine.room` asks for.
 
-    tile: TileKey
+    Attributes:
+        unit: Which.
+        needs: Units that must be committed before; planned or skipped already.
+    """
+
+    unit: Unit
+    needs: frozenset[Unit] = frozenset()
 
 
 @dataclass(frozen=True)
 class Skipped:
     """A tile that is done already."""
 
-    tile: TileKey
+    unit: Unit
 
 
 @dataclass(frozen=True)
@@ -74,14 +105,14 @@ class NoMoreTiles:
 class TileDone:
     """A tile was written, read back and recorded."""
 
-    tile: TileKey
+    unit: Unit
 
 
 @dataclass(frozen=True)
 class TileFailed:
     """A tile's attempt raised an error."""
 
-    tile: TileKey
+    unit: Unit
     kind: str
     message: str
     retryable: bool
@@ -91,7 +122,7 @@ class TileFailed:
 class WorkerDied:
     """A worker was lost with these tiles on it."""
 
-    tiles: tuple[TileKey, ...]
+    units: tuple[Unit, ...]
 
 
 @dataclass(frozen=True)
@@ -113,7 +144,7 @@ Event = Planned | Skipped | NoMoreTiles | TileDone | TileFailed | WorkerDied | R
 class Submit:
     """Hand a tile out."""
 
-    tile: TileKey
+    unit: Unit
     attempt: int
 
 
@@ -121,7 +152,7 @@ class Submit:
 class Fail:
     """A tile is given up; it belongs into the gap list."""
 
-    tile: TileKey
+    unit: Unit
     kind: str
     message: str
 
@@ -130,7 +161,7 @@ class Fail:
 class Quarantine:
     """A tile kills workers; it belongs into the gap list."""
 
-    tile: TileKey
+    unit: Unit
     deaths: int
 
 
@@ -153,24 +184,28 @@ class Machine:
     Attributes:
         committed, failed, quarantined, skipped: Tiles that ended so.
 
-    >>> machine = Machine(Limits(in_flight=1))
-    >>> machine.handle(Planned(TileKey(0, 0)))
-    [Submit(tile=TileKey(row=0, col=0), attempt=1)]
-    >>> machine.handle(NoMoreTiles()), machine.handle(TileDone(TileKey(0, 0)))
+    >>> machine, first = Machine(Limits(in_flight=1)), Unit("map", TileKey(0, 0))
+    >>> machine.handle(Planned(first)) == [Submit(first, attempt=1)]
+    True
+    >>> machine.handle(NoMoreTiles()), machine.handle(TileDone(first))
     ([], [Stop(reason='finished')])
     """
 
     def __init__(self, limits: Limits):
         self.limits = limits
         self.committed = self.failed = self.quarantined = self.skipped = 0
-        self._ready: deque[TileKey] = deque()
-        self._suspects: deque[TileKey] = deque()
-        self._running: set[TileKey] = set()
-        self._alone: TileKey | None = None
-        self._attempts: Counter[TileKey] = Counter()
-        self._errors: Counter[TileKey] = Counter()
-        self._shared: Counter[TileKey] = Counter()
-        self._lone: Counter[TileKey] = Counter()
+        self._ready: deque[Unit] = deque()
+        self._suspects: deque[Unit] = deque()
+        self._running: set[Unit] = set()
+        self._open: set[Unit] = set()  # planned and not ended
+        self._needs: dict[Unit, set[Unit]] = {}  # of units that wait for others
+        self._wanted_by: dict[Unit, list[Unit]] = {}
+        self._lost: set[Unit] = set()  # gave up: what needs them must fail too
+        self._alone: Unit | None = None
+        self._attempts: Counter[Unit] = Counter()
+        self._errors: Counter[Unit] = Counter()
+        self._shared: Counter[Unit] = Counter()
+        self._lone: Counter[Unit] = Counter()
         self._all_planned = False
         self._stop_reason = "finished"
         self._stopped = False
@@ -183,7 +218,7 @@ class Machine:
     @property
     def waiting(self) -> int:
         """Planned tiles that are not handed out, suspects included."""
-        return len(self._ready) + len(self._suspects)
+        return len(self._ready) + len(self._suspects) + len(self._needs)
 
     @property
     def draining(self) -> bool:
@@ -205,52 +240,87 @@ class Machine:
         """
         out: list[Instruction] = []
         match event:
-            case Planned(tile):
-                self._ready.append(tile)
+            case Planned(unit, needs):
+                out += self._planned(unit, needs)
             case Skipped():
                 self.skipped += 1
             case NoMoreTiles():
                 self._all_planned = True
-            case TileDone(tile):
-                self._take_back(tile)
-                self._forget(tile)
-                self.committed += 1
+            case TileDone(unit):
+                self._take_back(unit)
+                self._tile_done(unit)
             case TileFailed():
                 out += self._tile_failed(event)
-            case WorkerDied(tiles):
-                out += self._worker_died(tiles)
+            case WorkerDied(units):
+                out += self._worker_died(units)
             case Resized(in_flight):
                 self.limits = replace(self.limits, in_flight=in_flight)
             case Drain():
                 self._stop_reason = "drained"
         return out + self._next()
 
-    def _tile_failed(self, event: TileFailed) -> list[Instruction]:
-        tile = event.tile
-        was_alone = self._take_back(tile)
-        self._errors[tile] += 1
-        if event.retryable and self._errors[tile] < self.limits.attempts:
-            (self._suspects if was_alone else self._ready).append(tile)
+    def _planned(self, unit: Unit, needs: frozenset[Unit]) -> list[Instruction]:
+        """Take a unit in: ready, waiting for others, or lost with what it needs."""
+        self._open.add(unit)
+        if lost := sorted(needs & self._lost):
+            return self._give_up(unit, Fail(unit, *_without(lost[0])))
+        missing = {n for n in needs if n in self._open}
+        if not missing:
+            self._ready.append(unit)
             return []
-        self._forget(tile)
-        self.failed += 1
+        self._needs[unit] = missing
+        for need in missing:
+            self._wanted_by.setdefault(need, []).append(unit)
+        return []
+
+    def _tile_done(self, unit: Unit) -> None:
+        """Count a good tile; what waited for it alone is ready."""
+        self._forget(unit)
+        self.committed += 1
+        for other in self._wanted_by.pop(unit, ()):
+            if (needs := self._needs.get(other)) is not None:
+                needs.discard(unit)
+                if not needs:
+                    del self._needs[other]
+                    self._ready.append(other)
+
+    def _give_up(self, unit: Unit, last: Fail | Quarantine) -> list[Instruction]:
+        """End a unit badly, and with it what needs it."""
+        self._forget(unit)
+        self._lost.add(unit)
+        if isinstance(last, Quarantine):
+            self.quarantined += 1
+        else:
+            self.failed += 1
+        out: list[Instruction] = [last]
+        for other in self._wanted_by.pop(unit, ()):
+            if self._needs.pop(other, None) is not None:
+                out += self._give_up(other, Fail(other, *_without(unit)))
+        return out
+
+    def _tile_failed(self, event: TileFailed) -> list[Instruction]:
+        unit = event.unit
+        was_alone = self._take_back(unit)
+        self._errors[unit] += 1
+        if event.retryable and self._errors[unit] < self.limits.attempts:
+            (self._suspects if was_alone else self._ready).append(unit)
+            return []
+        out = self._give_up(unit, Fail(unit, event.kind, event.message))
         if self.failed >= self.limits.hopeless and not self.committed + self.skipped:
             self._stop_reason = "hopeless"
-        return [Fail(tile, event.kind, event.message)]
+        return out
 
-    def _worker_died(self, tiles: Sequence[TileKey]) -> list[Instruction]:
+    def _worker_died(self, units: Sequence[Unit]) -> list[Instruction]:
         out: list[Instruction] = []
-        for tile in tiles:
-            was_alone = self._take_back(tile)
-            (self._lone if was_alone else self._shared)[tile] += 1
-            if self._lone[tile] >= self.limits.lone_deaths:
-                out.append(Quarantine(tile, self._lone[tile] + self._shared[tile]))
-                self._forget(tile)
-                self.quarantined += 1
-            elif was_alone or self._shared[tile] >= self.limits.shared_deaths:
-                self._suspects.append(tile)
+        for unit in units:
+            was_alone = self._take_back(unit)
+            (self._lone if was_alone else self._shared)[unit] += 1
+            if self._lone[unit] >= self.limits.lone_deaths:
+                out += self._give_up(unit, Quarantine(unit, self._lone[unit] + self._shared[unit]))
+            elif was_alone or self._shared[unit] >= self.limits.shared_deaths:
+                self._suspects.append(unit)
             else:
-                self._ready.append(tile)
+                self._ready.append(unit)
         return out
 
     def _next(self) -> list[Instruction]:
@@ -271,19 +341,25 @@ class Machine:
     def _has_room(self) -> bool:
         return len(self._running) < self.limits.in_flight
 
-    def _submit(self, tile: TileKey) -> Submit:
-        self._running.add(tile)
-        self._attempts[tile] += 1
-        return Submit(tile, self._attempts[tile])
+    def _submit(self, unit: Unit) -> Submit:
+        self._running.add(unit)
+        self._attempts[unit] += 1
+        return Submit(unit, self._attempts[unit])
 
-    def _take_back(self, tile: TileKey) -> bool:
+    def _take_back(self, unit: Unit) -> bool:
         """Note that a tile is no longer in flight; tell whether it ran alone."""
-        self._running.remove(tile)
-        was_alone = self._alone == tile
+        self._running.remove(unit)
+        was_alone = self._alone == unit
         if was_alone:
             self._alone = None
         return was_alone
 
-    def _forget(self, tile: TileKey) -> None:
+    def _forget(self, unit: Unit) -> None:
+        self._open.discard(unit)
         for counter in (self._attempts, self._errors, self._shared, self._lone):
-            counter.pop(tile, None)
+            counter.pop(unit, None)
+
+
+def _without(need: Unit) -> tuple[str, str]:
+    """Return kind and message of a unit whose need was given up."""
+    return NEED_LOST, f"it needs {need}, which could not be made"

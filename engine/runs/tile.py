@@ -8,8 +8,10 @@ again.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +19,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from engine.runs.machine import Unit
 from engine.runs.meter import PeakMemory
 from engine.store import lease
 from engine.store.ledger import Gap, Ledger, TileRecord
@@ -63,8 +66,14 @@ class TileJob(Protocol):
     def tiles(self) -> TileList:
         """Return all tiles, neighbours close together; a walk need not hold them all."""
 
-    def key(self, tile: TileKey) -> str:
-        """Return sha256 (hex) over everything that the tile's pixels depend on."""
+    def inputs(self, tile: TileKey) -> Mapping[str, Any]:
+        """Return everything that the tile's pixels depend on, as JSON values by component.
+
+        The sha256 over it is the tile's key; the components tell why a tile is made again.
+        """
+
+    def needs(self, tile: TileKey) -> Iterable[Unit]:
+        """Name the tiles of earlier stages that must be there before."""
 
     def box(self, tile: TileKey) -> Box:
         """Return the pixels that the tile writes: whole shards, cut to the store's box."""
@@ -79,7 +88,6 @@ class TileTask:
 
     Attributes:
         tile: Which tile.
-        key: Its key.
         attempt: 1 for the first try.
         run_dir: The run's folder.
         epoch: The lease's epoch under which the tile was handed out.
@@ -88,7 +96,6 @@ class TileTask:
     """
 
     tile: TileKey
-    key: str
     attempt: int
     run_dir: str
     epoch: int
@@ -109,7 +116,9 @@ def execute_tile(job: TileJob, task: TileTask) -> TileRecord:
     """
     ledger, begun = Ledger(task.run_dir, job.name), time.monotonic()
     lease.check(task.run_dir, task.epoch)
-    standing = ledger.done(task.tile, task.key)
+    inputs = job.inputs(task.tile)
+    key = key_of(inputs)
+    standing = ledger.done(task.tile, key)
     if standing is not None and (not task.redo or standing.epoch == task.epoch):
         return standing
     box = job.box(task.tile)
@@ -123,7 +132,7 @@ def execute_tile(job: TileJob, task: TileTask) -> TileRecord:
     return ledger.commit(
         TileRecord(
             tile=task.tile,
-            key=task.key,
+            key=key,
             attempt=task.attempt,
             checksums=checksums,
             seconds=round(time.monotonic() - begun, 3),
@@ -134,8 +143,23 @@ def execute_tile(job: TileJob, task: TileTask) -> TileRecord:
             engine=engine_version(),
             epoch=task.epoch,
             gaps=output.gaps,
+            inputs=digests_of(inputs),
         )
     )
+
+
+def key_of(inputs: Mapping[str, Any]) -> str:
+    """Return a tile's key: sha256 (hex) over its inputs as JSON with sorted keys.
+
+    >>> key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def digests_of(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """Return the first 12 hex digits of the sha256 of each component: enough to tell what changed."""
+    return {name: key_of({name: value})[:12] for name, value in inputs.items()}
 
 
 def engine_version() -> str:

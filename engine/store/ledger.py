@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -70,6 +70,7 @@ class TileRecord:
         engine: Version of the software and of its format.
         epoch: Number of the run's holding of the folder; of a tile's records the highest counts.
         gaps: What the tile had to do without.
+        inputs: Component of the key to the first digits of its sha256: tells what changed since.
     """
 
     tile: TileKey
@@ -84,6 +85,7 @@ class TileRecord:
     engine: str
     epoch: int = 1
     gaps: tuple[Gap, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> bytes:
         """Write the record as JSON with sorted keys."""
@@ -171,37 +173,15 @@ class Ledger:
         newest = max(self._of_tile(tile), key=_age, default=None)
         return newest if newest is not None and newest.key == key else None
 
-    def finished(
-        self, wanted: Iterable[tuple[TileKey, str]]
-    ) -> Iterator[tuple[TileKey, str, TileRecord | None]]:
-        """Look up many tiles in order, lazily, reading each ledger folder about once.
-
-        Args:
-            wanted: Tiles and keys, best in an order that keeps neighbours together.
-
-        Yields:
-            Tile, key and the tile's record or None. At most 8 folders (2048 tiles) are held in memory.
-        """
-        held: OrderedDict[str, dict[TileKey, TileRecord]] = OrderedDict()
-        for tile, key in wanted:
-            block = block_of(tile)
-            if block not in held:
-                held[block] = self._block(block)
-            held.move_to_end(block)
-            if len(held) > _BLOCKS_KEPT:
-                held.popitem(last=False)
-            record = held[block].get(tile)
-            yield tile, key, record if record and record.key == key else None
-
     def records(self) -> Iterator[TileRecord]:
         """Yield the record of each tile, folder by folder; at most one folder is held in memory."""
         for block in self.folder.names():
-            yield from self._block(block).values()
+            yield from self.block(block).values()
 
     def _of_tile(self, tile: TileKey) -> Iterator[TileRecord]:
         return self._read(block_of(tile), f"{tile}.")
 
-    def _block(self, block: str) -> dict[TileKey, TileRecord]:
+    def block(self, block: str) -> dict[TileKey, TileRecord]:
         """Return the record that counts of each tile in a folder."""
         return {record.tile: record for record in sorted(self._read(block, ""), key=_age)}
 
@@ -210,6 +190,28 @@ class Ledger:
         contents = folder.read_all(n for n in folder.names() if n.startswith(prefix))
         parsed = (_parse(f"{block}/{name}", contents[name]) for name in sorted(contents))
         return (record for record in parsed if record is not None)
+
+
+class Lookup:
+    """Records looked up tile by tile; each ledger folder is read about once if neighbours come together.
+
+    Args:
+        ledger: Whose records; at most 8 folders (2048 tiles) are held in memory.
+    """
+
+    def __init__(self, ledger: Ledger):
+        self._ledger = ledger
+        self._held: OrderedDict[str, dict[TileKey, TileRecord]] = OrderedDict()
+
+    def of(self, tile: TileKey) -> TileRecord | None:
+        """Return the record that counts of a tile, None when there is none."""
+        block = block_of(tile)
+        if block not in self._held:
+            self._held[block] = self._ledger.block(block)
+        self._held.move_to_end(block)
+        if len(self._held) > _BLOCKS_KEPT:
+            self._held.popitem(last=False)
+        return self._held[block].get(tile)
 
 
 def _age(record: TileRecord) -> tuple[TileKey, int]:

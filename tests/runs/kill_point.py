@@ -48,7 +48,7 @@ def main(folder: str, point: str) -> None:
         open_epoch(job.store_url, lease.epoch)
         if point == "inside-record":  # only now: the lease makes its own objects this way too
             os.link = _die
-        execute_tile(job, TileTask(TILE, job.key(TILE), 1, job.run_dir, lease.epoch))
+        execute_tile(job, TileTask(TILE, 1, job.run_dir, lease.epoch))
 
 
 if __name__ == "__main__":

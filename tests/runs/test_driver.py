@@ -280,7 +280,7 @@ def test_results_that_differ_between_attempts_are_told(
     job = RestlessJob(str(tmp_path)).create()
     with Lease(job.run_dir) as lease:
         open_epoch(job.store_url, lease.epoch)
-        task = TileTask(TileKey(0, 0), job.key(TileKey(0, 0)), 1, job.run_dir, lease.epoch)
+        task = TileTask(TileKey(0, 0), 1, job.run_dir, lease.epoch)
         ledger = Ledger(job.run_dir, job.name)
         record = execute_tile(job, task)
         assert execute_tile(job, task) == record, "what is done is not done again"
@@ -299,17 +299,17 @@ def test_an_error_at_any_step_leaves_no_record(
     tile = TileKey(0, 0)
     with Lease(job.run_dir) as lease:
         open_epoch(job.store_url, lease.epoch)
-        task = TileTask(tile, job.key(tile), 1, job.run_dir, lease.epoch)
+        task = TileTask(tile, 1, job.run_dir, lease.epoch)
         with monkeypatch.context() as patch:
             patch.setattr(tile_module, step, lambda *_: (_ for _ in ()).throw(OSError("disk full")))
             with pytest.raises(OSError, match="disk full"):
                 execute_tile(job, task)
-        assert Ledger(job.run_dir, job.name).done(tile, task.key) is None
+        assert Ledger(job.run_dir, job.name).done(tile, job.key(tile)) is None
         assert execute_tile(job, task).attempt == 1
 
 
 def test_events_options_and_summaries_pickle(job: FakeJob) -> None:
-    for value in (job, RunOptions(), TileTask(TileKey(0, 0), "k", 1, "run", 1)):
+    for value in (job, RunOptions(), TileTask(TileKey(0, 0), 1, "run", 1)):
         assert pickle.loads(pickle.dumps(value)) == value
 
 

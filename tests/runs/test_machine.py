@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.runs.machine import (
+    NEED_LOST,
     Drain,
     Fail,
     Instruction,
@@ -24,19 +25,20 @@ from engine.runs.machine import (
     Submit,
     TileDone,
     TileFailed,
+    Unit,
     WorkerDied,
 )
 from engine.values.errors import InputError
 from engine.values.grid import TileKey
 
-A, B, C = TileKey(0, 0), TileKey(0, 1), TileKey(0, 2)
+A, B, C = (Unit("map", TileKey(0, c)) for c in range(3))
 
 
 def _machine(**limits: int) -> Machine:
     return Machine(Limits(**{"in_flight": 2, **limits}))
 
 
-def _plan(machine: Machine, *tiles: TileKey) -> list[Instruction]:
+def _plan(machine: Machine, *tiles: Unit) -> list[Instruction]:
     out = [i for t in tiles for i in machine.handle(Planned(t))]
     return out + machine.handle(NoMoreTiles())
 
@@ -136,6 +138,43 @@ def test_a_tile_that_was_not_handed_out_cannot_come_back() -> None:
         _machine().handle(TileDone(A))
 
 
+def _cube(unit: Unit) -> Unit:
+    return unit._replace(stage="cube")
+
+
+def test_a_tile_waits_for_what_it_needs_and_not_for_the_stage() -> None:
+    machine, need = _machine(in_flight=3), _cube(A)
+    assert machine.handle(Planned(need)) == [Submit(need, 1)]
+    assert machine.handle(Planned(A, frozenset({need}))) == []
+    assert machine.handle(Planned(_cube(B))) == [Submit(_cube(B), 1)]
+    assert machine.waiting == 1
+    assert machine.handle(TileDone(need)) == [Submit(A, 1)], "cube B is still running"
+    machine.handle(NoMoreTiles())
+    assert machine.handle(TileDone(A)) == []
+    assert machine.handle(TileDone(_cube(B))) == [Stop("finished")]
+
+
+def test_what_was_done_before_is_not_waited_for() -> None:
+    machine = _machine()
+    machine.handle(Skipped(_cube(A)))
+    assert machine.handle(Planned(B, frozenset({_cube(A), _cube(C)}))) == [Submit(B, 1)]
+
+
+def test_what_needs_a_lost_tile_is_lost_with_it_before_and_after() -> None:
+    machine = _machine()
+    machine.handle(Planned(_cube(A)))
+    machine.handle(Planned(_cube(B)))
+    machine.handle(Planned(A, frozenset({_cube(A), _cube(B)})))
+    lost = machine.handle(TileFailed(_cube(A), "DataError", "", retryable=False))
+    because = "it needs cube r0_c0, which could not be made"
+    assert lost == [Fail(_cube(A), "DataError", ""), Fail(A, NEED_LOST, because)]
+    machine.handle(TileDone(_cube(B)))
+    late = machine.handle(Planned(B, frozenset({_cube(A), _cube(B)})))
+    assert late == [Fail(B, NEED_LOST, because)]
+    assert machine.handle(NoMoreTiles()) == [Stop("finished")]
+    assert (machine.committed, machine.failed, machine.waiting) == (1, 3, 0)
+
+
 @pytest.mark.parametrize("name", ["in_flight", "attempts", "lone_deaths", "shared_deaths", "hopeless"])
 def test_limits_are_at_least_one(name: str) -> None:
     with pytest.raises(InputError):
@@ -146,18 +185,19 @@ def test_limits_are_at_least_one(name: str) -> None:
 class World:
     """Carries out instructions on imaginary workers and checks every promise on the way."""
 
-    tiles: list[TileKey]
-    poison: set[TileKey]
-    bad: set[TileKey]
-    flaky: dict[TileKey, int]
+    tiles: list[Unit]
+    poison: set[Unit]
+    bad: set[Unit]
+    flaky: dict[Unit, int]
     limit: int
     drain_at: int | None
     workers: int
+    needs: dict[Unit, frozenset[Unit]]
     machine: Machine = field(init=False)
-    running: dict[TileKey, int] = field(default_factory=dict)
-    ended: Counter[TileKey] = field(default_factory=Counter)
-    how: dict[TileKey, str] = field(default_factory=dict)
-    lone_kills: Counter[TileKey] = field(default_factory=Counter)
+    running: dict[Unit, int] = field(default_factory=dict)
+    ended: Counter[Unit] = field(default_factory=Counter)
+    how: dict[Unit, str] = field(default_factory=dict)
+    lone_kills: Counter[Unit] = field(default_factory=Counter)
     drained: bool = False
     stop: str = ""
 
@@ -168,6 +208,7 @@ class World:
                 case Submit(tile, _):
                     assert not self.drained
                     assert tile not in self.running
+                    assert all(self.how.get(n) == "committed" for n in self.needs.get(tile, ()))
                     assert not self.ended[tile]
                     self.running[tile] = len(self.running) % self.workers
                     assert len(self.running) <= self.limit
@@ -181,7 +222,7 @@ class World:
                     assert not self.running
                     self.stop = reason
 
-    def end(self, tile: TileKey, how: str) -> None:
+    def end(self, tile: Unit, how: str) -> None:
         self.ended[tile] += 1
         self.how[tile] = how
 
@@ -213,7 +254,8 @@ class World:
         while not self.stop:
             while self.machine.room and not self.stop:
                 tile = next(source, None)
-                self.obey(self.machine.handle(NoMoreTiles() if tile is None else Planned(tile)))
+                needs = self.needs.get(tile, frozenset())
+                self.obey(self.machine.handle(NoMoreTiles() if tile is None else Planned(tile, needs)))
                 planned += tile is not None
                 assert self.machine.in_flight == len(self.running)
                 assert self.machine.waiting + self.machine.in_flight <= planned - sum(self.ended.values())
@@ -226,7 +268,7 @@ class World:
             assert steps < 100 * (len(self.tiles) + 1), "every run ends"
 
 
-TILES = [TileKey(r, c) for r in range(4) for c in range(4)]
+TILES = [Unit("map", TileKey(r, c)) for r in range(4) for c in range(4)]
 SOME = st.sets(st.sampled_from(TILES), max_size=4)
 
 
@@ -239,21 +281,26 @@ SOME = st.sets(st.sampled_from(TILES), max_size=4)
     limit=st.integers(1, 6),
     workers=st.integers(1, 3),
     drain_at=st.none() | st.integers(0, 20),
+    staged=st.booleans(),
     choose=st.data(),
 )
 def test_every_tile_ends_exactly_once_whatever_happens(
     count: int,
-    poison: set[TileKey],
-    bad: set[TileKey],
-    flaky: dict[TileKey, int],
+    poison: set[Unit],
+    bad: set[Unit],
+    flaky: dict[Unit, int],
     limit: int,
     workers: int,
     drain_at: int | None,
+    staged: bool,
     choose: st.DataObject,
 ) -> None:
-    tiles = TILES[:count]
+    tiles, needs = TILES[:count], {}
+    if staged:  # the first half is the cube, and each tile of the second half needs two of them
+        half = count // 2
+        needs = {t: frozenset(tiles[max(0, i - 1) : i + 1]) for i, t in enumerate(tiles[half : 2 * half])}
     fails = dict(flaky)
-    world = World(tiles, poison, bad - poison, flaky, limit, drain_at, workers)
+    world = World(tiles, poison, bad - poison, flaky, limit, drain_at, workers, needs)
     world.run(choose)
     assert all(n == 1 for n in world.ended.values())
     machine = world.machine
@@ -265,7 +312,9 @@ def test_every_tile_ends_exactly_once_whatever_happens(
         return
     assert set(world.ended) == set(tiles), "none is lost"
     for tile, how in world.how.items():
-        if tile in poison:
+        if any(world.how[n] != "committed" for n in needs.get(tile, ())):
+            assert how == "failed", "it cannot be made without what it needs"
+        elif tile in poison:
             assert how == "quarantined"
         elif tile in bad or fails.get(tile, 0) >= 3:
             assert how == "failed"
@@ -273,3 +322,6 @@ def test_every_tile_ends_exactly_once_whatever_happens(
             assert how == "committed"
     assert not machine._attempts, "what ended is forgotten"
     assert not machine._shared
+    assert not machine._open
+    assert not machine._needs
+    assert not machine._wanted_by

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.store.ledger import Gap, Ledger, TileRecord, as_dict, block_of
+from engine.store.ledger import Gap, Ledger, Lookup, TileRecord, as_dict, block_of
 from engine.store.objects import Folder
 from engine.values.errors import DataError, InputError
 from engine.values.grid import Box, TileKey, tiles_over
@@ -64,7 +64,7 @@ def test_of_several_records_of_a_tile_the_highest_epoch_counts(ledger: Ledger) -
     assert ledger.done(RECORD.tile, KEY) is None
     assert ledger.done(RECORD.tile, newer.key) == newer
     assert list(ledger.records()) == [newer]
-    assert [r for _, _, r in ledger.finished([(RECORD.tile, KEY), (RECORD.tile, newer.key)])] == [None, newer]
+    assert Lookup(ledger).of(RECORD.tile) == newer
 
 
 def test_clearing_removes_a_tiles_earlier_records_only(ledger: Ledger) -> None:
@@ -103,29 +103,14 @@ def test_a_short_key_is_refused(ledger: Ledger) -> None:
         ledger.done(RECORD.tile, "abc")
 
 
-def test_many_tiles_are_looked_up_in_order(ledger: Ledger) -> None:
+def test_many_tiles_are_looked_up(ledger: Ledger) -> None:
     tiles = tiles_over(Box(-20, -20, 20, 20), 1)
     for tile in tiles[::3]:
         ledger.commit(replace(RECORD, tile=tile, gaps=()))
-    found = list(ledger.finished((t, KEY) for t in tiles))
-    assert [t for t, _, _ in found] == tiles
-    assert [t for t, _, r in found if r is not None] == tiles[::3]
-    assert all(r is None for _, _, r in ledger.finished((t, "cd" * 32) for t in tiles))
+    lookup = Lookup(ledger)
+    assert [t for t in tiles if lookup.of(t) is not None] == tiles[::3]
+    assert all(r is None or r.tile == t for t in tiles for r in [lookup.of(t)])
     assert sorted(r.tile for r in ledger.records()) == sorted(tiles[::3])
-
-
-def test_a_lookup_reads_no_further_than_asked(ledger: Ledger) -> None:
-    asked = []
-
-    def wanted():
-        for tile in tiles_over(Box(0, 0, 50, 50), 1):
-            asked.append(tile)
-            yield tile, KEY
-
-    stream = ledger.finished(wanted())
-    for _ in range(3):
-        next(stream)
-    assert len(asked) == 3
 
 
 def _held() -> int:
@@ -142,9 +127,10 @@ def test_records_are_held_a_few_folders_at_a_time(tmp_path: Path) -> None:
     held = [_held() - before for n, _ in enumerate(ledger.records()) if n % 500 == 0]
     assert len(held) == 9
     assert max(held) <= 2 * 256
-    looked_up = ledger.finished((t, KEY) for t in tiles)
-    held = [_held() - before for n, (_, _, record) in enumerate(looked_up) if n % 500 == 0 and record]
+    lookup = Lookup(ledger)
+    held = [_held() - before for n, t in enumerate(tiles) if lookup.of(t) and n % 500 == 0]
     assert len(held) == 9
+    assert max(held) <= 9 * 256
     assert max(held) <= 9 * 256
 
 
