@@ -45,7 +45,10 @@ MAPS: dict[str, dict[str, Any]] = {
 CUBES: dict[str, dict[str, Any]] = {
     "cube": {"bands": TEN},
     "cube, filled": {"bands": TEN, "gap_fill": "whittaker"},
-    "cube, statistics": {"bands": THREE, "features": {"indices": ["NDVI"], "statistics": ["NDVI_mean", "red_p90"]}},
+    "cube, statistics": {
+        "bands": THREE,
+        "features": {"indices": ["NDVI"], "statistics": ["NDVI_mean", "red_p90"]},
+    },
     "cube, variability": {"bands": TEN, "reducer": "geomedian", "variability": True},
     "cube, phenology": {"bands": THREE, "gap_fill": "linear", "features": {"phenology": "NDVI"}},
     "cube, sharpened best": {"bands": TEN, "reducer": "best", "sharpen": "ratio"},
@@ -61,7 +64,7 @@ def archive_in(folder: Path) -> SampleArchive:
 def bundle_of(folder: Path, spec: dict[str, Any], archive: SampleArchive, window: int = 256) -> Path:
     torch.manual_seed(0)
     scheme, made = ClassScheme.from_file(archive.classes), CubeSpec(**spec)
-    dates = 8 if made.period == "1MS" else 3
+    dates = 8 if made.period == "1MS" else 4
     config = {"n_dates": dates, "n_bands": len(made.bands), "n_classes": len(scheme.values)}
     fields = BundleFields(
         name="random", spec=made, n_dates=dates, classes=scheme, lattice=Lattice(window, window * 3 // 8),
@@ -112,7 +115,9 @@ def measure(name: str, tile_px: int, archive: SampleArchive, folder: Path) -> fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--archive", type=Path, default=Path(tempfile.gettempdir()) / "landweave-archive-20km")
+    parser.add_argument(
+        "--archive", type=Path, default=Path(tempfile.gettempdir()) / "landweave-archive-20km"
+    )
     parser.add_argument("--tiles", type=int, nargs="+", default=[512, 1024, 2048])
     parser.add_argument("--only", nargs="+")
     args = parser.parse_args()
@@ -124,7 +129,9 @@ def main() -> None:
             for tile in args.tiles
         ]
     held = sum(1.0 <= r <= 1.5 for r in ratios)
-    print(f"projected / measured: {min(ratios):.2f} .. {max(ratios):.2f}; {held} of {len(ratios)} within 1.0 .. 1.5")
+    print(
+        f"projected / measured: {min(ratios):.2f} .. {max(ratios):.2f}; {held} of {len(ratios)} within 1.0 .. 1.5"
+    )
 
 
 if __name__ == "__main__":

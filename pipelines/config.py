@@ -134,6 +134,11 @@ class RunConfig(TiledConfig):
     bundle: str = Field(description="Folder of the model bundle.")
     cube: CubeSpec | None = Field(default=None, description="Default: the bundle's own cube spec.")
     probability: bool = Field(default=False, description="Also store the probability of every class.")
+    through: Literal["fused", "staged", "auto"] = Field(
+        default="fused",
+        description="fused: each tile reads the archive with its halo; staged: the cube is written first, and "
+        "read with halos; auto: as `plan` finds cheaper.",
+    )
     products: bool = Field(
         default=True, description="Write COG, STAC item, overviews and quicklook at the end."
     )

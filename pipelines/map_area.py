@@ -81,10 +81,17 @@ def map_area(
     return MapResult(config.out, done.km2, summary, products)
 
 
-def prepare(config: RunConfig, *, resume: bool = True) -> tuple[MapJob, Area, ItemTable]:
+def prepare(
+    config: RunConfig, *, resume: bool = True, table: ItemTable | None = None
+) -> tuple[MapJob, Area, ItemTable]:
     """Do all that comes before the first tile: read, search, check, freeze, and make the empty store.
 
     The caller holds the folder's lease, so that two runs cannot freeze two plans.
+
+    Args:
+        config: The run.
+        resume: False searches again.
+        table: The scenes, where the caller has searched already.
     """
     check_sizes(config.tile_px)
     run_dir = local_folder(config.out)
@@ -92,7 +99,8 @@ def prepare(config: RunConfig, *, resume: bool = True) -> tuple[MapJob, Area, It
     spec = spec_of(config, bundle)
     grid, _ = grid_and_box(area, config.crs, spec.resolution_m)
     question = question_of(config, area, bundle.lattice.window_px * bundle.spec.resolution_m)
-    table = known_scenes(run_dir, question) if resume else None
+    if table is None and resume:
+        table = known_scenes(run_dir, question)
     if table is None:
         table = search_padded(config, area, bundle)
     steps = check_fit(bundle, table, spec, grid)

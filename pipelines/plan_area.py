@@ -10,7 +10,7 @@ from engine.archive.radiometry import radiometry
 from engine.cube.plan import plan_cube
 from engine.inference.bundle import Bundle, load_bundle
 from engine.values.area import Area
-from engine.values.budget import GIB, TileShape, tile_bytes
+from engine.values.budget import TileShape
 from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
 from pipelines.config import RunConfig
@@ -88,26 +88,6 @@ def describe_radiometry(table: ItemTable) -> str:
     looked = Counter(i.probe.partition(":")[0] for i in table if i.probe)
     said = [f"pixels: {', '.join(f'{n} {k}' for k, n in sorted(looked.items()))}"] if looked else []
     return "; ".join([", ".join(f"{o}: {n}" for o, n in sorted(offsets.items())), *said])
-
-
-def plan_area(config: RunConfig) -> dict[str, Any]:
-    """Say what a map needs before it runs."""
-    bundle, area = load_bundle(config.bundle), area_of(config.area)
-    spec = spec_of(config, bundle)
-    grid, box = grid_and_box(area, config.crs, spec.resolution_m)
-    table = search_padded(config, area, bundle)
-    steps = check_fit(bundle, table, spec, grid)
-    tile = Box(0, 0, config.tile_px, config.tile_px)
-    memory = tile_bytes(tile_shape(bundle, spec, steps, tile, config.chunk_px))
-    lattice = bundle.lattice
-    return {
-        **summarise_scenes(table),
-        "tiles": f"at most {box.snap_out(config.tile_px).area_px // config.tile_px**2}",
-        "windows a tile": lattice.count(tile),
-        "pixels evaluated a pixel": f"{lattice.count(tile) * lattice.window_px**2 / tile.area_px:.2f}",
-        "memory a worker": f"{memory['total'] / GIB:.2f} GiB",
-        "map, before compression": f"{3 * box.area_px / GIB:.3f} GiB",
-    }
 
 
 def search_padded(config: RunConfig, area: Area, bundle: Bundle) -> ItemTable:

@@ -332,7 +332,9 @@ def _to_arrow(table: ItemTable) -> Any:
     import pyarrow as pa
     import shapely
 
-    asset = pa.struct([("band", pa.string()), ("href", pa.string()), ("nodata", pa.float64()), ("size_bytes", pa.int64())])
+    asset = pa.struct(
+        [("band", pa.string()), ("href", pa.string()), ("nodata", pa.float64()), ("size_bytes", pa.int64())]
+    )
     kinds = {
         "datetime": pa.timestamp("us", tz="UTC"),
         "geometry": pa.binary(),
@@ -347,7 +349,8 @@ def _to_arrow(table: ItemTable) -> Any:
     names = [_column(f.name) for f in dataclasses.fields(ItemRecord)]
     fields = [f.name for f in dataclasses.fields(ItemRecord) if f.name != "assets"]
     rows = [
-        {_column(k): getattr(item, k) for k in fields} | {"assets": [_asset_fields(a) | {"size_bytes": a.size_bytes} for a in item.assets]}
+        {_column(k): getattr(item, k) for k in fields}
+        | {"assets": [_asset_fields(a) | {"size_bytes": a.size_bytes} for a in item.assets]}
         for item in table.items
     ]
     shapes = [item.geometry for item in table.items]

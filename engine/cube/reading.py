@@ -128,8 +128,12 @@ class Archive:
         for row, pixel_m in enumerate(self._pixels_m):
             block = FILE_BLOCK_PX * pixel_m / unit
             half = block / 2
-            met = shapely.area(shapely.clip_by_rect(shapes, left - half, bottom - half, right + half, top + half))
-            again = math.prod((side + pieces * block) / (side + block) for side in (right - left, top - bottom))
+            met = shapely.area(
+                shapely.clip_by_rect(shapes, left - half, bottom - half, right + half, top + half)
+            )
+            again = math.prod(
+                (side + pieces * block) / (side + block) for side in (right - left, top - bottom)
+            )
             total += again * float(met @ self._density[row, at])
         return total
 

@@ -183,7 +183,9 @@ def fit(loads: Sequence[Load], seconds: Sequence[float]) -> TileTimes:
     )
 
 
-def run_seconds(times: TileTimes, loads: Sequence[Load], workers: Workers, *, tiles: int | None = None) -> Interval:
+def run_seconds(
+    times: TileTimes, loads: Sequence[Load], workers: Workers, *, tiles: int | None = None
+) -> Interval:
     """Estimate the wall-clock seconds of a run.
 
     Args:
@@ -254,6 +256,14 @@ def choose_way(fused: WayCost, staged: WayCost) -> Way:
     return "staged" if moved < (fused.archive_bytes + fused.store_bytes) * (1 - GAIN) else "fused"
 
 
+def reason_of(fused: WayCost, staged: WayCost) -> str:
+    """Say in a few words why a way was chosen."""
+    if fused.seconds is not None and staged.seconds is not None:
+        return f"staging takes {staged.seconds / max(fused.seconds, 1e-9):.2f} times as long"
+    moved = (staged.archive_bytes + staged.store_bytes) / max(fused.archive_bytes + fused.store_bytes, 1.0)
+    return f"staging moves {moved:.2f} times as many bytes"
+
+
 @dataclass(frozen=True)
 class TileSize:
     """What a size of tile would mean.
@@ -273,10 +283,15 @@ class TileSize:
     seconds: float | None = None
 
 
-def propose_size(sizes: Sequence[TileSize], memory_limit: int | None, slots: int) -> tuple[TileSize, str]:
-    """Choose a tile size: the fastest that fits, or, where nothing was measured, the one that reads least.
+NEARLY = 0.10
+"""A smaller tile may cost this share more: less is lost with a tile, and slots end together."""
 
-    Sizes that leave less than two tiles to a slot come last, for slots would stand idle.
+
+def propose_size(sizes: Sequence[TileSize], memory_limit: int | None, slots: int) -> tuple[TileSize, str]:
+    """Choose a tile size: the smallest that costs nearly the least, of those that fit into a worker.
+
+    Cost is seconds, or, where nothing was measured, bytes read. Sizes that leave less than two tiles to a
+    slot come last, for slots would stand idle.
 
     Args:
         sizes: What there is to choose from.
@@ -293,9 +308,10 @@ def propose_size(sizes: Sequence[TileSize], memory_limit: int | None, slots: int
         raise InputError("no tile sizes to choose from", where="tile_px")
     fit_in = [s for s in sizes if memory_limit is None or s.memory_bytes <= memory_limit]
     if not fit_in:
-        smallest = min(sizes, key=lambda s: s.memory_bytes)
-        return smallest, "the least memory; none fits into a worker"
+        return min(sizes, key=lambda s: s.memory_bytes), "the least memory; none fits into a worker"
     busy = [s for s in fit_in if s.tiles >= 2 * slots] or [min(fit_in, key=lambda s: s.tile_px)]
-    if all(s.seconds is not None for s in busy):
-        return min(busy, key=lambda s: s.seconds or 0.0), "the least time of those that fit"
-    return min(busy, key=lambda s: s.archive_bytes), "the fewest bytes read of those that fit"
+    timed = [(s, s.seconds) for s in busy if s.seconds is not None]
+    costs, what = (timed, "time") if len(timed) == len(busy) else ([(s, s.archive_bytes) for s in busy], "bytes")
+    least = min(cost for _, cost in costs)
+    chosen = min((s for s, cost in costs if cost <= least * (1 + NEARLY)), key=lambda s: s.tile_px)
+    return chosen, f"the smallest that fits within {NEARLY:.0%} of the least {what}"
