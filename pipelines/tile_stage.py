@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,14 +13,15 @@ from typing import Any
 from cluster.launch import open_client
 from engine.archive.items import ItemTable
 from engine.archive.radiometry import radiometry
-from engine.runs.driver import RunEvent, RunOptions, RunSummary, TileJob, run_tiles
+from engine.runs.driver import RunEvent, RunOptions, RunSummary, TileJob, run_stages
+from engine.runs.tile import TileList
 from engine.store.lease import Lease
 from engine.values.area import Area
 from engine.values.budget import require_fit
 from engine.values.errors import InputError
 from pipelines.config import SourceConfig
 from pipelines.run_folder import ITEMS_KEY, PROJECTED_KEY, QUESTION_KEY, plans_in, read_plan
-from pipelines.tile_inputs import SHARD_MAX_PX
+from pipelines.tile_inputs import SHARD_MAX_PX, items_in
 
 Listener = Callable[[RunEvent, float], None]
 
@@ -32,30 +33,41 @@ class StageResult:
     Attributes:
         run: The run folder.
         km2: Surface of the outline in square kilometres.
-        summary: How the tiles ended.
+        summaries: How the tiles of each stage ended; the last one is what was asked for.
     """
 
     run: str
     km2: float
-    summary: RunSummary
+    summaries: tuple[RunSummary, ...]
+
+    @property
+    def summary(self) -> RunSummary:
+        """How the tiles of the last stage ended."""
+        return self.summaries[-1]
 
     @property
     def exit_code(self) -> int:
-        """0 done, 3 partial, 4 nothing but errors, 5 interrupted."""
-        return self.summary.exit_code
+        """0 done, 3 partial, 4 nothing but errors, 5 interrupted: the worst of all stages."""
+        return max(s.exit_code for s in self.summaries)
 
     def as_dict(self) -> dict[str, Any]:
         """Return figures for people and programs."""
         s = self.summary
+        earlier = {e.job: _told(e) for e in self.summaries[:-1]}
         made = self.km2 * s.done / max(1, s.total)
         speed = f"{made * 3600 / s.seconds:,.0f} km2/h" if s.done else "nothing new"
         return {
             "run": self.run,
-            "tiles": f"{s.done} made, {s.reused} kept, {s.failed + s.quarantined} failed, {s.left} left of {s.total}",
+            **earlier,
+            "tiles": _told(s),
             "speed": f"{speed} ({s.seconds:.1f} s)",
-            "memory": f"{s.peak_bytes / 2**30:.2f} GiB a worker at most",
-            "gaps": s.gaps,
+            "memory": f"{max(e.peak_bytes for e in self.summaries) / 2**30:.2f} GiB a worker at most",
+            "gaps": sum(e.gaps for e in self.summaries),
         }
+
+
+def _told(s: RunSummary) -> str:
+    return f"{s.done} made, {s.reused} kept, {s.failed + s.quarantined} failed, {s.left} left of {s.total}"
 
 
 @dataclass(frozen=True)
@@ -67,28 +79,34 @@ class Around:
         options: How to run.
         cluster: A `distributed.Client`, or what `cluster.launch.open_client` opens.
         listener: Called for each event of the run, with the mean square kilometres of one tile.
+        only: Tiles of the last stage to make; None for all.
     """
 
     lease: Lease
     options: RunOptions
     cluster: Any
     listener: Listener | None
+    only: TileList | None = None
 
 
-def run_stage(job: TileJob, area: Area, around: Around) -> StageResult:
-    """Run the tiles of a job whose plan is frozen in the run folder.
+def run_jobs(jobs: Sequence[TileJob], area: Area, around: Around) -> tuple[float, tuple[RunSummary, ...]]:
+    """Run the tiles of jobs whose plans are frozen in the run folder.
+
+    Returns:
+        Surface of the outline in square kilometres, and how each stage ended.
 
     Raises:
         BudgetError: If a tile would not fit into the smallest worker; before the first tile.
     """
     run_dir, km2 = around.lease.run_dir, surface_km2(area)
-    tile_km2 = km2 / max(1, len(job.tiles()))
+    tile_km2 = {job.name: km2 / max(1, len(job.tiles())) for job in jobs}
     listener = around.listener
-    heard = None if listener is None else (lambda event: listener(event, tile_km2))
+    heard = None if listener is None else (lambda event: listener(event, tile_km2.get(event.stage, 0.0)))
     with open_client(around.cluster) as client:
-        _require_memory(read_plan(run_dir, job.name)[PROJECTED_KEY], client)
-        summary = run_tiles(job, client, run_dir, around.options, heard, lease=around.lease)
-    return StageResult(run_dir, km2, summary)
+        for job in jobs:
+            _require_memory(read_plan(run_dir, job.name)[PROJECTED_KEY], client)
+        options, only = around.options, around.only
+        return km2, run_stages(jobs, client, run_dir, options, heard, lease=around.lease, only=only)
 
 
 def _require_memory(projected_bytes: int, client: Any) -> None:
@@ -146,9 +164,8 @@ def question_of(config: SourceConfig, area: Area, pad_m: float) -> str:
 def known_scenes(run_dir: Path, question: str, key: str = ITEMS_KEY) -> ItemTable | None:
     """Return the scenes that any stage of the folder found for the same question, None if there are none."""
     for plan in plans_in(str(run_dir)):
-        scenes = run_dir / str(plan.get(key))
-        if plan.get(QUESTION_KEY) == question and scenes.exists():
-            return ItemTable.from_parquet(scenes)
+        if plan.get(QUESTION_KEY) == question and plan.get(key):
+            return items_in(str(run_dir), plan[key])
     return None
 
 

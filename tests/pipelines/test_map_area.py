@@ -184,7 +184,7 @@ def test_a_change_redoes_exactly_what_it_touches(
 
     # A folder holds one area: another one is refused, and what is there stays as it is.
     west, south, east, north = area_of(load_config(project / "run.yaml").area).bounds
-    with pytest.raises(ConflictError, match="another spec"):
+    with pytest.raises(ConflictError, match="holds all of territory"):
         run(project, client, "change", "tile_px=64", f"area=[{west},{south},{(west + east) / 2},{north}]")
     assert run(project, client, "change", "tile_px=64").summary.reused == first.total
 
