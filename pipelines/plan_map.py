@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cluster.size import size_of
@@ -27,9 +28,9 @@ from engine.values.budget import tile_bytes
 from engine.values.grid import Box
 from pipelines.config import RunConfig
 from pipelines.cube_area import area_of, search_scenes
-from pipelines.map_area import prepare
+from pipelines.map_area import Design, design, prepare
 from pipelines.map_job import MapJob
-from pipelines.plan_area import check_fit, summarise_scenes, tile_shape
+from pipelines.plan_area import summarise_scenes, tile_shape
 from pipelines.plan_view import MapPlan
 from pipelines.probe_tiles import Probe, run_probe, unreachable
 from pipelines.run_folder import read_plan, write_plan
@@ -71,18 +72,17 @@ def plan_map(config: RunConfig, options: PlanOptions | None = None, step: Step |
     reason = "no probe was asked for" if options.probe == 0 else unreachable(table)
     if reason:
         with tempfile.TemporaryDirectory(prefix="landweave-plan-") as folder:
-            job, _, table = prepare(config.model_copy(update={"out": folder}), table=table)
-            return _plan(config, options, _Surveyed.of(job, table, step), None, reason)
+            seen = _Surveyed.of(design(config, inputs_dir=folder, table=table), step)
+            return _plan(config, options, seen, None, reason)
     if config.probe != "off":
         table = look_at_pixels(table, config.probe)
     run = RunOptions()
     with Lease(str(local_folder(config.out)), patience_s=run.patience_s, beat_s=run.beat_s) as lease:
-        job, _, table = prepare(config, table=table)
-        seen = _Surveyed.of(job, table, step)
+        seen = _Surveyed.of(prepare(config, table=table), step)
         around = lease, options.client or config.cluster
-        made = run_probe(job, seen.survey, around, options.probe, sum(seen.memory().values()), step)
+        made = run_probe(seen.job, seen.survey, around, options.probe, sum(seen.memory().values()), step)
         plan = _plan(config, options, seen, made, "")
-        frozen = read_plan(lease.run_dir, job.name)
+        frozen = read_plan(lease.run_dir, seen.job.name)
         write_plan(lease.run_dir, frozen | {"through": plan.through, "estimate": plan.as_dict()})
     return plan
 
@@ -91,7 +91,7 @@ def _scenes(config: RunConfig) -> ItemTable:
     """Return the scenes that the run folder knows, or search; no pixel is looked at."""
     bundle, area = load_bundle(config.bundle), area_of(config.area)
     pad_m = bundle.lattice.window_px * bundle.spec.resolution_m
-    known = known_scenes(local_folder(config.out), question_of(config, area, pad_m))
+    known = known_scenes(Path(config.out).absolute(), question_of(config, area, pad_m))
     return search_scenes(config, area, pad_m=pad_m) if known is None else known
 
 
@@ -114,10 +114,9 @@ class _Surveyed:
     steps: tuple[int, int]
 
     @classmethod
-    def of(cls, job: MapJob, table: ItemTable, step: Step) -> _Surveyed:
-        archive = Archive(table.items, job.spec, job.grid)
-        steps = check_fit(job.bundle, table, job.spec, job.grid)
-        return cls(job, table, archive, survey(job, archive, step), steps)
+    def of(cls, made: Design, step: Step) -> _Surveyed:
+        archive = Archive(made.table.items, made.job.spec, made.job.grid)
+        return cls(made.job, made.table, archive, survey(made.job, archive, step), made.steps)
 
     def memory(self) -> dict[str, int]:
         """Return the projected bytes of a worker by part."""

@@ -1,11 +1,14 @@
 """A probe: a few tiles of a run, made as the run will make them, and kept.
 
-Startup is measured apart: on each worker one window of a tile is made twice, and what the first time takes
-longer (libraries, compiled kernels, the network's weights) is no part of a tile's time.
+Startup is measured apart. The first tile of each process also pays for libraries, compiled kernels and the
+network's weights: such tiles are made beside those that are timed, and what they take longer than the others
+would tell is startup.
 """
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -24,15 +27,15 @@ from engine.store.lease import Lease
 from engine.store.ledger import Ledger, TileRecord
 from engine.values.budget import require_fit
 from engine.values.errors import DataError, LandweaveError
-from engine.values.grid import Box, TileKey
+from engine.values.grid import TileKey
 from pipelines.map_job import MapJob
-from pipelines.survey import Step, Survey, core_of, scenes_near
+from pipelines.survey import Step, Survey
 
 if TYPE_CHECKING:
     from distributed import Client
 
 PROBE_TILES = 6
-"""Tiles of a probe; more where more run at once, for reading together is slower than alone."""
+"""Tiles that are timed; more where more run at once, for reading together is slower than alone."""
 
 ANSWER_S = 20.0
 """How long the archive is waited for before it counts as out of reach."""
@@ -95,7 +98,8 @@ def run_probe(
         job: The run's job; its store exists.
         seen: What its tiles have to do.
         around: The folder's lease, held, and the cluster.
-        wanted: How many tiles; None for `PROBE_TILES`, or as many as run at once.
+        wanted: How many tiles to time; None for `PROBE_TILES`, or as many as run at once. One more for each
+            place where a tile can run is made first.
         memory: Projected bytes of a worker.
         step: Told each tile.
 
@@ -112,9 +116,8 @@ def run_probe(
         if limit is not None:
             require_fit({"total": memory}, limit, "tile_px")
         slots = sum(threads.values())
-        picked = _pick(seen, max(PROBE_TILES, slots) if wanted is None else wanted)
+        picked = _pick(seen, (max(PROBE_TILES, slots) if wanted is None else wanted), slots)
         tiles = [seen.sample[i] for i in picked]
-        startup = opened + _warm_up(job, client, list(threads), tiles[len(tiles) // 2])
         run_stages(
             [job], client, lease.run_dir, RunOptions(), _listener(step, len(tiles)), lease=lease, only=tiles
         )
@@ -128,20 +131,27 @@ def run_probe(
             found=f"{len(tiles)} tiles tried",
             mend="read gaps.json in the run folder; plan --probe 0 reads nothing",
         )
+    times, longer = _fitted(records, loads)
     return Probe(
         records=tuple(records),
         loads=tuple(loads),
-        times=fit(loads, [r.seconds for r in records]),
+        times=times,
         cluster=ClusterSize(len(threads), slots, limit),
-        startup_s=startup,
+        startup_s=opened + longer,
         pixel_bytes=_stored_bytes(job) / sum(job.box(r.tile).area_px for r in _all_records(job)),
     )
 
 
-def _pick(seen: Survey, count: int) -> list[int]:
-    """Choose tiles over the range of costs, bytes and windows counting alike."""
+def _pick(seen: Survey, timed: int, cold: int) -> list[int]:
+    """Choose tiles over the range of costs, bytes and windows counting alike; first those for cold processes.
+
+    Those are the ones in the middle of the range, which tell least about it.
+    """
     most = max(load.read_bytes for load in seen.loads) or 1.0, max(load.windows for load in seen.loads) or 1.0
-    return spread([load.read_bytes / most[0] + load.windows / most[1] for load in seen.loads], count)
+    costs = [load.read_bytes / most[0] + load.windows / most[1] for load in seen.loads]
+    picked = sorted(spread(costs, timed + cold), key=lambda i: costs[i])
+    start = max(0, (len(picked) - cold) // 2)
+    return picked[start : start + cold] + sorted(picked[:start] + picked[start + cold :])
 
 
 def _threads(client: Client) -> dict[str, int]:
@@ -155,26 +165,28 @@ def _memory_limit(client: Client) -> int | None:
     return min((w["memory_limit"] for w in workers if w.get("memory_limit")), default=None)
 
 
-def _warm_up(job: MapJob, client: Client, workers: Sequence[str], tile: TileKey) -> float:
-    """Warm every worker up, and return how long the slowest took."""
-    asked = [
-        client.submit(_make_a_window_twice, job, tile, workers=[w], allow_other_workers=False, pure=False)
-        for w in workers
-    ]
-    return max(client.gather(asked))
+def _fitted(records: Sequence[TileRecord], loads: Sequence[Load]) -> tuple[TileTimes, float]:
+    """Fit the model to the tiles of warm processes; return it, and what the others took longer, on average."""
+    cold = cold_tiles(records)
+    warm = [i for i, record in enumerate(records) if record.tile not in cold]
+    chosen = warm or list(range(len(records)))
+    times = fit([loads[i] for i in chosen], [records[i].seconds for i in chosen])
+    expected = times.seconds(loads)
+    longer = [r.seconds - e for r, e in zip(records, expected, strict=True) if r.tile in cold]
+    return times, max(0.0, sum(longer) / max(1, len(longer)))
 
 
-def _make_a_window_twice(job: MapJob, tile: TileKey) -> float:
-    """Make a window of a tile twice; return how much longer it took the first time."""
-    core, size = core_of(job, tile), job.bundle.lattice.stride_px
-    y, x = (core.y0 + core.y1) // 2, (core.x0 + core.x1) // 2
-    small = Box(y, x, min(y + size, core.y1), min(x + size, core.x1))
-    seconds = []
-    for _ in range(2):
-        begun = time.monotonic()
-        job._made(tile, small, scenes_near(job, small), 1)
-        seconds.append(time.monotonic() - begun)
-    return max(0.0, seconds[0] - seconds[1])
+def cold_tiles(records: Sequence[TileRecord]) -> set[TileKey]:
+    """Find the tiles that were begun before their process had ended one; times are told to the second."""
+    ended = {r.tile: dt.datetime.fromisoformat(r.finished_utc).timestamp() for r in records}
+    first: dict[str, float] = {}
+    for r in records:
+        first[r.worker] = min(ended[r.tile], first.get(r.worker, math.inf))
+    return {
+        r.tile
+        for r in records
+        if ended[r.tile] - r.seconds < first[r.worker] - 1.0 or ended[r.tile] == first[r.worker]
+    }
 
 
 def _listener(step: Step, total: int) -> Any:

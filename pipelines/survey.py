@@ -14,11 +14,12 @@ from typing import Any
 from engine.archive.items import ItemTable
 from engine.cube.plan import BLOCK_PX
 from engine.cube.reading import Archive
-from engine.runs.estimate import Load, TileSize, TileTimes, WayCost, Workers, run_seconds
+from engine.runs.estimate import Load, TileSize, TileTimes, Way, WayCost, Workers, choose_way, run_seconds
 from engine.values.budget import tile_bytes
 from engine.values.grid import Box, TileKey
 from pipelines.map_job import MapJob
 from pipelines.plan_area import tile_shape
+from pipelines.tile_inputs import outline_in
 
 SAMPLED = 2000
 """Tiles on which bytes are counted."""
@@ -34,21 +35,6 @@ STORE_WRITE_BYTES_S, STORE_READ_BYTES_S = 150e6, 400e6
 
 Step = Callable[[int, int, str], None]
 """Told steps done, steps in all, and what was done."""
-
-
-def core_of(job: MapJob, tile: TileKey) -> Box:
-    """Return the part of a tile for which an answer is wanted."""
-    return job._core(tile)
-
-
-def scenes_near(job: MapJob, core: Box) -> ItemTable | None:
-    """Return the scenes that a core and its halo read."""
-    return job._scenes(core) if core else None
-
-
-def outline_of(job: MapJob) -> Any:
-    """Return the outline in the grid's CRS."""
-    return job._outline()
 
 
 @dataclass(frozen=True)
@@ -98,8 +84,8 @@ def survey(job: MapJob, archive: Archive, step: Step | None = None) -> Survey:
     made = empty = windows = 0
     rows: list[tuple[TileKey, Load, float]] = []
     for n, tile in enumerate(walk):
-        core = core_of(job, tile)
-        scenes = scenes_near(job, core)
+        core = job.core(tile)
+        scenes = job.scenes_near(core)
         if scenes is None or not len(scenes):
             empty += 1
             continue
@@ -132,8 +118,12 @@ def _bytes(job: MapJob, archive: Archive, scenes: ItemTable, box: Box) -> float:
     return archive.bytes_in(scenes, box, pieces)
 
 
+def _outline(job: MapJob) -> Any:
+    return outline_in(job.run_dir, job.outline, job.grid.crs)
+
+
 def _tiles_of_box(job: MapJob) -> int:
-    box = job.grid.box_of_bounds(outline_of(job).bounds).snap_out(job.tile_px)
+    box = job.grid.box_of_bounds(_outline(job).bounds).snap_out(job.tile_px)
     return int(box.area_px // job.tile_px**2)
 
 
@@ -163,8 +153,8 @@ def _size(job: MapJob, archive: Archive, bounds: Bounds, sampled: int = 150) -> 
     count = len(walk)
     loads = []
     for tile in itertools.islice(walk, 0, None, max(1, -(-count // sampled))):
-        core = core_of(job, tile)
-        scenes = scenes_near(job, core)
+        core = job.core(tile)
+        scenes = job.scenes_near(core)
         loads.append(
             _load(job, archive, scenes, core) if scenes is not None and len(scenes) else Load(0.0, 0.0)
         )
@@ -217,7 +207,7 @@ def compare_ways(job: MapJob, seen: Survey, archive: Archive, bounds: Bounds) ->
 
 def _halo_pixels(job: MapJob, seen: Survey) -> float:
     """Return the pixels that all tiles look at, halos included."""
-    areas = [job.bundle.lattice.pad(core_of(job, tile)).area_px for tile in seen.sample]
+    areas = [job.bundle.lattice.pad(job.core(tile)).area_px for tile in seen.sample]
     return sum(areas) / max(1, len(areas)) * seen.tiles
 
 
@@ -225,8 +215,8 @@ def _staged(job: MapJob, archive: Archive, seen: Survey) -> tuple[float, float, 
     """Return bytes read, pixels and tiles of a staged cube: the tiles of the walk, and the halo around them."""
     once = pixels = 0.0
     for tile in seen.sample:
-        part = core_of(job, tile).snap_out(BLOCK_PX) & job.box(tile)
-        scenes = scenes_near(job, core_of(job, tile))
+        part = job.core(tile).snap_out(BLOCK_PX) & job.box(tile)
+        scenes = job.scenes_of(tile)
         pixels += part.area_px
         once += _bytes(job, archive, scenes, part) if scenes is not None else 0.0
     scale = seen.tiles / max(1, len(seen.sample))
@@ -237,5 +227,12 @@ def _staged(job: MapJob, archive: Archive, seen: Survey) -> tuple[float, float, 
 def _ring(job: MapJob) -> float:
     """Return by how much the outline grows with a window's halo."""
     halo = job.bundle.lattice.window_px * max(job.grid.resolution_yx)
-    outline = outline_of(job)
+    outline = _outline(job)
     return float(outline.buffer(halo).area / outline.area) if outline.area else 1.0
+
+
+def cheaper_way(job: MapJob, table: ItemTable, steps: tuple[int, int]) -> Way:
+    """Choose the way that moves fewer bytes, where nothing was measured."""
+    archive = Archive(table.items, job.spec, job.grid)
+    ways = compare_ways(job, survey(job, archive), archive, Bounds(Workers(1), None, steps))
+    return choose_way(ways.fused, ways.staged)

@@ -311,7 +311,9 @@ def propose_size(sizes: Sequence[TileSize], memory_limit: int | None, slots: int
         return min(sizes, key=lambda s: s.memory_bytes), "the least memory; none fits into a worker"
     busy = [s for s in fit_in if s.tiles >= 2 * slots] or [min(fit_in, key=lambda s: s.tile_px)]
     timed = [(s, s.seconds) for s in busy if s.seconds is not None]
-    costs, what = (timed, "time") if len(timed) == len(busy) else ([(s, s.archive_bytes) for s in busy], "bytes")
+    costs, what = (
+        (timed, "time") if len(timed) == len(busy) else ([(s, s.archive_bytes) for s in busy], "bytes")
+    )
     least = min(cost for _, cost in costs)
     chosen = min((s for s, cost in costs if cost <= least * (1 + NEARLY)), key=lambda s: s.tile_px)
     return chosen, f"the smallest that fits within {NEARLY:.0%} of the least {what}"
