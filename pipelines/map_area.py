@@ -23,7 +23,6 @@ from engine.store.lease import Lease
 from engine.values.area import Area
 from engine.values.budget import tile_bytes
 from engine.values.errors import ConflictError, InputError
-from engine.values.grid import Box
 from engine.values.tiling import Tiling
 from pipelines.config import AreaConfig, RunConfig
 from pipelines.cube_area import area_of, grid_and_box
@@ -255,8 +254,7 @@ def _require_covered(job: MapJob, area: Area) -> None:
 def _plan(made: Design) -> dict[str, Any]:
     """Freeze what was decided, with the versions and the instruction set that make the bytes."""
     config, job, table = made.config, made.job, made.table
-    tile = Box(0, 0, config.tile_px, config.tile_px)
-    memory = tile_bytes(tile_shape(job.bundle, job.spec, made.steps, tile, config.chunk_px))
+    memory = tile_bytes(tile_shape(job, made.steps))
     return {
         "stage": job.name,
         "store": Path(job.store_url).name,

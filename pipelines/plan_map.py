@@ -25,7 +25,6 @@ from engine.runs.driver import RunOptions
 from engine.runs.estimate import Interval, Workers, choose_way, propose_size, reason_of, run_seconds
 from engine.store.lease import Lease
 from engine.values.budget import tile_bytes
-from engine.values.grid import Box
 from pipelines.config import RunConfig
 from pipelines.cube_area import area_of, search_scenes
 from pipelines.map_area import Design, design, prepare
@@ -120,8 +119,7 @@ class _Surveyed:
 
     def memory(self) -> dict[str, int]:
         """Return the projected bytes of a worker by part."""
-        job, tile = self.job, Box(0, 0, self.job.tile_px, self.job.tile_px)
-        parts = tile_bytes(tile_shape(job.bundle, job.spec, self.steps, tile, job.chunk_px))
+        parts = tile_bytes(tile_shape(self.job, self.steps))
         return {name: size for name, size in parts.items() if name != "total"}
 
 

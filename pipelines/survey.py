@@ -164,8 +164,7 @@ def _size(job: MapJob, archive: Archive, bounds: Bounds, sampled: int = 150) -> 
     seconds = None
     if bounds.times is not None:
         seconds = run_seconds(bounds.times, busy, bounds.workers, tiles=tiles).middle
-    shape = tile_shape(job.bundle, job.spec, bounds.steps, Box(0, 0, job.tile_px, job.tile_px), job.chunk_px)
-    return TileSize(job.tile_px, tiles, read, tile_bytes(shape)["total"], seconds)
+    return TileSize(job.tile_px, tiles, read, tile_bytes(tile_shape(job, bounds.steps))["total"], seconds)
 
 
 @dataclass(frozen=True)

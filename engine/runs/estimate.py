@@ -136,7 +136,7 @@ def spread(costs: Sequence[float], count: int) -> list[int]:
         Positions, in order of the walk.
 
     >>> spread([5, 1, 9, 7, 3, 8], 3)
-    [0, 4, 5]
+    [2, 3, 4]
     """
     order = sorted(range(len(costs)), key=lambda i: (costs[i], i))
     count = min(count, len(order))
