@@ -100,7 +100,7 @@ def config_of(number: int, case: dict[str, Any], archive: SampleArchive, folder:
 
 def make_the_rest(config: RunConfig) -> tuple[float, int, int]:
     """Do as `map` does after its preparations; seconds, tiles, highest memory."""
-    with Lease(str(Path(config.out).absolute())) as lease:
+    with Lease(config.out) as lease:
         made = prepare(config)
         begun = time.monotonic()
         _, summaries = run_jobs([made.job], made.area, Around(lease, RunOptions(), config.cluster, None))
@@ -117,8 +117,8 @@ def measure(number: int, archive: SampleArchive, folder: Path, probe: int) -> tu
     memory = sum(plan.memory.values()) / max(peak, made.peak_bytes)
     error = said.middle / seconds - 1
     print(
-        f"{number:2}  {tiles:3} tiles of {config.tile_px} px  said {said.low:5.0f} .. {said.middle:5.0f} .. {said.high:5.0f} s"
-        f"  took {seconds:5.0f} s  {'in ' if seconds in said else 'OUT'}  error {error:+.0%}  startup said"
+        f"{number:2}  {tiles:3} tiles of {config.tile_px} px  said {said.low:5.0f} .. {said.middle:5.0f} .."
+        f" {said.high:5.0f} s  took {seconds:5.0f} s  {'in ' if seconds in said else 'OUT'}  error {error:+.0%}  startup said"
         f" {made.startup_s:.0f} s  memory projected/measured {memory:.2f}",
         flush=True,
     )

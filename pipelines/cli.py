@@ -51,6 +51,13 @@ def main() -> None:
     except LandweaveError as error:
         _say(f"error: {error}")
         sys.exit(error.exit_code)
+    except OSError as error:
+        from engine.store.refusals import refusal_of
+
+        if (refused := refusal_of(error, str(error.filename or "."))) is None:
+            raise
+        _say(f"error: {refused}")
+        sys.exit(refused.exit_code)
     except KeyboardInterrupt:
         _say("interrupted; run the same command again to go on")
         sys.exit(EXIT_INTERRUPTED)

@@ -31,6 +31,7 @@ from engine.runs.driver import RunOptions
 from engine.store.grow import extend, followed_by
 from engine.store.layout import StoreSpec, create, update_attrs
 from engine.store.lease import Lease
+from engine.store.ledger import Ledger, Lookup
 from engine.store.storespec import TIME
 from engine.values.area import Area
 from engine.values.budget import cube_tile_bytes
@@ -39,7 +40,8 @@ from engine.values.spec import CubeSpec
 from pipelines.config import CubeConfig
 from pipelines.cube_job import CubeJob
 from pipelines.plan_cube import Asked, Scenes, ask, layout_of, tile_shape
-from pipelines.run_folder import RADAR_KEY, current_records, read_plan, write_plan
+from pipelines.plan_tiles import walk_of
+from pipelines.run_folder import RADAR_KEY, read_plan, write_plan
 from pipelines.tile_inputs import items_in, put_area, put_items
 from pipelines.tile_stage import (
     Around,
@@ -47,7 +49,7 @@ from pipelines.tile_stage import (
     StageResult,
     check_sizes,
     known_scenes,
-    local_folder,
+    made_folder,
     question_of,
     radiometry_of,
     run_jobs,
@@ -97,8 +99,8 @@ def make_cube(
         InputError: If area, scenes or sizes do not fit together, or the cube cannot grow.
         ConflictError: If another run holds the folder, or it holds another cube; names the difference.
     """
-    run_dir, options = local_folder(config.out), RunOptions(resume=resume)
-    with Lease(str(run_dir), patience_s=options.patience_s, beat_s=options.beat_s) as lease:
+    run_dir, options = made_folder(config.out), RunOptions(resume=resume)
+    with Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s) as lease:
         job, area = prepare_cube(config, lease, known=resume and not refresh)
         km2, summaries = run_jobs([job], area, Around(lease, options, client or config.cluster, listener))
         lease.check()
@@ -132,7 +134,7 @@ def planned_cubes(config: CubeConfig) -> list[CubeJob]:
     stages = past.staged.stages
     if (stages[0].asked[0], stages[-1].asked[1]) != asked.days_text:
         return []
-    run = str(asked.run_dir)
+    run = asked.run_dir
     return [CubeJob.of_plan(run, read_plan(run, stage.name)) for stage in stages]
 
 
@@ -158,7 +160,7 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, known: bool = True) -> tup
     """
     check_sizes(config.tile_px)
     asked = ask(config)
-    local_folder(config.out)
+    made_folder(config.out)
     past = _past(asked)
     stage = _stage_of(asked, past)
     scenes, question = _scenes_of(asked, stage, known=known)
@@ -166,7 +168,7 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, known: bool = True) -> tup
     stage = replace(stage, steps=(stage.steps[0], stage.steps[0] + len(_bounds(layout))))
     whole = layout if past is None else _whole(layout, stage, past)
     lease.check()
-    run_dir = str(asked.run_dir)
+    run_dir = asked.run_dir
     job = CubeJob(
         run_dir=run_dir,
         grid=asked.grid,
@@ -183,7 +185,7 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, known: bool = True) -> tup
     )
     memory = cube_tile_bytes(tile_shape(asked, layout, scenes))
     frozen = _plan(config, job, scenes) | {"question": question, "area": asked.area.name}
-    write_plan(str(asked.run_dir), frozen | {"projected_bytes": memory["total"]})
+    write_plan(asked.run_dir, frozen | {"projected_bytes": memory["total"]})
     _commit(asked, whole, stage, attrs, past)
     return job, asked.area
 
@@ -330,7 +332,7 @@ def _commit(asked: Asked, whole: StoreSpec, stage: Stage, attrs: dict[str, Any],
 
 def _union(asked: Asked, stages: Sequence[Stage]) -> Scenes:
     """Join the scenes of all stages, as one search over the whole time would have found them."""
-    plans = [read_plan(str(asked.run_dir), stage.name) for stage in stages]
+    plans = [read_plan(asked.run_dir, stage.name) for stage in stages]
     items = _joined(asked, [plan["items"] for plan in plans])
     if asked.spec.sentinel1 is None:
         return Scenes(items, None)
@@ -338,7 +340,7 @@ def _union(asked: Asked, stages: Sequence[Stage]) -> Scenes:
 
 
 def _joined(asked: Asked, files: Sequence[str]) -> ItemTable:
-    tables = [items_in(str(asked.run_dir), file) for file in files]
+    tables = [items_in(asked.run_dir, file) for file in files]
     items = dict.fromkeys(item for table in tables for item in table)
     return ItemTable(tuple(items), (tables[0].time_range[0], tables[-1].time_range[1]))
 
@@ -346,12 +348,12 @@ def _joined(asked: Asked, files: Sequence[str]) -> ItemTable:
 def close_stage(job: CubeJob, *, complete: bool) -> None:
     """Tell the cube's readers how a stage ended."""
     _, staged, _ = read_staged(job.store_url)
-    done = {str(r.tile) for r in current_records(job.run_dir, job.name)}
-    missing = [t for t in read_plan(job.run_dir, job.name)["tiles"] if t not in done]
+    records = Lookup(Ledger(job.run_dir, job.name))
+    undone = (str(tile) for tile in job.tiles() if records.of(tile) is None)
+    missing = list(itertools.islice(undone, _MISSING_LISTED))
     state = "complete" if complete and not missing else "partial"
     stages = tuple(
-        replace(s, state=state, missing=tuple(missing[:_MISSING_LISTED])) if s.name == job.name else s
-        for s in staged.stages
+        replace(s, state=state, missing=tuple(missing)) if s.name == job.name else s for s in staged.stages
     )
     update_attrs(job.store_url, {STAGED_ATTR: replace(staged, stages=stages).to_dict()})
 
@@ -362,13 +364,10 @@ def _plan(config: CubeConfig, job: CubeJob, scenes: Scenes) -> dict[str, Any]:
         "stage": job.name,
         "store": STORE,
         "config": config.model_dump(mode="json"),
-        "grid": asdict(job.grid),
         "box": asdict(job.cube_box),
         "steps": job.steps,
-        "tile_px": config.tile_px,
-        "tiles": [str(t) for t in job.tiles()],
+        **walk_of(job.tiles(), job.outline),
         "items": job.items,
-        "outline": job.outline,
         "radar": job.radar or None,
         "scenes": scenes.items.digest(),
         "superseded": list(scenes.items.superseded),

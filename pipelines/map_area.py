@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import tempfile
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from engine.archive.items import ItemTable
@@ -18,8 +17,9 @@ from engine.inference.bundle import load_bundle
 from engine.inference.lane import instruction_set
 from engine.runs.driver import RunOptions
 from engine.runs.estimate import Way
-from engine.store.layout import create
 from engine.store.lease import Lease
+from engine.store.objects import absolute
+from engine.store.widen import fit
 from engine.values.area import Area
 from engine.values.budget import tile_bytes
 from engine.values.errors import ConflictError, InputError
@@ -31,6 +31,7 @@ from pipelines.make_cube import close_stage, prepare_cubes
 from pipelines.map_job import MapJob
 from pipelines.plan_area import check_fit, search_padded, spec_of, tile_shape
 from pipelines.plan_cube import cube_config_of
+from pipelines.plan_tiles import walk_of
 from pipelines.products import Products, make_products
 from pipelines.run_folder import read_plan, write_plan
 from pipelines.survey import cheaper_way
@@ -41,7 +42,7 @@ from pipelines.tile_stage import (
     StageResult,
     check_sizes,
     known_scenes,
-    local_folder,
+    made_folder,
     question_of,
     radiometry_of,
     run_jobs,
@@ -87,9 +88,9 @@ def map_area(
         InputError: If area, scenes, bundle or sizes do not fit together.
         ConflictError: If another run holds the folder, or it holds another map.
     """
-    run_dir, options, known = local_folder(config.out), RunOptions(resume=resume), resume and not refresh
+    run_dir, options, known = made_folder(config.out), RunOptions(resume=resume), resume and not refresh
     config = config.model_copy(update={"through": way_of(config)})
-    with Lease(str(run_dir), patience_s=options.patience_s, beat_s=options.beat_s) as lease:
+    with Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s) as lease:
         cubes: list[CubeJob] = []
         if config.through == "staged":
             cubes = prepare_cubes(cube_config_of(config), lease, known=known)
@@ -100,7 +101,7 @@ def map_area(
         for cube, summary in zip(cubes, summaries, strict=False):
             close_stage(cube, complete=summary.exit_code == 0)
         products, summary = None, summaries[-1]
-        if config.products and not summary.interrupted and summary.done + summary.reused:
+        if config.products and not (summary.interrupted or summary.refused) and summary.done + summary.reused:
             products = make_products(job, made.area, made.table)
     return MapResult(config.out, km2, summaries, products)
 
@@ -110,7 +111,7 @@ def way_of(config: RunConfig) -> Way:
     if config.through != "auto":
         return config.through
     try:
-        frozen = read_plan(str(Path(config.out).absolute()), stage_of(config))
+        frozen = read_plan(absolute(config.out), stage_of(config))
     except InputError:  # no plan yet
         frozen = {}
     if frozen.get("through") in get_args(Way):
@@ -177,7 +178,7 @@ def design(
         table: The scenes, where the caller has searched already.
     """
     check_sizes(config.tile_px)
-    run_dir = Path(config.out).absolute()
+    run_dir = absolute(config.out)
     bundle, area = load_bundle(config.bundle), area_of(config.area)
     spec = spec_of(config, bundle)
     grid, _ = grid_and_box(area, config.crs, spec.resolution_m)
@@ -187,7 +188,7 @@ def design(
     if table is None:
         table = search_padded(config, area, bundle)
     steps = check_fit(bundle, table, spec, grid)
-    home = inputs_dir or str(run_dir)
+    home = inputs_dir or run_dir
     job = MapJob(
         run_dir=home,
         grid=grid,
@@ -220,12 +221,12 @@ def prepare(
 
     The caller holds the folder's lease, so that two runs cannot freeze two plans.
     """
-    local_folder(config.out)
+    made_folder(config.out)
     made = design(config, known=known, cubes=cubes, table=table)
     job = made.job
     _require_covered(job, made.area)
     layout = job.store_spec(made.area, f"{made.area.name}, {config.time}")
-    create(job.store_url, layout)  # refuses before anything is changed
+    fit(job.store_url, layout)  # refuses before anything is changed
     if config.version is None:
         show_items(job.run_dir, made.table)
     write_plan(job.run_dir, _plan(made))
@@ -257,17 +258,14 @@ def _plan(made: Design) -> dict[str, Any]:
     memory = tile_bytes(tile_shape(job, made.steps))
     return {
         "stage": job.name,
-        "store": Path(job.store_url).name,
+        "store": job.store_url.rpartition("/")[2],
         "area": made.area.name,
         "config": config.model_dump(mode="json"),
-        "grid": asdict(job.grid),
-        "tile_px": config.tile_px,
-        "tiles": [str(t) for t in job.tiles()],
+        **walk_of(job.tiles(), job.outline),
         "through": config.through,
         "bundle": job.bundle.digest(),
         "question": made.question,
         "items": job.items,
-        "outline": job.outline,
         "scenes": table.digest(),
         "superseded": list(table.superseded),
         "radiometry": radiometry_of(table),

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cluster.size import size_of
@@ -24,6 +23,7 @@ from engine.inference.bundle import load_bundle
 from engine.runs.driver import RunOptions
 from engine.runs.estimate import Interval, Workers, choose_way, propose_size, reason_of, run_seconds
 from engine.store.lease import Lease
+from engine.store.objects import absolute
 from engine.values.budget import tile_bytes
 from pipelines.config import RunConfig
 from pipelines.cube_area import area_of, search_scenes
@@ -34,7 +34,7 @@ from pipelines.plan_view import MapPlan
 from pipelines.probe_tiles import Probe, run_probe, unreachable
 from pipelines.run_folder import read_plan, write_plan
 from pipelines.survey import Bounds, Step, Survey, compare_sizes, compare_ways, survey
-from pipelines.tile_stage import known_scenes, local_folder, question_of
+from pipelines.tile_stage import known_scenes, made_folder, question_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def plan_map(config: RunConfig, options: PlanOptions | None = None, step: Step |
     if config.probe != "off":
         table = look_at_pixels(table, config.probe)
     run = RunOptions()
-    with Lease(str(local_folder(config.out)), patience_s=run.patience_s, beat_s=run.beat_s) as lease:
+    with Lease(made_folder(config.out), patience_s=run.patience_s, beat_s=run.beat_s) as lease:
         seen = _Surveyed.of(prepare(config, table=table), step)
         around = lease, options.client or config.cluster
         made = run_probe(seen.job, seen.survey, around, options.probe, sum(seen.memory().values()), step)
@@ -90,7 +90,7 @@ def _scenes(config: RunConfig) -> ItemTable:
     """Return the scenes that the run folder knows, or search; no pixel is looked at."""
     bundle, area = load_bundle(config.bundle), area_of(config.area)
     pad_m = bundle.lattice.window_px * bundle.spec.resolution_m
-    known = known_scenes(Path(config.out).absolute(), question_of(config, area, pad_m))
+    known = known_scenes(absolute(config.out), question_of(config, area, pad_m))
     return search_scenes(config, area, pad_m=pad_m) if known is None else known
 
 

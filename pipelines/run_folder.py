@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from engine.store.ledger import Ledger, TileRecord
 from engine.store.objects import Folder
 from engine.store.regions import read_back
 from engine.values.errors import DataError, InputError
+from pipelines.plan_tiles import tiles_of
 
 MAP, PLAN_FILE, GAPS_FILE = "map", "plan.json", "gaps.json"
 QUESTION_KEY, ITEMS_KEY, RADAR_KEY, PROJECTED_KEY = "question", "items", "radar", "projected_bytes"
@@ -43,10 +43,10 @@ def read_plan(run: str, stage: str = MAP) -> dict[str, Any]:
     Raises:
         InputError: If the folder is no run folder, or has no such stage.
     """
-    path = Path(run) / plan_file(stage)
+    data = Folder(run).read(plan_file(stage))
     try:
-        plan: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        plan: dict[str, Any] = json.loads(data or b"")
+    except ValueError as error:
         raise InputError(
             "not a run folder", where=run, found=str(error), mend="give the `out` of a run"
         ) from error
@@ -55,13 +55,14 @@ def read_plan(run: str, stage: str = MAP) -> dict[str, Any]:
 
 def plans_in(run: str) -> Iterator[dict[str, Any]]:
     """Yield the plans of all stages, cubes first."""
-    for path in sorted(Path(run).glob("plan*.json"), key=lambda p: (p.name == PLAN_FILE, p.name)):
-        yield json.loads(path.read_text())
+    found = [n for n in Folder(run).names() if n.startswith("plan") and n.endswith(".json")]
+    for name in sorted(found, key=lambda n: (n == PLAN_FILE, n)):
+        yield json.loads(Folder(run).read(name) or b"")
 
 
 def current_records(run: str, stage: str = MAP) -> list[TileRecord]:
     """Return the newest record of each tile of a stage's plan."""
-    wanted = set(read_plan(run, stage)["tiles"])
+    wanted = {str(t) for t in tiles_of(run, read_plan(run, stage))}
     newest: dict[str, TileRecord] = {}
     for record in Ledger(run, stage).records():
         tile = str(record.tile)
@@ -87,7 +88,7 @@ def _status(run: str, plan: dict[str, Any]) -> dict[str, Any]:
     seconds = sorted(r.seconds for r in records)
     slowest = max(records, key=lambda r: r.seconds, default=None)
     return {
-        "tiles done": f"{len(records)} of {len(plan['tiles'])}",
+        "tiles done": f"{len(records)} of {plan['tiles']}",
         "last tile": max((r.finished_utc for r in records), default="none yet"),
         "seconds a tile, median": round(seconds[len(seconds) // 2], 1) if seconds else None,
         "slowest tile": f"{slowest.tile} {slowest.seconds:.1f} s" if slowest else None,
@@ -112,7 +113,7 @@ def verify_run(run: str) -> dict[str, Any]:
     for plan in plans:
         records = current_records(run, plan["stage"])
         told["tiles read"] += len(records)
-        told["tiles planned"] += len(plan["tiles"])
+        told["tiles planned"] += plan["tiles"]
         told["differ"] += [text for record in records if (text := _difference(run, plan, record))]
     return told
 

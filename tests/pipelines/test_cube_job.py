@@ -303,7 +303,7 @@ def test_what_is_missing_is_told_and_reads_as_no_data(
 ) -> None:
     import pipelines.make_cube as module
 
-    monkeypatch.setattr(module, "run_stage", _die)
+    monkeypatch.setattr(module, "run_jobs", _die)
     with pytest.raises(KeyboardInterrupt):
         stage(project, client, "begun", "time=2023-03/2023-05")
     empty = open_cube(project / "begun")
@@ -311,7 +311,7 @@ def test_what_is_missing_is_told_and_reads_as_no_data(
     assert not empty.reflectance.any()
     monkeypatch.undo()
     stage(project, client, "begun", "time=2023-03/2023-05")
-    monkeypatch.setattr(module, "run_stage", _die)
+    monkeypatch.setattr(module, "run_jobs", _die)
     with pytest.raises(KeyboardInterrupt):
         stage(project, client, "begun", "time=2023-06/2023-08")
     half = open_cube(project / "begun")
@@ -452,7 +452,7 @@ def test_killed_while_appending_it_goes_on_to_the_same_bytes(project: Path, clie
     process.kill()
     process.wait(timeout=240)
     before = _records(out, "cube-2023-05")
-    assert len(before) < len(read_plan(str(out), "cube-2023-05")["tiles"])
+    assert len(before) < read_plan(str(out), "cube-2023-05")["tiles"]
     assert "being made" in open_cube(out).attrs["landweave_incomplete"]
     again = subprocess.run(
         _command(*later), cwd=project, env=_env(), capture_output=True, text=True, timeout=300, check=False
