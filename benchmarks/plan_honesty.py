@@ -118,8 +118,8 @@ def measure(number: int, archive: SampleArchive, folder: Path, probe: int) -> tu
     error = said.middle / seconds - 1
     print(
         f"{number:2}  {tiles:3} tiles of {config.tile_px} px  said {said.low:5.0f} .. {said.middle:5.0f} .."
-        f" {said.high:5.0f} s  took {seconds:5.0f} s  {'in ' if seconds in said else 'OUT'}  error {error:+.0%}  startup said"
-        f" {made.startup_s:.0f} s  memory projected/measured {memory:.2f}",
+        f" {said.high:5.0f} s  took {seconds:5.0f} s  {'in ' if seconds in said else 'OUT'}  error {error:+.0%}"
+        f"  startup said {made.startup_s:.0f} s  memory projected/measured {memory:.2f}",
         flush=True,
     )
     return seconds in said, abs(error), memory
@@ -139,7 +139,8 @@ def main() -> None:
     held, errors, memory = zip(*found, strict=True)
     print(
         f"{len(found)} runs: {sum(held)} within the interval ({sum(held) / len(held):.0%}; it promises {LEVEL:.0%}),"
-        f" median error {statistics.median(errors):.0%}, memory projected/measured {min(memory):.2f} .. {max(memory):.2f}"
+        f" median error {statistics.median(errors):.0%},"
+        f" memory projected/measured {min(memory):.2f} .. {max(memory):.2f}"
     )
 
 

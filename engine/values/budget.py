@@ -16,9 +16,9 @@ from engine.values.lattice import Lattice
 GIB = 2**30
 MIB = 2**20
 
-PROCESS_BYTES = {"map": 600 * MIB, "cube": 540 * MIB}
-"""A worker before its first tile, by what it makes: interpreter, Dask, GDAL, numba's code, and for maps torch.
-Measured on Linux as 0.50 to 0.57 and 0.45 to 0.52 GiB."""
+PROCESS_BYTES = {"map": 600 * MIB, "cube": 640 * MIB}
+"""A worker beside its arrays, by what it makes: interpreter, Dask, GDAL, numba's code, for maps torch, for cubes
+what is between Dask's steps. Found as measured peaks less the parts below, on Linux, and rounded up."""
 
 INPUT_BYTES, CHANNEL_BYTES, CLASS_BYTES = 16, 44, 28
 """Bytes of one pixel of a window in the network, measured with torch on a CPU: for each date of each band (as
@@ -66,11 +66,13 @@ class Reading:
         """Return the side of the largest piece that an axis is cut into, as `engine.cube.cube` cuts it.
 
         >>> [Reading(3, 1, 1024).side_px(n) for n in (700, 1376, 2336)]
-        [700, 1376, 1424]
+        [700, 1376, 1425]
         """
         pieces = max(1, round(span_px / self.chunk_px))
-        to_blocks = 256 if self.chunk_px >= 1024 and pieces > 1 else 0
-        return min(span_px, -(-span_px // pieces) + to_blocks)
+        edges_that_move = (
+            min(2, pieces - 1) if self.chunk_px >= 1024 else 0
+        )  # each to a block, by half of one
+        return min(span_px, -(-span_px // pieces) + 1 + 256 * edges_that_move)
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,8 @@ def cube_tile_bytes(shape: CubeTileShape) -> dict[str, int]:
 
     Returns:
         Bytes by purpose, and their sum under ``total``: ``process``; ``arrays`` (the tile, all variables);
-        ``reading`` (one time step of one piece, as in `tile_bytes`, and of radar); ``filling`` (a piece over
+        ``reading`` (one time step of one piece, as in `tile_bytes`, and put
+        into place; and of radar); ``filling`` (a piece over
         all dates, as chunks and as one array); ``features`` (a piece over all dates, and strips of it);
         ``writing`` (a shard of one step: cut out, and compressed; or one step of the tile read back).
     """
@@ -191,7 +194,7 @@ def cube_tile_bytes(shape: CubeTileShape) -> dict[str, int]:
     parts = {
         "process": PROCESS_BYTES["cube"],
         "arrays": shape.tile.area_px * shape.pixel_bytes,
-        "reading": piece * (shape.reading.pixel_bytes + 2 * shape.radar_bytes),
+        "reading": piece * (shape.reading.pixel_bytes + 2 * shape.step_bytes + 2 * shape.radar_bytes),
         "filling": piece * 2 * shape.series_bytes,
         "features": shape.features * (shape.threads * FEATURE_STRIP_BYTES + piece * shape.pixel_bytes),
         "writing": shape.step_bytes * max(2 * shape.shard_px**2, shape.tile.area_px),

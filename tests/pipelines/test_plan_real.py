@@ -36,11 +36,13 @@ def told(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     network = build("unet", {"n_dates": 2, "n_bands": 4, "n_classes": 3, "width": 4, "stem": 8, "depth": 2})
     fields = BundleFields(
         name="three classes", spec=CubeSpec(bands=BANDS), n_dates=2, classes=ClassScheme.from_names(["a", "b", "c"]),
-        lattice=Lattice(WINDOW, WINDOW - STRIDE), normalisation=Standard(mean=[1.0] * 4, std=[1.0] * 4), licence="CC0-1.0",
+        lattice=Lattice(WINDOW, WINDOW - STRIDE),
+        normalisation=Standard(mean=[1.0] * 4, std=[1.0] * 4), licence="CC0-1.0",
     )  # fmt: skip
     save_bundle(folder / "bundle", network.eval(), "unet", fields)
     settings = {
-        "area": list(BBOX), "time": "2024-07/2024-08", "bundle": "bundle", "out": "run", "tile_px": TILE_PX, "crs": "EPSG:32613",
+        "area": list(BBOX), "time": "2024-07/2024-08", "bundle": "bundle", "out": "run", "tile_px": TILE_PX,
+        "crs": "EPSG:32613",
         "catalog": str(real_data / "stac" / "pc_s2l2a_1000_colorado_2024.parquet"),
     }  # fmt: skip
     (folder / "run.yaml").write_text(yaml.safe_dump(settings))
