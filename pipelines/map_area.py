@@ -25,7 +25,7 @@ from engine.values.budget import tile_bytes
 from engine.values.errors import ConflictError, InputError
 from engine.values.tiling import Tiling
 from pipelines.config import AreaConfig, RunConfig
-from pipelines.cube_area import area_of, grid_and_box
+from pipelines.cube_area import area_of, grid_and_box, pad_of
 from pipelines.cube_job import CubeJob
 from pipelines.make_cube import close_stage, prepare_cubes
 from pipelines.map_job import MapJob
@@ -182,7 +182,7 @@ def design(
     bundle, area = load_bundle(config.bundle), area_of(config.area)
     spec = spec_of(config, bundle)
     grid, _ = grid_and_box(area, config.crs, spec.resolution_m)
-    question = question_of(config, area, bundle.lattice.window_px * bundle.spec.resolution_m)
+    question = question_of(config, area, pad_of(spec, bundle.lattice.window_px))
     if table is None and known:
         table = known_scenes(run_dir, question)
     if table is None:

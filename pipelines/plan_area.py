@@ -14,7 +14,7 @@ from engine.values.budget import Reading, TileShape
 from engine.values.grid import Box, Grid
 from engine.values.spec import BestPixel, CubeSpec
 from pipelines.config import RunConfig
-from pipelines.cube_area import area_of, find_scenes, grid_and_box, refuse_radar, search_scenes
+from pipelines.cube_area import area_of, find_scenes, grid_and_box, pad_of, refuse_radar, search_scenes
 from pipelines.map_job import MapJob
 
 
@@ -93,7 +93,7 @@ def describe_radiometry(table: ItemTable) -> str:
 
 def search_padded(config: RunConfig, area: Area, bundle: Bundle) -> ItemTable:
     """Search the scenes of an area and of the halo that its windows need, and look at their dark pixels."""
-    return find_scenes(config, area, pad_m=bundle.lattice.window_px * bundle.spec.resolution_m)
+    return find_scenes(config, area, pad_m=pad_of(spec_of(config, bundle), bundle.lattice.window_px))
 
 
 def check_fit(bundle: Bundle, table: ItemTable, spec: CubeSpec, grid: Grid) -> tuple[int, int]:

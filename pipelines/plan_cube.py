@@ -23,7 +23,7 @@ from engine.values.budget import GIB, CubeTileShape, cube_tile_bytes
 from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
 from pipelines.config import CubeConfig, RunConfig, parse_config, read_yaml
-from pipelines.cube_area import area_of, find_radar, find_scenes, grid_and_box
+from pipelines.cube_area import area_of, find_radar, find_scenes, grid_and_box, pad_of
 from pipelines.plan_area import reading_of, spec_of, summarise_scenes
 from pipelines.tile_inputs import SHARD_MAX_PX
 
@@ -80,7 +80,7 @@ class Asked:
     @property
     def pad_m(self) -> float:
         """Metres around the area in which scenes are searched."""
-        return self.config.halo_px * self.spec.resolution_m
+        return pad_of(self.spec, self.config.halo_px)
 
     @property
     def days(self) -> tuple[dt.date, dt.date]:

@@ -26,10 +26,10 @@ from engine.store.lease import Lease
 from engine.store.objects import absolute
 from engine.values.budget import tile_bytes
 from pipelines.config import RunConfig
-from pipelines.cube_area import area_of, search_scenes
+from pipelines.cube_area import area_of, pad_of, search_scenes
 from pipelines.map_area import Design, design, prepare
 from pipelines.map_job import MapJob
-from pipelines.plan_area import summarise_scenes, tile_shape
+from pipelines.plan_area import spec_of, summarise_scenes, tile_shape
 from pipelines.plan_view import MapPlan
 from pipelines.probe_tiles import Probe, run_probe, unreachable
 from pipelines.run_folder import read_plan, write_plan
@@ -89,7 +89,7 @@ def plan_map(config: RunConfig, options: PlanOptions | None = None, step: Step |
 def _scenes(config: RunConfig) -> ItemTable:
     """Return the scenes that the run folder knows, or search; no pixel is looked at."""
     bundle, area = load_bundle(config.bundle), area_of(config.area)
-    pad_m = bundle.lattice.window_px * bundle.spec.resolution_m
+    pad_m = pad_of(spec_of(config, bundle), bundle.lattice.window_px)
     known = known_scenes(absolute(config.out), question_of(config, area, pad_m))
     return search_scenes(config, area, pad_m=pad_m) if known is None else known
 

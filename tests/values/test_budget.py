@@ -60,6 +60,6 @@ def test_no_piece_is_larger_than_the_largest(span: int, chunk: int, first: int) 
 
 
 def test_what_does_not_fit_is_refused_with_both_figures() -> None:
-    with pytest.raises(BudgetError, match="GiB projected, expected 1.00 GiB"):
+    with pytest.raises(BudgetError, match=r"GiB projected, expected 1\.00 GiB"):
         require_fit({"total": 3 << 30}, 1 << 30, "tile_px")
     require_fit({"total": 1 << 30}, 1 << 30, "tile_px")
