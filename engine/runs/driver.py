@@ -14,7 +14,7 @@ import contextlib
 import queue
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ from engine.runs.machine import (
     Unit,
     WorkerDied,
 )
-from engine.runs.post import Post, execute_and_tell
+from engine.runs.post import JOB_LIMIT_BYTES, Post, execute_and_tell, pack
 from engine.runs.signals import Interrupts
 from engine.runs.tile import TileJob, TileList, TileOutput, TileTask, execute_tile, key_of
 from engine.runs.walk import Walk
@@ -48,7 +48,7 @@ from engine.store.lease import Lease
 from engine.store.ledger import Ledger, TileRecord
 from engine.store.objects import local_path
 from engine.store.regions import close_epoch, open_epoch
-from engine.values.errors import BudgetError, ConflictError, InputError, LandweaveError, RetryableError
+from engine.values.errors import ConflictError, LandweaveError, RetryableError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -65,9 +65,6 @@ __all__ = [
     "run_stages",
     "run_tiles",
 ]
-
-JOB_LIMIT_BYTES = 1 << 20
-"""A job travels with each tile, so it must be small: names and numbers, no pixels, no item tables."""
 
 _TICK_S = 0.2
 _FETCH_S = 5.0
@@ -123,7 +120,7 @@ def run_stages(
     run_dir = _absolute(run_dir)
     for job in jobs:
         open_spec(job.store_url)
-        _require_small(job)
+    parcels = {job.name: pack(job) for job in jobs}
     own = Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s)
     stores = {job.store_url for job in jobs}
     with own if lease is None else contextlib.nullcontext(lease) as lease, Interrupts() as interrupts:
@@ -131,7 +128,9 @@ def run_stages(
             open_epoch(url, lease.epoch)
         try:
             walk = Walk(jobs, run_dir, options, only)
-            return _Drive(walk, client, lease, options, on_event or (lambda event: None)).run(interrupts)
+            return _Drive(walk, parcels, client, lease, options, on_event or (lambda event: None)).run(
+                interrupts
+            )
         finally:
             for url in stores:
                 close_epoch(url, lease.epoch)
@@ -143,6 +142,7 @@ class _Drive:
     def __init__(
         self,
         walk: Walk,
+        parcels: Mapping[str, bytes],
         client: Client,
         lease: Lease,
         options: RunOptions,
@@ -155,7 +155,7 @@ class _Drive:
             options,
             on_event,
         )
-        self.begun = time.monotonic()
+        self.parcels, self.begun = parcels, time.monotonic()
         self.tallies = {stage: Tally() for stage in walk.jobs}
         self.old_gaps = {stage: gaps_by_tile(lease.run_dir, stage) for stage in walk.jobs}
         self.machine = Machine(
@@ -235,7 +235,7 @@ class _Drive:
         self.post.expect(name)
         future = self.client.submit(
             execute_and_tell,
-            self.walk.jobs[unit.stage],
+            self.parcels[unit.stage],
             task,
             name,
             key=name,
@@ -404,20 +404,3 @@ def _retryable(error: BaseException | None) -> bool:
 def _absolute(run_dir: str) -> str:
     path = local_path(run_dir)
     return run_dir if path is None else str(Path(path).resolve())
-
-
-def _require_small(job: TileJob) -> None:
-    from distributed.protocol.pickle import dumps
-
-    try:
-        size = len(dumps(job))
-    except Exception as error:
-        raise InputError("the job cannot be sent to workers", where=job.name, found=repr(error)) from error
-    if size > JOB_LIMIT_BYTES:
-        raise BudgetError(
-            "the job is too big to travel with each tile",
-            where=job.name,
-            found=f"{size} bytes",
-            limit=f"at most {JOB_LIMIT_BYTES} bytes",
-            mend="let it carry the path of its tables, not the tables",
-        )
