@@ -114,7 +114,7 @@ class MapJob:
 
     def needs(self, tile: TileKey) -> tuple[Unit, ...]:
         """Name the cube's tiles that lie under this one's windows."""
-        return tuple(unit for _, unit in self._under(self.core(tile)))
+        return tuple(unit for _, unit in self._under(self.core(tile))) if self.cubes else ()
 
     def _under(self, core: Box) -> Iterator[tuple[CubeJob, Unit]]:
         if not core:
