@@ -31,6 +31,7 @@ from engine.runs.driver import RunOptions
 from engine.store.grow import extend, followed_by
 from engine.store.layout import StoreSpec, create, update_attrs
 from engine.store.lease import Lease
+from engine.store.ledger import Ledger, Lookup
 from engine.store.storespec import TIME
 from engine.values.area import Area
 from engine.values.budget import cube_tile_bytes
@@ -39,7 +40,8 @@ from engine.values.spec import CubeSpec
 from pipelines.config import CubeConfig
 from pipelines.cube_job import CubeJob
 from pipelines.plan_cube import Asked, Scenes, ask, layout_of, tile_shape
-from pipelines.run_folder import RADAR_KEY, current_records, read_plan, write_plan
+from pipelines.plan_tiles import walk_of
+from pipelines.run_folder import RADAR_KEY, read_plan, write_plan
 from pipelines.tile_inputs import items_in, put_area, put_items
 from pipelines.tile_stage import (
     Around,
@@ -346,12 +348,12 @@ def _joined(asked: Asked, files: Sequence[str]) -> ItemTable:
 def close_stage(job: CubeJob, *, complete: bool) -> None:
     """Tell the cube's readers how a stage ended."""
     _, staged, _ = read_staged(job.store_url)
-    done = {str(r.tile) for r in current_records(job.run_dir, job.name)}
-    missing = [t for t in read_plan(job.run_dir, job.name)["tiles"] if t not in done]
+    records = Lookup(Ledger(job.run_dir, job.name))
+    undone = (str(tile) for tile in job.tiles() if records.of(tile) is None)
+    missing = list(itertools.islice(undone, _MISSING_LISTED))
     state = "complete" if complete and not missing else "partial"
     stages = tuple(
-        replace(s, state=state, missing=tuple(missing[:_MISSING_LISTED])) if s.name == job.name else s
-        for s in staged.stages
+        replace(s, state=state, missing=tuple(missing)) if s.name == job.name else s for s in staged.stages
     )
     update_attrs(job.store_url, {STAGED_ATTR: replace(staged, stages=stages).to_dict()})
 
@@ -362,13 +364,10 @@ def _plan(config: CubeConfig, job: CubeJob, scenes: Scenes) -> dict[str, Any]:
         "stage": job.name,
         "store": STORE,
         "config": config.model_dump(mode="json"),
-        "grid": asdict(job.grid),
         "box": asdict(job.cube_box),
         "steps": job.steps,
-        "tile_px": config.tile_px,
-        "tiles": [str(t) for t in job.tiles()],
+        **walk_of(job.tiles(), job.outline),
         "items": job.items,
-        "outline": job.outline,
         "radar": job.radar or None,
         "scenes": scenes.items.digest(),
         "superseded": list(scenes.items.superseded),

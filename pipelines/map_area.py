@@ -8,7 +8,7 @@ bigger area, exactly the tiles concerned are made again; `explain_tile` tells wh
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from pipelines.make_cube import close_stage, prepare_cubes
 from pipelines.map_job import MapJob
 from pipelines.plan_area import check_fit, search_padded, spec_of, tile_shape
 from pipelines.plan_cube import cube_config_of
+from pipelines.plan_tiles import walk_of
 from pipelines.products import Products, make_products
 from pipelines.run_folder import read_plan, write_plan
 from pipelines.tile_inputs import area_in, put_area, put_items, show_items
@@ -233,14 +234,11 @@ def _plan(made: Design) -> dict[str, Any]:
         "store": Path(job.store_url).name,
         "area": made.area.name,
         "config": config.model_dump(mode="json"),
-        "grid": asdict(job.grid),
-        "tile_px": config.tile_px,
-        "tiles": [str(t) for t in job.tiles()],
+        **walk_of(job.tiles(), job.outline),
         "through": config.through,
         "bundle": job.bundle.digest(),
         "question": made.question,
         "items": job.items,
-        "outline": job.outline,
         "scenes": table.digest(),
         "superseded": list(table.superseded),
         "radiometry": radiometry_of(table),

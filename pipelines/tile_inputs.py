@@ -23,6 +23,8 @@ from engine.archive.items import ItemTable
 from engine.store.objects import Folder
 from engine.values.area import Area
 from engine.values.errors import InputError
+from engine.values.grid import Grid
+from engine.values.tiling import Reach, Tiling
 
 INPUTS, ITEMS_FILE = "inputs", "items.parquet"
 SHARD_MAX_PX = 2048
@@ -79,6 +81,16 @@ def area_in(run_dir: str, name: str) -> Area:
 def outline_in(run_dir: str, name: str, crs: str) -> Any:
     """Return an outline of a run folder in a CRS, prepared."""
     return _outline(run_dir, name, crs)
+
+
+def tiling_in(run_dir: str, name: str, grid: Grid, tile_px: int, reach: Reach | None = None) -> Tiling:
+    """Return the tiles that touch an outline of a run folder, with the parts of it that were clipped so far."""
+    return _tiling(run_dir, name, grid, tile_px, reach)
+
+
+@lru_cache(maxsize=8)
+def _tiling(run_dir: str, name: str, grid: Grid, tile_px: int, reach: Reach | None) -> Tiling:
+    return Tiling(grid, tile_px, outline_in(run_dir, name, grid.crs), reach)
 
 
 @lru_cache(maxsize=4)

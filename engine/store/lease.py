@@ -30,7 +30,7 @@ from pathlib import Path
 from types import TracebackType
 
 from engine.store.objects import Folder
-from engine.values.errors import ConflictError, LandweaveError
+from engine.values.errors import ConflictError, LandweaveError, RetryableError
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,10 @@ class Lease:
 
         Raises:
             ConflictError: If somebody else holds it, naming host, process and since when.
+            InputError: If the file system cannot tell two writers apart.
         """
         folder = _folder(self.run_dir)
+        folder.require_exclusive()
         newest = _newest(folder)
         if newest and not self._is_free(folder, newest):
             raise _held(self.run_dir, _holder(folder, newest))
@@ -169,7 +171,7 @@ class Lease:
             try:
                 self.check()
                 folder.replace(_beat_name(self.epoch), str(counter).encode())
-            except OSError:
+            except (OSError, RetryableError):
                 continue
             except LandweaveError:
                 return

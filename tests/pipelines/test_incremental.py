@@ -29,6 +29,7 @@ from pipelines.explain_tile import explain_tile
 from pipelines.make_cube import make_cube
 from pipelines.map_area import MapResult, map_area
 from pipelines.plan_cube import cube_config_of
+from pipelines.plan_tiles import tiles_of
 from pipelines.run_folder import read_plan
 from pipelines.sample.archive import SampleArchive
 from tests.pipelines.test_map_area import make_bundle
@@ -164,12 +165,15 @@ def _touched(project: Path, wanted: Any, scene: Any, reach_m: float) -> set[Tile
     grid, _ = grid_and_box(area, None, 10)
     footprint = Area("scene", shapely.from_wkb(scene.geometry_wkb)).to_crs(grid.crs).buffer(reach_m)
     found = set()
-    for text in read_plan(str(project / "scene"))["tiles"]:
-        tile = TileKey.parse(text)
+    for tile in planned(project / "scene"):
         part = area.to_crs(grid.crs).intersection(box(*grid.bounds_of_box(tile.box(TILE_PX))))
         if footprint.intersects(box(*part.bounds)):
             found.add(tile)
     return found
+
+
+def planned(run_dir: Path) -> list[TileKey]:
+    return list(tiles_of(str(run_dir), read_plan(str(run_dir))))
 
 
 def _shards(run_dir: Path, tiles: set[TileKey]) -> set[tuple[int, int]]:
@@ -184,7 +188,7 @@ def test_other_weights_redo_everything_and_say_so(
     first, _ = run(config(project, "weights"), client)
     make_bundle(project / "other", ClassScheme.from_file(sample.classes), seed=1)
     changed = config(project, "weights", bundle=str(project / "other"))
-    told = explain_tile(changed, read_plan(str(project / "weights"))["tiles"][0])
+    told = explain_tile(changed, str(planned(project / "weights")[0]))
     assert told["because"] == ["bundle: the model is another one: weights, window, classes"]
     result, events = run(changed, client)
     assert (result.summary.done, result.summary.reused) == (first.summary.total, 0)
@@ -239,6 +243,6 @@ def test_a_tile_that_is_not_there_is_told(project: Path, client: Client, fused: 
         explain_tile(config(project, "fused"), "r0_c0")
     with pytest.raises(InputError, match="r<row>_c<column>"):
         explain_tile(config(project, "fused"), "third")
-    told = explain_tile(config(project, "never"), read_plan(str(project / "fused"))["tiles"][0])
+    told = explain_tile(config(project, "never"), str(planned(project / "fused")[0]))
     assert told["would be"] == "made: it is not on record"
     assert not (project / "never").exists(), "explaining leaves nothing behind"
