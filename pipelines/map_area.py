@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from engine.archive.items import ItemTable
 from engine.inference.bundle import load_bundle
 from engine.inference.lane import instruction_set
 from engine.runs.driver import RunOptions
-from engine.store.layout import create
 from engine.store.lease import Lease
+from engine.store.objects import absolute
+from engine.store.widen import fit
 from engine.values.area import Area
 from engine.values.budget import tile_bytes
 from engine.values.errors import ConflictError, InputError
@@ -40,7 +40,7 @@ from pipelines.tile_stage import (
     StageResult,
     check_sizes,
     known_scenes,
-    local_folder,
+    made_folder,
     question_of,
     radiometry_of,
     run_jobs,
@@ -86,8 +86,8 @@ def map_area(
         InputError: If area, scenes, bundle or sizes do not fit together.
         ConflictError: If another run holds the folder, or it holds another map.
     """
-    run_dir, options, known = local_folder(config.out), RunOptions(resume=resume), resume and not refresh
-    with Lease(str(run_dir), patience_s=options.patience_s, beat_s=options.beat_s) as lease:
+    run_dir, options, known = made_folder(config.out), RunOptions(resume=resume), resume and not refresh
+    with Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s) as lease:
         cubes: list[CubeJob] = []
         if config.through == "staged":
             cubes = prepare_cubes(cube_config_of(config), lease, known=known)
@@ -157,7 +157,7 @@ def design(
         inputs_dir: Where the inputs are written; default the run folder.
     """
     check_sizes(config.tile_px)
-    run_dir = Path(config.out).absolute()
+    run_dir = absolute(config.out)
     bundle, area = load_bundle(config.bundle), area_of(config.area)
     spec = spec_of(config, bundle)
     grid, _ = grid_and_box(area, config.crs, spec.resolution_m)
@@ -166,7 +166,7 @@ def design(
     if table is None:
         table = search_padded(config, area, bundle)
     steps = check_fit(bundle, table, spec, grid)
-    home = inputs_dir or str(run_dir)
+    home = inputs_dir or run_dir
     job = MapJob(
         run_dir=home,
         grid=grid,
@@ -193,12 +193,12 @@ def prepare(config: RunConfig, *, known: bool = True, cubes: tuple[CubeJob, ...]
 
     The caller holds the folder's lease, so that two runs cannot freeze two plans.
     """
-    local_folder(config.out)
+    made_folder(config.out)
     made = design(config, known=known, cubes=cubes)
     job = made.job
     _require_covered(job, made.area)
     layout = job.store_spec(made.area, f"{made.area.name}, {config.time}")
-    create(job.store_url, layout)  # refuses before anything is changed
+    fit(job.store_url, layout)  # refuses before anything is changed
     if config.version is None:
         show_items(job.run_dir, made.table)
     write_plan(job.run_dir, _plan(made))
@@ -231,7 +231,7 @@ def _plan(made: Design) -> dict[str, Any]:
     memory = tile_bytes(tile_shape(job.bundle, job.spec, made.steps, tile, config.chunk_px))
     return {
         "stage": job.name,
-        "store": Path(job.store_url).name,
+        "store": job.store_url.rpartition("/")[2],
         "area": made.area.name,
         "config": config.model_dump(mode="json"),
         **walk_of(job.tiles(), job.outline),

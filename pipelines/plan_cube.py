@@ -16,6 +16,7 @@ from engine.cube.cube import open_cube
 from engine.cube.plan import plan_cube
 from engine.cube.stored import STORE, dataset_attrs, store_spec
 from engine.store.layout import StoreSpec
+from engine.store.objects import absolute
 from engine.store.storespec import TIME
 from engine.values.area import Area
 from engine.values.budget import GIB, CubeTileShape, cube_tile_bytes
@@ -65,7 +66,7 @@ class Asked:
     """
 
     config: CubeConfig
-    run_dir: Path
+    run_dir: str
     area: Area
     spec: CubeSpec
     grid: Grid
@@ -97,7 +98,7 @@ def ask(config: CubeConfig) -> Asked:
     """Read the area and choose grid and box."""
     area, spec = area_of(config.area), config.cube.model_copy(update={"season": None})
     grid, box = grid_and_box(area, config.crs, spec.resolution_m)
-    return Asked(config, Path(config.out).absolute(), area, spec, grid, box.pad(config.halo_px))
+    return Asked(config, absolute(config.out), area, spec, grid, box.pad(config.halo_px))
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,16 @@ def local_path(url: str) -> Path | None:
     return None if "://" in url else Path(url)
 
 
+def absolute(url: str) -> str:
+    """Return a folder's URL without a slash at its end, or its absolute path.
+
+    >>> absolute("s3://bucket/run/")
+    's3://bucket/run'
+    """
+    path = local_path(url)
+    return url.rstrip("/") if path is None else str(path.absolute())
+
+
 def join(url: str, *parts: str) -> str:
     """Append names to a folder's URL or path.
 

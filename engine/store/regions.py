@@ -150,22 +150,22 @@ def read_back(url: str, box: Box, expected: Mapping[str, str], steps: Steps | No
         except Exception as error:  # a damaged shard fails in whichever codec meets it first
             raise DataError(
                 "the store cannot be read back",
-                where=_place(url, box, name, steps),
-                found=repr(error),
+                where=f"{name} {box}",
+                found=f"{error!r} in {_suspects(url, box, name, steps)}",
                 mend=_MEND,
             ) from error
         if found[name] != wanted:
             raise DataError(
                 "the store gives back other bytes than were written",
-                where=_place(url, box, name, steps),
-                found=found[name],
+                where=f"{name} {box}",
+                found=f"{found[name]} in {_suspects(url, box, name, steps)}",
                 limit=wanted,
                 mend=_MEND,
             )
     return found
 
 
-def _place(url: str, box: Box, name: str, steps: Steps | None) -> str:
+def _suspects(url: str, box: Box, name: str, steps: Steps | None) -> str:
     """Name the files of a region that may be damaged: those that cannot be decoded, else those missing, else all."""
     root, spec = open_store(url)
     shards = _shard_names(spec, spec.variable(name), box, steps)
@@ -174,7 +174,7 @@ def _place(url: str, box: Box, name: str, steps: Steps | None) -> str:
     missing = [f"{s} (missing)" for s in shards if s not in there]
     suspects = broken or missing or shards
     more = f" and {len(suspects) - _NAMED} more" if len(suspects) > _NAMED else ""
-    return f"{name} {box}: {', '.join(suspects[:_NAMED])}{more}"
+    return f"{', '.join(suspects[:_NAMED])}{more}"
 
 
 _NAMED = 4

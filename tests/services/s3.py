@@ -39,6 +39,16 @@ class S3Server:
 
         return boto3.client("s3")
 
+    def objects(self, url: str) -> dict[str, bytes]:
+        """Return all objects under a URL, by their keys below it."""
+        client = self.client()
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+        keys = [o["Key"] for page in pages for o in page.get("Contents", [])]
+        return {
+            k.removeprefix(f"{prefix}/"): client.get_object(Bucket=bucket, Key=k)["Body"].read() for k in keys
+        }
+
 
 @contextlib.contextmanager
 def running_s3(folder: Path) -> Iterator[S3Server]:
@@ -118,9 +128,15 @@ def bucket(s3_server: S3Server) -> Iterator[str]:
     client.delete_bucket(Bucket=name)
 
 
+@pytest.fixture
+def s3_folder(s3_server: S3Server) -> str:
+    """Return the URL of an empty folder in a bucket that all tests share: quicker than one's own bucket."""
+    return f"s3://first/{uuid.uuid4().hex}"
+
+
 @pytest.fixture(params=["local", "memory", "s3"])
 def folder_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the URL of an empty folder, of each kind of file system that a run can be written to."""
     if request.param == "s3":
-        return f"s3://{request.getfixturevalue('bucket')}/folder"
+        return str(request.getfixturevalue("s3_folder"))
     return str(tmp_path) if request.param == "local" else f"memory://{tmp_path}"

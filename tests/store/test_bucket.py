@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.store import regions
+from engine.store import regions, remote
 from engine.store.layout import StoreSpec, Variable, create
 from engine.store.objects import Folder
 from engine.store.regions import (
@@ -38,9 +39,7 @@ def _values(seed: int | None) -> Values:
 
 @pytest.fixture(params=["memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    base = f"memory://{tmp_path}"
-    if request.param == "s3":
-        base = f"s3://{request.getfixturevalue('bucket')}/run"
+    base = f"memory://{tmp_path}" if request.param == "memory" else request.getfixturevalue("s3_folder")
     create(f"{base}/map.zarr", SPEC)
     return f"{base}/map.zarr"
 
@@ -123,10 +122,14 @@ STEPS = ["seen", "names", "put_all"]
 """What a writer asks, in this order: see, look at the gate, put."""
 
 
-@pytest.mark.parametrize("before", [None, 7])
-@pytest.mark.parametrize("slow", [None, 1])
-@pytest.mark.parametrize("newer", [None, 2, 7])
-@pytest.mark.parametrize("step", [1, 2, 3, 4])
+SLEEPS = list(itertools.product(["memory"], [1, 2, 3, 4], [None, 2, 7], [None, 1], [None, 7]))
+SLEEPS += [
+    ("s3", step, newer, 1, before)
+    for step, newer, before in [(1, 2, 7), (2, 2, None), (3, None, None), (3, 2, None), (3, 7, 7), (4, 2, 7)]
+]
+
+
+@pytest.mark.parametrize(("url", "step", "newer", "slow", "before"), SLEEPS, indirect=["url"])
 def test_a_writer_that_sleeps_anywhere_changes_nothing_after_a_take_over(
     url: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -221,6 +224,7 @@ def test_a_kill_between_shards_leaves_each_old_or_new(
         return original(*args)
 
     with monkeypatch.context() as patch:
+        patch.setattr(remote, "_AT_ONCE", 1)
         patch.setattr(owner, name, killed)
         if put < 4:
             with pytest.raises(_KilledError):

@@ -21,7 +21,7 @@ from tests.services.s3 import SECRET, S3Server
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the URL of an empty folder that is not local."""
     if request.param == "s3":
-        return f"s3://{request.getfixturevalue('bucket')}/run"
+        return str(request.getfixturevalue("s3_folder"))
     return f"memory://{tmp_path}"
 
 
