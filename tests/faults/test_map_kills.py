@@ -89,7 +89,7 @@ def test_a_map_whose_processes_are_killed_in_turn_ends_with_the_same_bytes(
     for victim in ("worker", "nanny", "client", "scheduler", None):
         with _command(project, mapped, "killed") as process:
             _kill_at_work(run, mapped, process, victim)
-            out, err = process.communicate(timeout=120)
+            err = process.communicate(timeout=120)[1]
         ends.append(process.returncode)
         if victim == "scheduler":
             assert "scheduler is lost" in err

@@ -23,6 +23,8 @@ def dask_setup(worker: Any) -> None:
 
 
 if __name__ == "__main__":
+    from cluster import launch
     from pipelines.cli import main
 
+    launch._CONNECT_S = 5  # a scheduler that is killed here does not come back
     main()
