@@ -90,3 +90,20 @@ def test_a_worker_that_loses_its_scheduler_costs_its_tiles_at_most(
     assert (told["exit"], told["done"]) == (0, ALL), told
     assert harness.recomputed().total() <= allowed
     assert bytes_under(job.store_url) == undisturbed
+
+
+def test_a_scheduler_that_is_started_again_is_found_again(
+    tmp_path: Path, cluster: Cluster, undisturbed: dict[str, bytes]
+) -> None:
+    """The new one knows nothing; its workers are new as well. No tile is blamed for that."""
+    job = StruckJob(str(tmp_path), side=SIDE, sleep_s=0.2, point="half-published", victim="scheduler")
+    harness = Harness(cluster, job, connect_s=30)
+    with running(**harness.settings()) as process:
+        wait_for(lambda: (tmp_path / "struck.json").exists(), "the kill")
+        while process.poll() is None:
+            cluster.heal()
+            time.sleep(0.1)
+        told = end(process)
+    assert (told["exit"], told["done"], told["failed"]) == (0, ALL, 0), told
+    assert set(harness.recomputed()) <= set(harness.struck()["in_flight"])
+    assert bytes_under(job.store_url) == undisturbed
