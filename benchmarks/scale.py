@@ -14,8 +14,8 @@ so many tiles: the first task comes as late, and the client has as much to hold,
 
 Scheduler, workers and client are processes of their own, and each line is a new client, so that CPU and
 memory are told apart. Prints per line: tiles; seconds and CPU seconds of the client from before the
-store is made to the first task; memory of the client at its peak and how much of it came during the run; tasks and transitions on the
-scheduler per tile (a task is waiting, processing, in memory, released, forgotten); CPU per tile of client,
+store is made to the first task; memory of the client at its peak and how much of it came during the
+run; tasks and transitions on the scheduler per tile (a task is waiting, processing, in memory, released, forgotten); CPU per tile of client,
 scheduler and workers; share of time in which the window of tiles in flight was full.
 """
 
