@@ -104,11 +104,13 @@ class Cluster:
     Args:
         folder: For their logs.
         env: More environment for all of them.
+        preload: A module that each worker loads first.
     """
 
-    def __init__(self, folder: Path, env: dict[str, str] | None = None):
+    def __init__(self, folder: Path, env: dict[str, str] | None = None, preload: str = ""):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.env, self.port = folder, env or {}, _free_port()
+        self.folder, self.env, self.port = folder, env or {}, free_port()
+        self.preload = ["--preload", preload] if preload else []
         self.scheduler: subprocess.Popen[str] | None = None
         self.nannies: list[subprocess.Popen[str]] = []
 
@@ -119,13 +121,14 @@ class Cluster:
     def heal(self, contact: str | None = None) -> Cluster:
         """Start whatever is not running; workers may reach the scheduler by another address."""
         if self.scheduler is None or self.scheduler.poll() is not None:
-            place = ["--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard"]
-            self.scheduler = self._start("scheduler", *place)
+            place = ["--host", "127.0.0.1", "--port", str(self.port)]
+            self.scheduler = self._start("scheduler", *place, "--dashboard-address", "127.0.0.1:0")
+            wait_for(lambda: listens(self.port), "the scheduler")
         self.nannies = [n for n in self.nannies if n.poll() is None]
         while len(self.nannies) < 2:
             small = ["--nthreads", "1", "--memory-limit", "1GiB", "--no-dashboard"]
             where = ["--local-directory", str(self.folder), "--host", "127.0.0.1"]
-            self.nannies.append(self._start("worker", contact or self.address, *small, *where))
+            self.nannies.append(self._start("worker", contact or self.address, *small, *where, *self.preload))
         return self
 
     def workers(self) -> list[psutil.Process]:
@@ -143,7 +146,15 @@ class Cluster:
             return start(f"distributed.cli.dask_{what}", *arguments, stdout=log, stderr=log, env=self.env)
 
 
-def _free_port() -> int:
+def listens(port: int) -> bool:
+    """Tell whether somebody takes connections at a port of this machine."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on now."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

@@ -14,7 +14,7 @@ import xarray as xr
 import yaml
 from distributed import Client
 
-from engine.archive.items import ItemTable
+from engine.archive.items import ItemRecord, ItemTable
 from engine.runs import readable
 from engine.values.classes import ClassScheme
 from pipelines.config import load_config
@@ -46,22 +46,45 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readable, "WAITS_S", (0.0, 0.0))
 
 
-@pytest.fixture
-def project(sample: SampleArchive, tmp_path: Path) -> Path:
-    """A copy of the archive of its own, and a run.yaml over it."""
-    shutil.copytree(sample.root, tmp_path / "archive")
-    make_bundle(tmp_path / "bundle", ClassScheme.from_file(sample.classes), seed=0)
+BAD = 2  # which scene is spoilt
+
+
+@pytest.fixture(scope="module")
+def clean(sample: SampleArchive, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive, a bundle and a run.yaml over it."""
+    folder = tmp_path_factory.mktemp("clean")
+    make_bundle(folder / "bundle", ClassScheme.from_file(sample.classes), seed=0)
     settings = {
         "area": str(sample.territory),
         "time": "2023-03/2023-10",
-        "catalog": str(tmp_path / "archive" / sample.catalog.relative_to(sample.root)),
+        "catalog": str(sample.catalog),
         "bundle": "bundle",
-        "tile_px": 64,
+        "tile_px": 128,
         "probe": "off",
         "products": False,
     }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
-    return tmp_path
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def without(clean: Path, local: Client) -> dict[str, np.ndarray]:
+    """The map of all scenes but one."""
+    config = load_config(clean / "run.yaml", ["out=none"])
+    table = find_scenes(config, area_of(config.area))
+    kept = ItemTable(tuple(i for i in table if i != table.items[BAD]), table.time_range)
+    kept.to_parquet(clean / "kept.parquet")
+    assert _run(clean, local, "without", clean / "kept.parquet").exit_code == 0
+    layers = _layers(clean / "without")
+    assert layers["observations"].max() > 1
+    return layers
+
+
+@pytest.fixture
+def archive(sample: SampleArchive, tmp_path: Path) -> Path:
+    """The catalogue of a copy that may be spoilt."""
+    shutil.copytree(sample.root, tmp_path / "archive")
+    return tmp_path / "archive" / sample.catalog.relative_to(sample.root)
 
 
 def _truncate(path: Path) -> None:
@@ -117,9 +140,15 @@ POISONS = {
 }
 
 
-def _run(project: Path, client: Client, out: str, *overrides: str) -> MapResult:
-    extra = [f"out={json.dumps(str(project / out))}", *overrides]
-    return map_area(load_config(project / "run.yaml", extra), client=client)
+def _run(clean: Path, client: Client, out: str, catalog: Path) -> MapResult:
+    extra = [f"out={json.dumps(str(clean / out))}", f"catalog={json.dumps(str(catalog))}"]
+    return map_area(load_config(clean / "run.yaml", extra), client=client)
+
+
+def _scene(clean: Path, catalog: Path) -> ItemRecord:
+    """Return the scene to be spoilt."""
+    config = load_config(clean / "run.yaml", ["out=none", f"catalog={json.dumps(str(catalog))}"])
+    return find_scenes(config, area_of(config.area)).items[BAD]
 
 
 def _layers(folder: Path) -> dict[str, np.ndarray]:
@@ -129,42 +158,32 @@ def _layers(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("poison", POISONS)
 def test_a_poisoned_item_is_a_gap_and_the_map_is_that_without_it(
-    project: Path, local: Client, poison: str
+    clean: Path, archive: Path, local: Client, without: dict[str, np.ndarray], poison: str
 ) -> None:
-    config = load_config(project / "run.yaml", ["out=none"])
-    table = find_scenes(config, area_of(config.area))
-    bad = table.items[2]
-    path = Path(bad.asset("red").href)
+    bad = _scene(clean, archive)
     spoil, because = POISONS[poison]
-    spoil(path)
-    result = _run(project, local, "poisoned")
+    spoil(Path(bad.asset("red").href))
+    result = _run(clean, local, poison, archive)
     assert (result.exit_code, result.summary.failed) == (3, 0)
-    gaps = json.loads((project / "poisoned" / "gaps.json").read_text())["map"]
+    gaps = json.loads((clean / poison / "gaps.json").read_text())["map"]
     assert {g["item"] for g in gaps} == {bad.id}
     assert {g["kind"] for g in gaps} == {"DataError"}
     assert all(g["tile"].startswith("r") and because in g["message"] for g in gaps), gaps[0]
     spoilt = set(bad.bands) if "metadata" in poison else {"red"}
     assert {g["asset"] for g in gaps} <= spoilt
-
-    kept = ItemTable(tuple(i for i in table if i.id != bad.id), table.time_range)
-    kept.to_parquet(project / "kept.parquet")
-    without = _run(project, local, "without", f"catalog={json.dumps(str(project / 'kept.parquet'))}")
-    assert without.exit_code == 0
-    expected, found = _layers(project / "without"), _layers(project / "poisoned")
-    assert expected["observations"].max() > 1
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    _assert_equal(_layers(clean / poison), without)
 
 
-def test_an_item_of_nothing_but_no_data_changes_nothing(project: Path, local: Client) -> None:
+def test_an_item_of_nothing_but_no_data_changes_nothing(
+    clean: Path, archive: Path, local: Client, without: dict[str, np.ndarray]
+) -> None:
     """Indistinguishable from a swath that ends before the tile: no gap, and not one observation of it."""
-    config = load_config(project / "run.yaml", ["out=none"])
-    table = find_scenes(config, area_of(config.area))
-    _rewrite(Path(table.items[2].asset("red").href), lambda values, profile: np.zeros_like(values))
-    assert _run(project, local, "empty").exit_code == 0
-    kept = ItemTable(tuple(i for i in table if i.id != table.items[2].id), table.time_range)
-    kept.to_parquet(project / "kept.parquet")
-    _run(project, local, "without", f"catalog={json.dumps(str(project / 'kept.parquet'))}")
-    expected, found = _layers(project / "without"), _layers(project / "empty")
+    path = Path(_scene(clean, archive).asset("red").href)
+    _rewrite(path, lambda values, profile: np.zeros_like(values))
+    assert _run(clean, local, "empty", archive).exit_code == 0
+    _assert_equal(_layers(clean / "empty"), without)
+
+
+def _assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)

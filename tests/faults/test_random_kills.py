@@ -1,7 +1,7 @@
 """At least a hundred random SIGKILLs over worker, nanny, scheduler and client; only `make test-long`.
 
 Before each kill all workers are stopped for a moment, so that what is in flight is known exactly. Set
-``LANDWEAVE_KILL_SEED`` to repeat a run, ``LANDWEAVE_KILL_URL`` to keep stores and ledgers elsewhere.
+``LANDWEAVE_KILL_SEED`` to repeat a run.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import pytest
 from tests.faults.harness import SIDE, Harness, bytes_under
 from tests.faults.processes import Cluster, end, running
 from tests.faults.struck_job import VICTIMS, StruckJob
+from tests.services.s3 import running_s3
 
 KILLS = int(os.environ.get("LANDWEAVE_KILLS", "100"))
-BASE = os.environ.get("LANDWEAVE_KILL_URL", "")
 
 
 @dataclass
@@ -46,10 +46,41 @@ class Toll:
         )
 
 
+@pytest.fixture
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket on an S3 server of its own."""
+    with running_s3(tmp_path_factory.mktemp("s3")) as server:
+        server.client().create_bucket(Bucket="kills")
+        yield "s3://kills"
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_a_hundred_random_kills_lose_nothing(
     tmp_path: Path, cluster: Cluster, undisturbed: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _hundred(tmp_path, cluster, undisturbed, capsys, "")
+
+
+@pytest.mark.long
+@pytest.mark.service
+@pytest.mark.timeout(3600)
+def test_a_hundred_random_kills_lose_nothing_in_a_bucket(
+    tmp_path: Path, bucket: str, undisturbed: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Cluster(tmp_path / "cluster")  # started with the bucket's keys in its environment
+    try:
+        _hundred(tmp_path, cluster.heal(), undisturbed, capsys, bucket)
+    finally:
+        cluster.close()
+
+
+def _hundred(
+    tmp_path: Path,
+    cluster: Cluster,
+    undisturbed: dict[str, bytes],
+    capsys: pytest.CaptureFixture[str],
+    bucket: str,
 ) -> None:
     seed = int(os.environ.get("LANDWEAVE_KILL_SEED", time.time_ns() % 10**6))
     with capsys.disabled():
@@ -59,7 +90,7 @@ def test_a_hundred_random_kills_lose_nothing(
         name = f"round-{toll.rounds}"
         folder = tmp_path / name
         folder.mkdir()
-        base = f"{BASE}/{tmp_path.name}-{seed}/{name}" if BASE else ""
+        base = f"{bucket}/{name}" if bucket else ""
         _round(Harness(cluster, StruckJob(str(folder), SIDE, 0.2, base=base)), dice, toll, undisturbed)
     with capsys.disabled():
         print(toll)
