@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from engine.store.ledger import Ledger, TileRecord
@@ -44,10 +43,10 @@ def read_plan(run: str, stage: str = MAP) -> dict[str, Any]:
     Raises:
         InputError: If the folder is no run folder, or has no such stage.
     """
-    path = Path(run) / plan_file(stage)
+    data = Folder(run).read(plan_file(stage))
     try:
-        plan: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        plan: dict[str, Any] = json.loads(data or b"")
+    except ValueError as error:
         raise InputError(
             "not a run folder", where=run, found=str(error), mend="give the `out` of a run"
         ) from error
@@ -56,8 +55,9 @@ def read_plan(run: str, stage: str = MAP) -> dict[str, Any]:
 
 def plans_in(run: str) -> Iterator[dict[str, Any]]:
     """Yield the plans of all stages, cubes first."""
-    for path in sorted(Path(run).glob("plan*.json"), key=lambda p: (p.name == PLAN_FILE, p.name)):
-        yield json.loads(path.read_text())
+    found = [n for n in Folder(run).names() if n.startswith("plan") and n.endswith(".json")]
+    for name in sorted(found, key=lambda n: (n == PLAN_FILE, n)):
+        yield json.loads(Folder(run).read(name) or b"")
 
 
 def current_records(run: str, stage: str = MAP) -> list[TileRecord]:
