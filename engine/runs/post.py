@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
+_CLOSE_S = 5.0
+
 JOB_LIMIT_BYTES = 1 << 20
 """A job travels with each tile, so it must be small: names and numbers, no pixels, no item tables."""
 
@@ -102,7 +104,7 @@ class Post:
     def close(self) -> None:
         """Take no more records; what the client's own thread was still to do has been done then."""
         self._client.unsubscribe_topic(self._topic)
-        self._client.sync(asyncio.sleep, 0)
+        self._client.sync(asyncio.sleep, 0, callback_timeout=_CLOSE_S)
 
     def _receive(self, event: tuple[float, dict[str, bytes | str]]) -> None:
         """Take a record in; called in the client's own thread."""

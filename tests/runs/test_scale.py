@@ -108,7 +108,7 @@ class Instant:
     def unsubscribe_topic(self, topic: str) -> None:
         pass
 
-    def sync(self, call: Any, *args: Any) -> Any:
+    def sync(self, call: Any, *args: Any, callback_timeout: float | None = None) -> Any:
         return asyncio.run(call(*args))
 
 
