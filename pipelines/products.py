@@ -26,6 +26,7 @@ from engine.products.stac import MapProduct, ModelRef, write_stac
 from engine.products.styles import write_qml
 from engine.store.layout import open_spec
 from engine.store.objects import Folder, join, local_path
+from engine.store.remote import network
 from engine.values.area import Area
 from engine.values.grid import Box
 from pipelines.map_job import MapJob
@@ -81,7 +82,8 @@ def _make(job: MapJob, area: Area, table: ItemTable, home: Path) -> Products:
     box = _area_box(job, area)
     first, last = table.time_range
     title = f"{area.name}, {_season(first, last)}"
-    build_overviews(url)
+    with network(url):
+        build_overviews(url)
     seams = map_seams(url, job.bundle.lattice, job.tile_px, box, grid=job.grid)
     (run / SEAMS_FILE).write_text(json.dumps(asdict(seams), indent=1))
     files = {

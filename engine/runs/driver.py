@@ -14,7 +14,7 @@ import contextlib
 import queue
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +41,7 @@ from engine.runs.machine import (
     Unit,
     WorkerDied,
 )
-from engine.runs.post import Post, execute_and_tell
+from engine.runs.post import JOB_LIMIT_BYTES, Post, execute_and_tell, pack
 from engine.runs.scheduler import (
     came_back,
     cancellation,
@@ -61,14 +61,7 @@ from engine.store.ledger import Ledger, TileRecord
 from engine.store.objects import local_path
 from engine.store.refusals import refusals
 from engine.store.regions import close_epoch, open_epoch
-from engine.values.errors import (
-    BudgetError,
-    ConflictError,
-    InputError,
-    LandweaveError,
-    RefusedError,
-    RetryableError,
-)
+from engine.values.errors import ConflictError, LandweaveError, RefusedError, RetryableError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -85,9 +78,6 @@ __all__ = [
     "run_stages",
     "run_tiles",
 ]
-
-JOB_LIMIT_BYTES = 1 << 20
-"""A job travels with each tile, so it must be small: names and numbers, no pixels, no item tables."""
 
 _TICK_S = 0.2
 _FETCH_S = 5.0
@@ -144,7 +134,7 @@ def run_stages(
     run_dir = _absolute(run_dir)
     for job in jobs:
         open_spec(job.store_url)
-        _require_small(job)
+    parcels = {job.name: pack(job) for job in jobs}
     own = Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s)
     stores = {job.store_url for job in jobs}
     with (
@@ -156,7 +146,9 @@ def run_stages(
             open_epoch(url, lease.epoch)
         try:
             walk = Walk(jobs, run_dir, options, only)
-            return _Drive(walk, client, lease, options, on_event or (lambda event: None)).run(interrupts)
+            return _Drive(walk, parcels, client, lease, options, on_event or (lambda event: None)).run(
+                interrupts
+            )
         finally:
             for url in stores:
                 close_epoch(url, lease.epoch)
@@ -168,6 +160,7 @@ class _Drive:
     def __init__(
         self,
         walk: Walk,
+        parcels: Mapping[str, bytes],
         client: Client,
         lease: Lease,
         options: RunOptions,
@@ -180,7 +173,7 @@ class _Drive:
             options,
             on_event,
         )
-        self.begun = time.monotonic()
+        self.parcels, self.begun = parcels, time.monotonic()
         self.tallies = {stage: Tally() for stage in walk.jobs}
         self.old_gaps = {stage: gaps_by_tile(lease.run_dir, stage) for stage in walk.jobs}
         self.machine = Machine(
@@ -263,7 +256,7 @@ class _Drive:
         self.post.expect(name)
         future = self.client.submit(
             execute_and_tell,
-            self.walk.jobs[unit.stage],
+            self.parcels[unit.stage],
             task,
             name,
             key=name,
@@ -419,20 +412,3 @@ def _retryable(error: BaseException | None) -> bool:
 def _absolute(run_dir: str) -> str:
     path = local_path(run_dir)
     return run_dir if path is None else str(Path(path).resolve())
-
-
-def _require_small(job: TileJob) -> None:
-    from distributed.protocol.pickle import dumps
-
-    try:
-        size = len(dumps(job))
-    except Exception as error:
-        raise InputError("the job cannot be sent to workers", where=job.name, found=repr(error)) from error
-    if size > JOB_LIMIT_BYTES:
-        raise BudgetError(
-            "the job is too big to travel with each tile",
-            where=job.name,
-            found=f"{size} bytes",
-            limit=f"at most {JOB_LIMIT_BYTES} bytes",
-            mend="let it carry the path of its tables, not the tables",
-        )

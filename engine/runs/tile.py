@@ -8,6 +8,7 @@ again.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -166,6 +167,7 @@ def digests_of(inputs: Mapping[str, Any]) -> dict[str, str]:
     return {name: key_of({name: value})[:12] for name, value in inputs.items()}
 
 
+@functools.cache
 def engine_version() -> str:
     """Return the software's version and the version of its format."""
     try:

@@ -81,8 +81,8 @@ def open_gate(url: str, epoch: int) -> None:
         ConflictError: If a later epoch is open.
         InputError: If the object store ignores the conditions of a put.
     """
-    require_conditions(url)
     gates = _gates(url)
+    require_conditions(gates.url)
     _require_newest(url, epoch, _open(gates))
     gates.create(f"gate-{epoch}", b"")
     opened = _open(gates)

@@ -98,10 +98,11 @@ def restate(url: str, spec: StoreSpec) -> None:
         spec: The store's spec but for attributes, title and labels.
     """
     root, before = open_store(url, "r+")
-    if spec.dims != before.dims:
-        write_labels(root, spec)
-    for variable in spec.variables:
-        root[variable.name].attrs.put(_array_attrs(spec, variable))
+    with network(url):
+        if spec.dims != before.dims:
+            write_labels(root, spec)
+        for variable in spec.variables:
+            root[variable.name].attrs.put(_array_attrs(spec, variable))
     commit(url, dict(root.attrs) | _group_attrs(spec, dict(root.attrs)))
 
 
@@ -164,7 +165,8 @@ def commit(url: str, attrs: Mapping[str, Any]) -> None:
     the old whole or the new whole, never attributes of one and arrays of the other.
     """
     folder, root = Folder(url), open_group(url)
-    names = [f"{name}/{_META}" for name, _ in root.members(max_depth=None)]
+    with network(url):
+        names = [f"{name}/{_META}" for name, _ in root.members(max_depth=None)]
     nodes = folder.read_all([_META, *names])
     own = json.loads(nodes[_META]) | {"attributes": dict(attrs)}
     nodes[_META] = json.dumps(own).encode()

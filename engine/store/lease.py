@@ -30,7 +30,7 @@ from pathlib import Path
 from types import TracebackType
 
 from engine.store.objects import Folder
-from engine.values.errors import ConflictError, LandweaveError, RetryableError
+from engine.values.errors import ConflictError, LandweaveError, RefusedError, RetryableError
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-            with contextlib.suppress(OSError):  # a full disk: the next run finds this process gone, or waits
+            # A full disk, a lost network: the next run finds this process gone, or waits.
+            with contextlib.suppress(OSError, RetryableError, RefusedError):
                 _folder(self.run_dir).create(_end_name(self.epoch), b"")
 
     def __enter__(self) -> Lease:
@@ -171,7 +172,7 @@ class Lease:
             try:
                 self.check()
                 folder.replace(_beat_name(self.epoch), str(counter).encode())
-            except (OSError, RetryableError):
+            except (OSError, RetryableError, RefusedError):
                 continue
             except LandweaveError:
                 return

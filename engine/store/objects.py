@@ -187,7 +187,10 @@ def _create_local(path: Path, data: bytes) -> bool:
 
 
 def _list_local(path: Path) -> list[str]:
-    return [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    if not path.is_dir():
+        return []
+    with os.scandir(path) as entries:  # names alone: a path for each costs many times as much
+        return [entry.name for entry in entries]
 
 
 def _sync_folder(path: Path) -> None:

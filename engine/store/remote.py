@@ -8,8 +8,8 @@ Two writers of one key are told apart by the object's tag (S3 calls it ETag)::
 
 A put that is refused (412) may still be ours: the first answer was lost and the client asked again. So a
 refusal is a success when what stands there is what we sent. Requests go to the server itself, past the
-listings that file systems remember. Throttling, server errors and a lost network are tried again for a
-minute; what then still fails says bucket and key, and nothing of the credentials.
+listings that file systems remember. Throttling, server errors and a lost network are tried again for
+more than a minute; what then still fails says bucket and key, and nothing of the credentials.
 
 Of the file systems that fsspec knows, S3 alone is trusted to write (and fsspec's ``memory``, inside one
 process); all others may be read. One that only looks before it writes would lose a race now and then, and
@@ -30,18 +30,18 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from engine.values.errors import InputError, RetryableError
+from engine.values.errors import InputError, RefusedError, RetryableError
 
 ABSENT = "*"
 """Condition of a put: nothing may be there."""
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 """How long a request is tried again."""
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _AT_ONCE = 0.1, 5.0, 16
 _EXPIRED = ("ExpiredToken", "RequestExpired", "TokenRefreshRequired", "ExpiredTokenException")
 _UNKNOWN = ("NoCredentialsError", "PartialCredentialsError")
-_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403")
+_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "QuotaExceeded")
 
 
 class Seen(NamedTuple):
@@ -111,7 +111,7 @@ def storage_options(url: str) -> dict[str, Any]:
 
 
 def require_conditions(url: str) -> None:
-    """Make sure that the store at a URL keeps the conditions of a put; asked once a process and bucket.
+    """Make sure that the store at a URL keeps the conditions of a put; asked once a process and folder.
 
     Raises:
         InputError: If it overwrites where it should refuse.
@@ -206,7 +206,7 @@ class S3Objects:
         condition = {} if over is None else {"IfNoneMatch": "*"} if over == ABSENT else {"IfMatch": over}
         try:
             return str((await self._call("put_object", key, Body=data, **condition))["ETag"])
-        except (_RefusedError, FileNotFoundError):  # some servers answer 404 to If-Match where nothing is
+        except (_UnmetError, FileNotFoundError):  # some servers answer 404 to If-Match where nothing is
             standing = await self._get(key)
             return standing.tag if standing.data == data else None
 
@@ -348,7 +348,7 @@ class MemoryObjects(ReadOnly):
                 self.fs.rm_file(key)
 
 
-class _RefusedError(Exception):
+class _UnmetError(Exception):
     """The condition of a put did not hold."""
 
 
@@ -411,19 +411,21 @@ def _judged(key: str, error: Exception) -> Exception:
     if status == 404:
         return FileNotFoundError(where)
     if status == 412:
-        return _RefusedError(where)
+        return _UnmetError(where)
     if code in _EXPIRED:
-        return RetryableError(
+        return RefusedError(
             "the credentials have expired", where=where, found=found, mend=f"renew them, then {_AGAIN}"
         )
-    if status in (408, 409, 429) or (status >= 500 and status != 501):
+    if status in (408, 409, 429) or (status >= 500 and status not in (501, 507)):
         return RetryableError("the object store does not answer", where=where, found=found, mend=_AGAIN)
-    mend = _LET_IN if code in _REFUSED or status == 403 else "see what the server's documentation says of it"
-    return InputError("the object store refuses", where=where, found=found, mend=mend)
+    if code in _REFUSED or status in (403, 507):
+        return RefusedError("the object store refuses", where=where, found=found, mend=_LET_IN)
+    mend = "see what the server's documentation says of it"
+    return InputError("the object store cannot do this", where=where, found=found, mend=mend)
 
 
 _AGAIN = "run the same command again; finished tiles are kept"
-_LET_IN = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL, and what they may do there"
+_LET_IN = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, and what they may do there"
 
 
 def _tag(data: bytes) -> str:

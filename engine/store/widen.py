@@ -61,6 +61,8 @@ def fit(url: str, spec: StoreSpec) -> Fitted:
     place = _place(url)
     if place.is_whole():
         _finish(url, place)
+    else:
+        place.clear()
     try:
         old = open_spec(url)
     except InputError:
@@ -106,7 +108,6 @@ class _Place(Protocol):
 
 def _grow(url: str, place: _Place, old: StoreSpec, new: StoreSpec) -> None:
     close_all_epochs(url)
-    place.clear()
     create(place.grown, new)
     kept = dict(open_store(url)[0].attrs)
     own = {*open_store(place.grown)[0].attrs, SPEC_ATTR, _OF_OVERVIEWS}

@@ -238,6 +238,53 @@ def test_a_smaller_area_is_refused(project: Path, client: Client) -> None:
         run(config(project, "fused", area=[west, south, (west + east) / 2, north]), client)
 
 
+def test_a_bigger_area_keeps_what_lies_inside(
+    project: Path, client: Client, fused: dict[str, np.ndarray]
+) -> None:
+    """The map of the south-west grows into that of the whole territory: same bytes as made at once."""
+    whole = config(project, "grows")
+    west, south, east, north = area_of(whole.area).bounds
+    southwest = box(west, south, west + 0.8 * (east - west), south + 0.8 * (north - south))
+    part = area_of(whole.area).geometry.intersection(southwest)
+    (project / "part.geojson").write_text(shapely.to_geojson(part))
+    small = config(project, "grows", area=str(project / "part.geojson"), crs="EPSG:32633")
+    whole = config(project, "grows", crs="EPSG:32633")
+    first, _ = run(small, client)
+    outline = Area("part", part).to_crs("EPSG:32633")
+    grid, _ = grid_and_box(area_of(whole.area), "EPSG:32633", 10)
+    inside = {
+        t for t in planned(project / "grows") if outline.contains(box(*grid.bounds_of_box(t.box(TILE_PX))))
+    }
+    assert 0 < len(inside) < first.summary.total
+    result, events = run(whole, client)
+    assert {e.tile for e in events if e.kind == "reused"} >= inside
+    assert {e.message for e in events if e.kind == "changed"} == {"outline"}
+    assert result.summary.reused + result.summary.done == result.summary.total > first.summary.total
+    grown = xr.open_zarr(project / "grows/map.zarr", chunks=None)
+    once = xr.open_zarr(project / "fused/map.zarr", chunks=None)
+    for name in once.data_vars:
+        np.testing.assert_array_equal(grown[name].sel(y=once.y, x=once.x).values, once[name].values)
+    assert run(whole, client)[0].summary.done == 0
+
+
+def test_other_names_and_colours_make_nothing_again(
+    project: Path, client: Client, sample: SampleArchive
+) -> None:
+    wanted = config(project, "names")
+    run(wanted, client)
+    before = tree_bytes(str(project / "names/map.zarr/label/c"))
+    renamed = yaml.safe_load(Path(sample.classes).read_text())
+    for number, entry in enumerate(renamed["classes"]):
+        entry["name"], entry["colour"] = f"kind-{number}", "#102030"
+    (project / "renamed.yaml").write_text(yaml.safe_dump(renamed))
+    make_bundle(project / "renamed", ClassScheme.from_file(project / "renamed.yaml"), seed=0)
+    result, _ = run(config(project, "names", bundle=str(project / "renamed")), client)
+    assert (result.summary.done, result.exit_code) == (0, 0)
+    assert tree_bytes(str(project / "names/map.zarr/label/c")) == before
+    meanings = xr.open_zarr(project / "names/map.zarr", chunks=None).label.attrs["flag_meanings"]
+    assert "kind-0" in meanings
+
+
 def test_a_tile_that_is_not_there_is_told(project: Path, client: Client, fused: Any) -> None:
     with pytest.raises(InputError, match="outside the outline"):
         explain_tile(config(project, "fused"), "r0_c0")

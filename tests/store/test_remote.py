@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +16,7 @@ from engine.store import remote
 from engine.store.lease import Lease
 from engine.store.objects import Folder
 from engine.store.remote import ABSENT, Put, objects_at, require_conditions
-from engine.values.errors import ConflictError, InputError, RetryableError
+from engine.values.errors import ConflictError, InputError, RefusedError, RetryableError
 from tests.services.s3 import SECRET, S3Server
 
 
@@ -194,11 +197,12 @@ def test_a_lasting_failure_says_where_and_no_secret(
 @pytest.mark.parametrize(
     ("code", "status", "kind", "word"),
     [
-        ("AccessDenied", 403, InputError, "AWS_ACCESS_KEY_ID"),
-        ("InvalidAccessKeyId", 403, InputError, "AWS_ACCESS_KEY_ID"),
+        ("AccessDenied", 403, RefusedError, "AWS_ACCESS_KEY_ID"),
+        ("QuotaExceeded", 507, RefusedError, "AWS_ACCESS_KEY_ID"),
+        ("InvalidAccessKeyId", 403, RefusedError, "AWS_ACCESS_KEY_ID"),
         ("NoSuchBucket", 404, InputError, "no such bucket"),
-        ("NotImplemented", 501, InputError, "refuses"),
-        ("ExpiredToken", 400, RetryableError, "renew"),
+        ("NotImplemented", 501, InputError, "cannot do this"),
+        ("ExpiredToken", 400, RefusedError, "renew"),
     ],
 )
 def test_what_waiting_does_not_mend_is_said_as_what_it_is(
@@ -222,6 +226,19 @@ def test_a_bug_is_not_taken_for_the_network(bucket: str, monkeypatch: pytest.Mon
     with pytest.raises(TypeError):
         objects.put(key, b"")
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "FSSPEC_S3_ENDPOINT_URL"])
+def test_the_endpoint_comes_from_the_environment(s3_server: S3Server, s3_folder: str, variable: str) -> None:
+    script = (
+        "import sys, zarr; from engine.store.objects import Folder; from engine.store.layout import open_group\n"
+        "Folder(sys.argv[1]).replace('one', b'1'); print(Folder(sys.argv[1]).read('one'))\n"
+        "zarr.create_group(sys.argv[1] + '/a.zarr'); print(open_group(sys.argv[1] + '/a.zarr').name)\n"
+    )
+    env = {k: v for k, v in os.environ.items() if "ENDPOINT" not in k} | {variable: s3_server.endpoint}
+    command = [sys.executable, "-c", script, s3_folder]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["b'1'", "/"]
 
 
 def test_a_server_that_ignores_conditions_is_refused(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
