@@ -64,6 +64,8 @@ class RunEvent:
         total: All tiles of the stage.
         record: The tile's record (``done``, ``reused``), or the one that no longer holds (``changed``).
         message: The error in full, or the reason.
+        error: Class of the error (``error``, ``failed``).
+        worker: Address of the worker it happened on, where that is known.
     """
 
     kind: EventKind
@@ -73,6 +75,8 @@ class RunEvent:
     total: int
     record: TileRecord | None = None
     message: str = ""
+    error: str = ""
+    worker: str = ""
 
 
 @dataclass(frozen=True)
