@@ -21,7 +21,6 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-import shapely
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -36,8 +35,8 @@ from engine.store.layout import StoreSpec, Variable, open_spec
 from engine.store.storespec import TIME
 from engine.values.grid import Box, Grid, TileKey
 from engine.values.spec import ENGINE_FORMAT, CubeSpec
-from engine.values.tiling import Tiling
-from pipelines.tile_inputs import items_in, outline_in, stage_items
+from engine.values.tiling import Reach, Tiling
+from pipelines.tile_inputs import items_in, stage_items, tiling_in
 
 
 @dataclass(frozen=True)
@@ -75,17 +74,14 @@ class CubeJob:
         """Return a tile's pixels."""
         return tile.box(self.tile_px)
 
-    def tiles(self) -> list[TileKey]:
-        """List the tiles that hold a wanted block, along a Z-order curve."""
-        reach_m = 1.5 * (self.halo_px + BLOCK_PX) * max(self.grid.resolution_yx)  # more than the diagonal
-        near = outline_in(self.run_dir, self.grid.crs).buffer(reach_m)
-        return [t for t in Tiling(self.grid, self.tile_px, near) if self.blocks(t)]
+    def tiles(self) -> Tiling:
+        """Return the tiles that hold a wanted block, along a Z-order curve."""
+        reach = Reach(self.cube_box, BLOCK_PX, self.halo_px)
+        return tiling_in(self.run_dir, self.grid, self.tile_px, reach)
 
     def blocks(self, tile: TileKey) -> list[Box]:
         """Return the parts of a tile that are staged, one for each wanted block of the grid."""
-        inside = self.box(tile) & self.cube_box
-        parts = inside.blocks(BLOCK_PX) if inside else ()
-        return [p for p in parts if self._meets(p.snap_out(BLOCK_PX).pad(self.halo_px))]
+        return self.tiles().blocks(tile)
 
     def inputs(self, tile: TileKey) -> dict[str, Any]:
         """Return all that decides this tile's bytes, by component."""
@@ -139,10 +135,6 @@ class CubeJob:
     def _variables(self, layout: StoreSpec) -> list[Variable]:
         """Return what this stage writes: arrays without time are made once, by the first."""
         return [v for v in layout.variables if v.grows or self.steps[0] == 0]
-
-    def _meets(self, box: Box) -> bool:
-        rectangle = shapely.box(*self.grid.bounds_of_box(box))
-        return bool(outline_in(self.run_dir, self.grid.crs).intersects(rectangle))
 
     def _scenes(self, core: Box) -> ItemTable:
         """Return the scenes that may touch some pixels.

@@ -39,6 +39,7 @@ from engine.values.spec import CubeSpec
 from pipelines.config import CubeConfig
 from pipelines.cube_job import CubeJob
 from pipelines.plan_cube import Asked, Scenes, ask, layout_of, tile_shape
+from pipelines.plan_tiles import tiles_of, walk_of
 from pipelines.run_folder import RADAR_KEY, current_records, read_plan, write_plan
 from pipelines.tile_inputs import items_in, stage_items, write_inputs
 from pipelines.tile_stage import (
@@ -309,11 +310,11 @@ def _close_stage(job: CubeJob, *, complete: bool) -> None:
     """Tell readers how the stage ended."""
     _, staged, _ = read_staged(job.store_url)
     done = {str(r.tile) for r in current_records(job.run_dir, job.name)}
-    missing = [t for t in read_plan(job.run_dir, job.name)["tiles"] if t not in done]
+    tiles = (str(t) for t in tiles_of(job.run_dir, read_plan(job.run_dir, job.name)))
+    missing = list(itertools.islice((t for t in tiles if t not in done), _MISSING_LISTED))
     state = "complete" if complete and not missing else "partial"
     stages = tuple(
-        replace(s, state=state, missing=tuple(missing[:_MISSING_LISTED])) if s.name == job.name else s
-        for s in staged.stages
+        replace(s, state=state, missing=tuple(missing)) if s.name == job.name else s for s in staged.stages
     )
     update_attrs(job.store_url, {STAGED_ATTR: replace(staged, stages=stages).to_dict()})
 
@@ -324,11 +325,9 @@ def _plan(config: CubeConfig, job: CubeJob, scenes: Scenes) -> dict[str, Any]:
         "stage": job.name,
         "store": STORE,
         "config": config.model_dump(mode="json"),
-        "grid": asdict(job.grid),
         "box": asdict(job.cube_box),
         "steps": job.steps,
-        "tile_px": config.tile_px,
-        "tiles": [str(t) for t in job.tiles()],
+        **walk_of(job.tiles()),
         "items": stage_items(job.name),
         "radar": stage_items(job.name, "radar") if scenes.radar is not None else None,
         "scenes": scenes.items.digest(),

@@ -7,7 +7,7 @@ is the same, tiles whose key is on record are not made again.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from engine.store.layout import create
 from engine.store.lease import Lease
 from engine.values.area import Area
 from engine.values.budget import tile_bytes
-from engine.values.grid import Box, Grid
+from engine.values.grid import Box
 from pipelines.config import RunConfig
 from pipelines.cube_area import area_of, grid_and_box
 from pipelines.map_job import MapJob
 from pipelines.plan_area import check_fit, search_padded, spec_of, tile_shape
+from pipelines.plan_tiles import walk_of
 from pipelines.products import Products, make_products
 from pipelines.run_folder import write_plan
 from pipelines.tile_inputs import ITEMS_FILE, write_inputs
@@ -111,20 +112,18 @@ def prepare(config: RunConfig, *, resume: bool = True) -> tuple[MapJob, Area, It
     write_inputs(run_dir, area, table)
     tile = Box(0, 0, config.tile_px, config.tile_px)
     memory = tile_bytes(tile_shape(bundle, spec, steps, tile, config.chunk_px))
-    plan = _plan(config, job, grid, table) | {"question": question, "items": ITEMS_FILE}
+    plan = _plan(config, job, table) | {"question": question, "items": ITEMS_FILE}
     write_plan(str(run_dir), plan | {"projected_bytes": memory["total"], "area": area.name})
     return job, area, table
 
 
-def _plan(config: RunConfig, job: MapJob, grid: Grid, table: ItemTable) -> dict[str, Any]:
+def _plan(config: RunConfig, job: MapJob, table: ItemTable) -> dict[str, Any]:
     """Freeze what was decided, with the versions and the instruction set that make the bytes."""
     return {
         "stage": job.name,
         "store": Path(job.store_url).name,
         "config": config.model_dump(mode="json"),
-        "grid": asdict(grid),
-        "tile_px": config.tile_px,
-        "tiles": [str(t) for t in job.tiles()],
+        **walk_of(job.tiles()),
         "bundle": job.bundle.digest(),
         "scenes": table.digest(),
         "superseded": list(table.superseded),

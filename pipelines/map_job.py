@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import shapely
 from dask.base import compute
 from numpy.typing import NDArray
 
@@ -29,7 +28,7 @@ from engine.values.area import Area
 from engine.values.grid import Box, Grid, TileKey
 from engine.values.spec import ENGINE_FORMAT, CubeSpec
 from engine.values.tiling import Tiling
-from pipelines.tile_inputs import ITEMS_FILE, SHARD_MAX_PX, items_in, outline_in
+from pipelines.tile_inputs import ITEMS_FILE, SHARD_MAX_PX, items_in, outline_in, tiling_in
 
 STORE = "map.zarr"
 
@@ -68,7 +67,7 @@ class MapJob:
 
     def tiles(self) -> Tiling:
         """Return the tiles that touch the outline, along a Z-order curve."""
-        return Tiling(self.grid, self.tile_px, self._outline())
+        return tiling_in(self.run_dir, self.grid, self.tile_px)
 
     def inputs(self, tile: TileKey) -> dict[str, Any]:
         """Return all that decides this tile's bytes, by component."""
@@ -78,7 +77,7 @@ class MapJob:
             "format": ENGINE_FORMAT,
             "grid": [self.grid.crs, self.grid.resolution_yx, self.grid.anchor_xy],
             "tile": [str(tile), self.tile_px],
-            "outline": hashlib.sha256(self._part(tile).wkb).hexdigest(),
+            "outline": hashlib.sha256(self.tiles().part(tile).wkb).hexdigest(),
             "spec": self.spec.digest(),
             "bundle": self.bundle.digest(),
             "probability": self.probability,
@@ -157,13 +156,9 @@ class MapJob:
     def _outline(self) -> Any:
         return outline_in(self.run_dir, self.grid.crs)
 
-    def _part(self, tile: TileKey) -> Any:
-        rectangle = shapely.box(*self.grid.bounds_of_box(self.box(tile)))
-        return shapely.normalize(shapely.intersection(self._outline(), rectangle))
-
     def _core(self, tile: TileKey) -> Box:
         """Return the part of a tile for which an answer is wanted: the bounds of the outline in it."""
-        part = self._part(tile)
+        part = self.tiles().part(tile)
         if part.is_empty:
             return Box(0, 0, 0, 0)
         return self.grid.box_of_bounds(part.bounds) & self.box(tile)

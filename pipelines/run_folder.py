@@ -18,6 +18,7 @@ from engine.store.ledger import Ledger, TileRecord
 from engine.store.objects import Folder
 from engine.store.regions import read_back
 from engine.values.errors import DataError, InputError
+from pipelines.plan_tiles import tiles_of
 
 MAP, PLAN_FILE, GAPS_FILE = "map", "plan.json", "gaps.json"
 QUESTION_KEY, ITEMS_KEY, RADAR_KEY, PROJECTED_KEY = "question", "items", "radar", "projected_bytes"
@@ -61,7 +62,7 @@ def plans_in(run: str) -> Iterator[dict[str, Any]]:
 
 def current_records(run: str, stage: str = MAP) -> list[TileRecord]:
     """Return the newest record of each tile of a stage's plan."""
-    wanted = set(read_plan(run, stage)["tiles"])
+    wanted = {str(t) for t in tiles_of(run, read_plan(run, stage))}
     newest: dict[str, TileRecord] = {}
     for record in Ledger(run, stage).records():
         tile = str(record.tile)
@@ -87,7 +88,7 @@ def _status(run: str, plan: dict[str, Any]) -> dict[str, Any]:
     seconds = sorted(r.seconds for r in records)
     slowest = max(records, key=lambda r: r.seconds, default=None)
     return {
-        "tiles done": f"{len(records)} of {len(plan['tiles'])}",
+        "tiles done": f"{len(records)} of {plan['tiles']}",
         "last tile": max((r.finished_utc for r in records), default="none yet"),
         "seconds a tile, median": round(seconds[len(seconds) // 2], 1) if seconds else None,
         "slowest tile": f"{slowest.tile} {slowest.seconds:.1f} s" if slowest else None,
@@ -112,7 +113,7 @@ def verify_run(run: str) -> dict[str, Any]:
     for plan in plans:
         records = current_records(run, plan["stage"])
         told["tiles read"] += len(records)
-        told["tiles planned"] += len(plan["tiles"])
+        told["tiles planned"] += plan["tiles"]
         told["differ"] += [text for record in records if (text := _difference(run, plan, record))]
     return told
 

@@ -12,6 +12,8 @@ import shapely
 from engine.archive.items import ItemTable
 from engine.store.objects import Folder
 from engine.values.area import Area
+from engine.values.grid import Grid
+from engine.values.tiling import Reach, Tiling
 
 ITEMS_FILE, AREA_FILE = "items.parquet", "area.geojson"
 SHARD_MAX_PX = 2048
@@ -45,9 +47,16 @@ def items_in(run_dir: str, items_file: str) -> ItemTable:
     return _items(run_dir, items_file, _stamp(run_dir, items_file))
 
 
-def outline_in(run_dir: str, crs: str) -> Any:
+def outline_in(run_dir: str, crs: str, file: str = AREA_FILE) -> Any:
     """Return the outline of a run folder in a CRS, prepared."""
-    return _outline(run_dir, crs, _stamp(run_dir, AREA_FILE))
+    return _outline(run_dir, crs, file, _stamp(run_dir, file))
+
+
+def tiling_in(
+    run_dir: str, grid: Grid, tile_px: int, reach: Reach | None = None, file: str = AREA_FILE
+) -> Tiling:
+    """Return the tiles that touch the outline of a run folder, with the parts of it that were clipped so far."""
+    return _tiling(run_dir, grid, tile_px, reach, file, _stamp(run_dir, file))
 
 
 def _stamp(run_dir: str, name: str) -> int:
@@ -60,9 +69,14 @@ def _items(run_dir: str, name: str, stamp: int) -> ItemTable:
     return ItemTable.from_parquet(Path(run_dir) / name)
 
 
+@lru_cache(maxsize=8)
+def _tiling(run_dir: str, grid: Grid, tile_px: int, reach: Reach | None, file: str, stamp: int) -> Tiling:
+    return Tiling(grid, tile_px, _outline(run_dir, grid.crs, file, stamp), reach)
+
+
 @lru_cache(maxsize=4)
-def _outline(run_dir: str, crs: str, stamp: int) -> Any:
-    feature = json.loads((Path(run_dir) / AREA_FILE).read_text())
+def _outline(run_dir: str, crs: str, file: str, stamp: int) -> Any:
+    feature = json.loads((Path(run_dir) / file).read_text())
     area = Area(feature["properties"]["name"], shapely.geometry.shape(feature["geometry"]))
     outline = area.to_crs(crs)
     shapely.prepare(outline)

@@ -88,7 +88,25 @@ def box_outline(bounds_xyxy: tuple[float, float, float, float], crs: str) -> Any
     xy = shapely.get_coordinates(box)
     lon, lat = to_degrees.transform(xy[:, 0], xy[:, 1])
     lon = lon - _TURN_DEG * np.round((lon - lon[0]) / _TURN_DEG)
-    return shapely.make_valid(shapely.Polygon(np.column_stack([lon, lat])))
+    outline = shapely.Polygon(np.column_stack([lon, lat]))
+    return outline if outline.is_valid else shapely.make_valid(outline)
+
+
+def turned(outline: Any) -> list[Any]:
+    """Return an outline in degrees, and a whole turn to the side of it, where that meets ±180 degrees.
+
+    >>> import shapely
+    >>> [shape.bounds[::2] for shape in turned(shapely.box(179, 0, 181, 1))]
+    [(-181.0, -179.0), (179.0, 181.0)]
+    """
+    import shapely
+    from shapely.affinity import translate
+
+    if outline.is_empty:
+        return []
+    west, _, east, _ = shapely.bounds(outline)
+    turns = (t for t in (-_TURN_DEG, 0.0, _TURN_DEG) if west + t <= _HALF_DEG and east + t >= -_HALF_DEG)
+    return [translate(outline, xoff=turn) if turn else outline for turn in turns]
 
 
 def from_degrees(shapes: Any, crs: str) -> Any:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.archive.footprints import box_outline, cut_footprint
+from engine.archive.footprints import box_outline, cut_footprint, turned
 from engine.values.errors import InputError
 from engine.values.grid import normal_crs
 
@@ -200,11 +200,16 @@ class ItemTable:
         return total.hexdigest()
 
     @functools.cached_property
-    def _tree(self) -> Any:
+    def _index(self) -> tuple[Any, list[Any]]:
+        """Search tree of the different footprints, and for each the items that have it; made once a process."""
+        import numpy as np
         import shapely
 
-        shapes = shapely.from_wkb([item.geometry_wkb for item in self.items])
-        return shapely.STRtree([_valid(cut_footprint(shape)) for shape in shapes])
+        having: dict[bytes, list[int]] = {}
+        for number, item in enumerate(self.items):
+            having.setdefault(item.geometry_wkb, []).append(number)
+        shapes = [_valid(cut_footprint(shape)) for shape in shapely.from_wkb(list(having))]
+        return shapely.STRtree(shapes), [np.array(numbers) for numbers in having.values()]
 
     def in_bounds(self, bounds_xyxy: tuple[float, float, float, float], crs: Any) -> ItemTable:
         """Keep the items whose footprint may touch a box.
@@ -216,16 +221,21 @@ class ItemTable:
             bounds_xyxy: ``(left, bottom, right, top)`` in units of `crs`.
             crs: Anything that pyproj reads.
         """
-        from shapely.affinity import translate
+        import numpy as np
 
         if not self.items:
             return self
-        outline = box_outline(bounds_xyxy, normal_crs(crs))
-        hits: set[int] = set()
-        for turn in (-360.0, 0.0, 360.0):
-            moved = translate(outline, xoff=turn)
-            hits.update(int(i) for i in self._tree.query(moved, predicate="intersects"))
-        return dataclasses.replace(self, items=tuple(self.items[i] for i in sorted(hits)))
+        tree, having = self._index
+        outlines = turned(box_outline(bounds_xyxy, normal_crs(crs)))
+        hits = np.unique(tree.query(outlines, predicate="intersects")[1]).tolist()
+        numbers = np.sort(np.concatenate([having[h] for h in hits])).tolist() if hits else []
+        return self._part(tuple(map(self.items.__getitem__, numbers)))
+
+    def _part(self, items: tuple[ItemRecord, ...]) -> ItemTable:
+        """Return a table of some of the items, which are in order as they are."""
+        part = object.__new__(ItemTable)
+        part.__dict__.update(items=items, time_range=self.time_range, superseded=self.superseded)
+        return part
 
     def without(self, ids: Collection[str]) -> ItemTable:
         """Return the table with some items blank: their dates stay, and nothing of them is ever read."""
