@@ -14,11 +14,14 @@ from cluster.launch import open_client
 from engine.archive.items import ItemTable
 from engine.archive.radiometry import radiometry
 from engine.runs.driver import RunEvent, RunOptions, RunSummary, TileJob, run_tiles
+from engine.runs.journal import Journal
+from engine.runs.progress import StageFacts
 from engine.store.lease import Lease
 from engine.values.area import Area
 from engine.values.budget import require_fit
 from engine.values.errors import InputError
 from pipelines.config import SourceConfig
+from pipelines.run_facts import dashboard_of, memory_limit, run_facts
 from pipelines.run_folder import ITEMS_KEY, PROJECTED_KEY, QUESTION_KEY, plans_in, read_plan
 from pipelines.tile_inputs import SHARD_MAX_PX
 
@@ -76,27 +79,41 @@ class Around:
 
 
 def run_stage(job: TileJob, area: Area, around: Around) -> StageResult:
-    """Run the tiles of a job whose plan is frozen in the run folder.
+    """Run the tiles of a job whose plan is frozen in the run folder, and keep the run's journal.
 
     Raises:
         BudgetError: If a tile would not fit into the smallest worker; before the first tile.
     """
     run_dir, km2 = around.lease.run_dir, surface_km2(area)
-    tile_km2 = km2 / max(1, len(job.tiles()))
-    listener = around.listener
-    heard = None if listener is None else (lambda event: listener(event, tile_km2))
+    total = len(job.tiles())
+    tile_km2 = km2 / max(1, total)
     with open_client(around.cluster) as client:
-        _require_memory(read_plan(run_dir, job.name)[PROJECTED_KEY], client)
-        summary = run_tiles(job, client, run_dir, around.options, heard, lease=around.lease)
+        projected = read_plan(run_dir, job.name)[PROJECTED_KEY]
+        _require_memory(projected, client)
+        facts = StageFacts(job.name, total, tile_km2, projected, memory_limit(client))
+        with Journal(run_dir, around.lease.epoch, [facts], run_facts(run_dir, client)) as journal:
+            hear = _both(journal, around.listener, tile_km2)
+            hear(RunEvent("begun", job.name, None, 0, total, message=dashboard_of(client)))
+            summary = run_tiles(job, client, run_dir, around.options, hear, lease=around.lease)
+            journal.end([summary])
     return StageResult(run_dir, km2, summary)
+
+
+def _both(journal: Journal, listener: Listener | None, tile_km2: float) -> Callable[[RunEvent], None]:
+    """Let the journal hear each event, then whoever listens."""
+
+    def hear(event: RunEvent) -> None:
+        journal.hear(event)
+        if listener is not None:
+            listener(event, tile_km2)
+
+    return hear
 
 
 def _require_memory(projected_bytes: int, client: Any) -> None:
     """Refuse a plan whose tile does not fit into the smallest worker, before the first tile."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    limits = [w["memory_limit"] for w in workers if w.get("memory_limit")]
-    if limits:
-        require_fit({"total": projected_bytes}, min(limits), "tile_px")
+    if limit := memory_limit(client):
+        require_fit({"total": projected_bytes}, limit, "tile_px")
 
 
 def surface_km2(area: Area) -> float:

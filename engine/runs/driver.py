@@ -19,6 +19,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.runs.cancel import cancel_asked
 from engine.runs.events import QUARANTINED, EventKind, RunEvent, RunOptions, RunSummary, Tally
 from engine.runs.gaps import gaps_by_tile, write_gaps
 from engine.runs.machine import (
@@ -40,7 +41,7 @@ from engine.runs.machine import (
     WorkerDied,
 )
 from engine.runs.signals import Interrupts
-from engine.runs.tile import TileJob, TileList, TileOutput, TileTask, execute_tile, key_of
+from engine.runs.tile import TileJob, TileList, TileOutput, TileTask, execute_tile, key_of, worker_of
 from engine.runs.walk import Walk
 from engine.store.layout import open_spec
 from engine.store.lease import Lease
@@ -171,9 +172,8 @@ class _Drive:
         planned = self._plan()
         try:
             while not self.stopped:
-                if interrupts.asked and not self.machine.draining:
-                    self.on_event(RunEvent("draining", "", None, 0, 0))
-                    self._handle(Drain())
+                if interrupts.asked:
+                    self._drain()
                 while self.machine.room and not self.stopped and not interrupts.asked:
                     self._handle(next(planned, NoMoreTiles()))
                 if not self.stopped:
@@ -199,6 +199,11 @@ class _Drive:
             if isinstance(step.event, Skipped):
                 self._emit("reused", unit, step.record)
 
+    def _drain(self) -> None:
+        if not self.machine.draining:
+            self.on_event(RunEvent("draining", "", None, 0, 0))
+            self._handle(Drain())
+
     def _handle(self, event: Event) -> None:
         for instruction in self.machine.handle(event):
             self._obey(instruction)
@@ -209,7 +214,7 @@ class _Drive:
                 self._submit(unit, attempt)
             case Fail(unit, kind, message):
                 self.tallies[unit.stage].give_up(unit, kind, message)
-                self._emit("failed", unit, message=message)
+                self._emit("failed", unit, message=message, error=kind)
             case Quarantine(unit, deaths):
                 message = (
                     f"its worker died {deaths} times, {self.options.deaths_limit} of them running it alone"
@@ -255,7 +260,7 @@ class _Drive:
                 self._take(unit, self.futures.pop(unit), dead)
         for worker, units in dead.items():
             for unit in units:
-                self._emit("worker-died", unit, message=f"worker {worker} was lost")
+                self._emit("worker-died", unit, message=f"worker {worker} was lost", worker=worker)
             self._handle(WorkerDied(tuple(units)))
         if time.monotonic() - self.looked > _LOOK_S:
             self._look_at_cluster()
@@ -278,8 +283,9 @@ class _Drive:
             raise error
         else:
             self._require_scheduler()  # else every tile would take the blame for it
-            self._emit("error", unit, message=str(error))
-            self._handle(TileFailed(unit, type(error).__name__, str(error), _retryable(error)))
+            kind = type(error).__name__
+            self._emit("error", unit, message=str(error), error=kind, worker=worker_of(error))
+            self._handle(TileFailed(unit, kind, str(error), _retryable(error)))
 
     def _outcome(
         self, unit: Unit, future: Future[TileRecord]
@@ -304,6 +310,8 @@ class _Drive:
         """Follow a cluster that grows or shrinks; do not wait for ever for one that is gone."""
         self.looked = time.monotonic()
         self._require_scheduler()
+        if cancel_asked(self.lease.run_dir, self.lease.epoch):
+            self._drain()
         threads = sum(self.client.nthreads().values()) if self.client.status == "running" else 0
         if threads:
             self.seen_worker = self.looked
@@ -323,10 +331,17 @@ class _Drive:
                 self.client.cancel(list(self.futures.values()), force=True)
             self.futures.clear()
 
-    def _emit(self, kind: EventKind, unit: Unit, record: TileRecord | None = None, message: str = "") -> None:
+    def _emit(
+        self,
+        kind: EventKind,
+        unit: Unit,
+        record: TileRecord | None = None,
+        message: str = "",
+        **more: str,
+    ) -> None:
         stage, tile = unit
         ended, total = self.tallies[stage].ended, self.walk.total(stage)
-        self.on_event(RunEvent(kind, stage, tile, ended, total, record, message))
+        self.on_event(RunEvent(kind, stage, tile, ended, total, record, message, **more))
 
     def _write_gaps(self) -> None:
         """Write each stage's gap list; gaps of tiles that this run did not come to still stand."""

@@ -40,6 +40,7 @@ class RunOptions:
 
 
 EventKind = Literal[
+    "begun",
     "reused",
     "changed",
     "submitted",
@@ -57,7 +58,8 @@ class RunEvent:
     """Something that happened, for progress bars and logs.
 
     Attributes:
-        kind: What. ``changed``: a tile on record is made again; `message` says why.
+        kind: What. ``begun``: the stage, before its first tile; `message` is the link of Dask's dashboard.
+            ``changed``: a tile on record is made again; `message` says why.
         stage: Which stage, empty for ``draining``.
         tile: Where, None for ``draining``.
         ended: Tiles of the stage that ended so far, one way or another.

@@ -162,7 +162,7 @@ class Journal:
                 self._line(stage, "done", **told)
             case "changed":
                 book.why[tile] = event.message
-            case "submitted" | "reused":
+            case "begun" | "submitted" | "reused":
                 pass
             case "draining":
                 self._line(stage, "draining", running=len(book.progress.running), left=book.progress.left)
@@ -171,8 +171,8 @@ class Journal:
                 told = {"error": event.error, "message": _short(event.message), "worker": event.worker}
                 self._line(stage, kind, tile=tile, **{k: v for k, v in told.items() if v})
 
-    def _line(self, stage: str, event: str, **told: Any) -> None:
-        line = {"time": _now(), "event": event, "stage": stage, "epoch": self.epoch, **told}
+    def _line(self, stage: str, event: str, /, **told: Any) -> None:
+        line = {"time": _now(), "event": event, **told, "stage": stage, "epoch": self.epoch}
         book = self._books[stage]
         book.lines.append(json.dumps(line, default=str).encode() + b"\n")
         if len(book.lines) > _LINES_KEPT:

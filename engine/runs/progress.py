@@ -24,6 +24,7 @@ SLOWEST = 5
 
 _RECENT, _RECENT_S = 256, 600.0  # the rate now: at most so many tiles of at most so many seconds
 _WORKERS, _KINDS, _RUNNING = 256, 32, 64  # named one by one; more are summed up
+_TROUBLE = {"error": "error", "worker-died": "worker died", "refused": "refused"}  # and its kind
 _LEAST = 3  # tiles before a time is told
 _Z = 1.64  # 90% of a normal distribution
 _MESSAGE, _REASON = 2000, 100  # characters of an error's message, of a reason
@@ -169,21 +170,15 @@ class Progress:
                 self.gaps += 1
                 if event.kind == "quarantined":
                     self._error("quarantined", event)
-            case "error":
-                self._pop(event)
-                self._error(event.error or "error", event)
-            case "worker-died":
-                self._pop(event)
-                self._error("worker died", event)
-            case "refused":
-                self._pop(event)
-                self._error(event.error or "refused", event)
             case "changed":
                 reason = event.message[:_REASON]
                 known = reason in self._again or len(self._again) < _KINDS
                 self._again[reason if known else "others"] += 1
             case "draining":
                 self.draining = True
+            case kind if kind in _TROUBLE:
+                self._pop(event)
+                self._error(event.error or _TROUBLE[kind], event)
 
     def _pop(self, event: RunEvent) -> None:
         if event.tile is not None:
