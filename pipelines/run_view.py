@@ -26,11 +26,11 @@ _STYLES = {
 def duration(seconds: float) -> str:
     """Write a time for people.
 
-    >>> duration(42), duration(61), duration(7_300), duration(200_000)
-    ('42 s', '1:01 min', '2:02 h', '2 d 7 h')
+    >>> duration(0.26), duration(42), duration(61), duration(7_300), duration(200_000)
+    ('0.3 s', '42 s', '1:01 min', '2:02 h', '2 d 7 h')
     """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
+    if seconds < 59.5:
+        return f"{seconds:.{0 if seconds >= 9.95 else 1}f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes}:{rest:02d} min"
@@ -174,7 +174,8 @@ def _said(line: dict[str, Any]) -> str:
         case _:
             told = (line.get("error", ""), line.get("message", ""))
             at = f" ({line['worker']})" if line.get("worker") else ""
-            return ": ".join(filter(None, told)) + at
+            trace = f"\n{line['trace']}" if line.get("trace") else ""
+            return ": ".join(filter(None, told)) + at + trace.rstrip()
 
 
 def wanted(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -284,7 +285,8 @@ class _Drive:
         else:
             self._require_scheduler()  # else every tile would take the blame for it
             kind = type(error).__name__
-            self._emit("error", unit, message=str(error), error=kind, worker=worker_of(error))
+            told = {"error": kind, "worker": worker_of(error), "trace": _trace(error)}
+            self._emit("error", unit, message=str(error), **told)
             self._handle(TileFailed(unit, kind, str(error), _retryable(error)))
 
     def _outcome(
@@ -404,6 +406,13 @@ def _retryable(error: BaseException | None) -> bool:
     if isinstance(error, LandweaveError):
         return isinstance(error, RetryableError)
     return isinstance(error, OSError | MemoryError | CancelledError)
+
+
+def _trace(error: BaseException | None) -> str:
+    """Return where an error that nobody foresaw came from; empty for our own, which say what to do."""
+    if error is None or isinstance(error, LandweaveError):
+        return ""
+    return "".join(traceback.format_exception(error, limit=-10))
 
 
 def _absolute(run_dir: str) -> str:

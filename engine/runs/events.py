@@ -68,6 +68,7 @@ class RunEvent:
         message: The error in full, or the reason.
         error: Class of the error (``error``, ``failed``).
         worker: Address of the worker it happened on, where that is known.
+        trace: Where an error that nobody foresaw came from (``error``).
     """
 
     kind: EventKind
@@ -79,6 +80,7 @@ class RunEvent:
     message: str = ""
     error: str = ""
     worker: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True)

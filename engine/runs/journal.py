@@ -169,13 +169,16 @@ class Journal:
             case kind:
                 book.why.pop(tile, None) if kind in ("failed", "quarantined") else None
                 told = {"error": event.error, "message": _short(event.message), "worker": event.worker}
+                told["trace"] = without_secrets(event.trace[-_MESSAGE:])
                 self._line(stage, kind, tile=tile, **{k: v for k, v in told.items() if v})
 
     def _line(self, stage: str, event: str, /, **told: Any) -> None:
-        line = {"time": _now(), "event": event, **told, "stage": stage, "epoch": self.epoch}
         book = self._books[stage]
-        book.lines.append(json.dumps(line, default=str).encode() + b"\n")
-        if len(book.lines) > _LINES_KEPT:
+        book.lines.append(_encoded(event, stage, self.epoch, told))
+        self._bound(book)
+
+    def _bound(self, book: _Book) -> None:
+        while len(book.lines) > _LINES_KEPT:
             book.lines.popleft()
             book.lost += 1
 
@@ -185,20 +188,17 @@ class Journal:
 
     def _write_lines(self, stage: str, book: _Book) -> None:
         with self._guard:
-            if book.lost:
-                self._line(stage, "lines lost", lines=book.lost)
-            count, lost = len(book.lines), book.lost
-            lines = b"".join(book.lines)
-        if not count:
+            lines, book.lines = book.lines, deque()
+            lost, book.lost = book.lost, 0
+        if not lines:
             return
+        told = [_encoded("lines lost", stage, self.epoch, {"lines": lost})] if lost else []
         try:
-            book.log.write(lines)
+            book.log.write(b"".join([*lines, *told]))
         except Exception:  # whatever the file system raises: a log must not end a run
-            return
-        with self._guard:
-            for _ in range(count):
-                book.lines.popleft()
-            book.lost -= lost
+            with self._guard:
+                book.lines, book.lost = lines + book.lines, lost + book.lost
+                self._bound(book)
 
     def _write_status(self, stage: str, book: _Book) -> None:
         with self._guard:
@@ -219,6 +219,11 @@ class Journal:
             Folder(self.run_dir).replace(status_name(stage), json.dumps(told, indent=1, default=str).encode())
         except Exception:  # as above; the next one is two seconds away
             return
+
+
+def _encoded(event: str, stage: str, epoch: int, told: Mapping[str, Any]) -> bytes:
+    line = {"time": _now(), "event": event, **told, "stage": stage, "epoch": epoch}
+    return json.dumps(line, default=str).encode() + b"\n"
 
 
 def _now() -> str:

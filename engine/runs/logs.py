@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import heapq
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from engine.store.objects import Folder, join, local_path
@@ -60,13 +62,25 @@ class LogWriter:
         """
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as file:
-                file.write(lines)
+            _append(self._path, lines)
             return
         held = self._held + lines
         self._folder.replace(f"{self._name}.{self._segment:05d}.jsonl", held)
         full = len(held) >= SEGMENT_BYTES
         self._segment, self._held = (self._segment + 1, b"") if full else (self._segment, held)
+
+
+def _append(path: Path, lines: bytes) -> None:
+    """Append all or nothing, also when the disk gets full on the way."""
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(lines):
+                written += file.write(lines[written:])
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Cut secrets out of texts before they are written or shown: signatures, tokens, passwords.
 
 An error of a library may quote the address that it could not read, and a signed address is a key: whoever
-reads the log could read the archive, or the bucket. What is cut is replaced by ``[cut]``; the rest of
+reads the log could read the archive, or the bucket. What is cut is replaced by ``***``; the rest of
 the text stays, so that the file concerned can still be found.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-CUT = "[cut]"
+CUT = "***"
 
 _WORD = r"[^\s\"'<>`|\\)\]},;]"
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -36,9 +36,9 @@ def without_secrets(text: str) -> str:
     """Return a text without signatures, tokens and passwords.
 
     >>> without_secrets("cannot open https://a.blob/x.tif?sv=2021&sig=Zm9v%3D: 403")
-    'cannot open https://a.blob/x.tif?[cut] 403'
+    'cannot open https://a.blob/x.tif?*** 403'
     >>> without_secrets("s3://key:word@host/bucket")
-    's3://[cut]@host/bucket'
+    's3://***@host/bucket'
     """
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
