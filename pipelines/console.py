@@ -47,9 +47,10 @@ def map_progress(*, quiet: bool = False) -> Iterator[MapListener]:
 class _Lines:
     """Follows the stages of a run and prints what needs a line of its own."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self.clock = console, clock
         self.stages: dict[str, Progress] = {}
+        self._links: set[str] = set()
 
     def hear(self, event: RunEvent, km2: float) -> None:
         """Take in an event; `km2` is the surface of one tile."""
@@ -59,7 +60,8 @@ class _Lines:
             stage = self._stage(name, event.total, km2)
             stage.take(event)
             self.show(name, stage, event)
-        if event.kind == "begun" and event.message:
+        if event.kind == "begun" and event.message and event.message not in self._links:
+            self._links.add(event.message)
             self.say(f"dashboard {event.message}")
         elif event.kind in ("error", "failed", "quarantined", "worker-died", "refused"):
             self.say(_trouble(event))
@@ -74,7 +76,7 @@ class _Lines:
     def _stage(self, name: str, total: int, km2: float) -> Progress:
         from engine.runs.progress import Progress, StageFacts
 
-        return self.stages.setdefault(name, Progress(StageFacts(name, total, km2)))
+        return self.stages.setdefault(name, Progress(StageFacts(name, total, km2), self.clock))
 
 
 def _trouble(event: RunEvent) -> str:
@@ -99,8 +101,8 @@ class _Bars(_Lines):
         """Move the bar; figures of a stage that is fast are not made for each tile."""
         if name not in self.tasks:
             self.tasks[name] = self.progress.add_task(name, total=None, note="")
-        if time.monotonic() - self._shown > _REDRAW_S or not stage.left or event.kind == "draining":
-            self._shown = time.monotonic()
+        if self.clock() - self._shown > _REDRAW_S or not stage.left or event.kind == "draining":
+            self._shown = self.clock()
             ended = stage.total - stage.left
             self.progress.update(self.tasks[name], total=stage.total, completed=ended, note=_note(stage))
 
@@ -108,13 +110,13 @@ class _Bars(_Lines):
 class _PlainLines(_Lines):
     """A line now and then, for logs of batch systems."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console, clock)
         self._said: dict[str, float] = {}
 
     def show(self, name: str, stage: Progress, event: RunEvent) -> None:
         """Print a line every half minute, and one at the end of the stage."""
-        now = time.monotonic()
+        now = self.clock()
         ended = not stage.left and event.kind != "begun"
         if ended or now - self._said.setdefault(name, now) > PLAIN_S:
             self._said[name] = now
