@@ -285,8 +285,9 @@ class _Drive:
         else:
             self._require_scheduler()  # else every tile would take the blame for it
             kind = type(error).__name__
-            told = {"error": kind, "worker": worker_of(error), "trace": _trace(error)}
-            self._emit("error", unit, message=str(error), **told)
+            self._emit(
+                "error", unit, None, str(error), error=kind, worker=worker_of(error), trace=_trace(error)
+            )
             self._handle(TileFailed(unit, kind, str(error), _retryable(error)))
 
     def _outcome(
