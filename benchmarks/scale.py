@@ -1,25 +1,48 @@
-"""A run without pixels: what the client, the scheduler and each tile cost as the area grows.
+"""A run without pixels: what the client, the scheduler and the workers cost a tile as the area grows.
 
-Run: ``python benchmarks/scale.py [--places district Luxembourg France Brazil] [--tile 2048] [--workers 2]``.
-The real outline, tiling, keys, ledger, lease and store of a map at 10 m over simulated scenes (one per
-degree and month); the tiles' computation is left out and blank tiles are written. Prints per place: tiles,
-seconds to the first task, memory that the client grew by, scheduler tasks and milliseconds per tile.
+Run::
+
+    python benchmarks/scale.py --places district Luxembourg France Brazil     real outlines at 10 m
+    python benchmarks/scale.py --series 100 1000 10000 100000                 one outline, ever smaller tiles
+
+The real outline, tiling, keys, ledger, lease and store of a map over simulated scenes (one per degree and
+month); the tiles' computation is left out. Places write blank tiles of 2048 px. In the series a tile writes
+no array at all, because what writing costs is the store's and does not depend on how many tiles there are;
+its key, both looks at the lease, the store's opening and its record stay.
+
+Scheduler, workers and client are processes of their own, and each line is a new client, so that CPU and
+memory are told apart. Prints per line: tiles; seconds from before the store is made to the first task;
+memory of the client at its peak and how much of it came during the run; transitions on the scheduler per
+task (5 for a task that is waiting, processing, in memory, released, forgotten) and tasks per tile; CPU per
+tile of client, scheduler and workers; share of time in which the window of tiles in flight was full.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import cProfile
 import datetime as dt
+import json
+import math
+import os
+import pstats
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, astuple, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import psutil
 import shapely
 import torch
-from distributed import Client, LocalCluster
+from distributed import Client
 
+from cluster.local import local_client
+from cluster.spec import ClusterSpec
 from engine.archive.items import AssetRecord, ItemRecord, ItemTable
 from engine.inference.bundle import Bundle, BundleFields, save_bundle
 from engine.models.normalise import Standard
@@ -32,7 +55,11 @@ from engine.values.grid import Grid, TileKey
 from engine.values.lattice import Lattice
 from engine.values.spec import CubeSpec
 from pipelines.map_job import MapJob
-from pipelines.tile_inputs import write_inputs
+from pipelines.plan_tiles import walk_of
+from pipelines.tile_inputs import put_area, put_items
+
+SERIES_KM = 56.0
+"""Radius of the disc of the series: 1e5 tiles of 32 px at 10 m."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +70,19 @@ class NoPixels(MapJob):
         return TileOutput(self._blank(self.box(tile)), {"pixels": 0})
 
 
+@dataclass(frozen=True)
+class Nothing(MapJob):
+    """A map whose tiles write no array."""
+
+    def compute(self, tile: TileKey, threads: int) -> TileOutput:
+        return TileOutput({}, {"pixels": 0})
+
+
 def area_of(place: str) -> Area:
     if place == "district":
         return Area.from_bbox((11.0, 48.0, 11.3, 48.2), "district")
+    if place == "series":
+        return Area("series", shapely.Point(11.0, 48.0).buffer(SERIES_KM / 91.0, quad_segs=5000))
     return Area.from_name(place)
 
 
@@ -85,56 +122,124 @@ def bundle_in(folder: Path) -> Bundle:
     return save_bundle(folder, net.eval(), "unet", fields)
 
 
-def measure(place: str, tile_px: int, client: Client, folder: Path) -> None:
-    process = psutil.Process()
-    area, bundle = area_of(place), bundle_in(folder / "bundle")
-    grid = Grid.make(area.default_crs(), 10.0)
-    job = NoPixels(str(folder), grid, tile_px, 1024, bundle.spec, bundle)
-    table = scenes_over(area)
-    write_inputs(folder, area, table)
-    create(job.store_url, job.store_spec(area, place))
-    scheduler = psutil.Process(client.run_on_scheduler(lambda: __import__("os").getpid()))
-    before = process.memory_info().rss, scheduler.memory_info().rss
-    tasks = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
-    begun, cpu = time.perf_counter(), sum(process.cpu_times()[:2])
-    peak, first, in_flight, full = [before[0]], [0.0], [0], [0]
+@dataclass
+class Watch:
+    """Listens to a run: first task, memory, how long the window was full."""
 
-    def listen(event: RunEvent) -> None:
-        if event.kind == "submitted" and not first[0]:
-            first[0] = time.perf_counter() - begun
-        in_flight[0] += {"submitted": 1, "done": -1}.get(event.kind, 0)
-        full[0] += event.kind == "done" and in_flight[0] >= 2
-        if event.ended % 500 == 0:
-            peak[0] = max(peak[0], process.memory_info().rss)
+    limit: int
+    process: psutil.Process = field(default_factory=psutil.Process)
+    first: float = 0.0
+    peak: int = 0
+    events: int = 0
+    in_flight: int = 0
+    full_s: float = 0.0
+    last: float = 0.0
 
-    summary = run_tiles(job, client, str(folder), RunOptions(), listen)
-    peak[0] = max(peak[0], process.memory_info().rss)
-    wall, cpu = time.perf_counter() - begun, sum(process.cpu_times()[:2]) - cpu
-    counter = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
-    grown = scheduler.memory_info().rss - before[1]
-    n = max(1, summary.done)
-    print(
-        f"{place:12} {summary.total:7} tiles  first task {first[0]:5.2f} s  client +{(peak[0] - before[0]) >> 20} MiB"
-        f"  scheduler +{grown >> 20} MiB  {(counter - tasks) / n:.2f} transitions a tile"
-        f"  client CPU {cpu / n * 1e3:.2f} ms a tile  wall {wall / n * 1e3:.1f} ms a tile"
-        f"  window full {full[0] / n:.0%}  scenes {len(table)}",
-        flush=True,
-    )
+    def __call__(self, event: RunEvent) -> None:
+        now = time.perf_counter()
+        self.full_s += (now - self.last) * (self.in_flight >= self.limit)
+        self.last, self.first = now, self.first or now
+        self.in_flight += {"submitted": 1, "done": -1}.get(event.kind, 0)
+        self.events += 1
+        if self.events % 500 == 1:
+            self.peak = max(self.peak, self.process.memory_info().rss)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """CPU seconds, and what the scheduler has done, so far."""
+
+    client: float
+    thread: float
+    scheduler: float
+    workers: float
+    transitions: int
+    tasks: int
+
+    @classmethod
+    def now(cls, client: Client) -> Costs:
+        transitions, tasks = client.run_on_scheduler(_done)
+        scheduler, workers = client.run_on_scheduler(_cpu), sum(client.run(_cpu).values())
+        return cls(time.process_time(), time.thread_time(), scheduler, workers, transitions, tasks)
+
+    def since(self, before: Costs) -> Costs:
+        return Costs(*(a - b for a, b in zip(astuple(self), astuple(before), strict=True)))
+
+
+def _cpu() -> float:
+    return time.process_time()
+
+
+def _done(dask_scheduler: Any) -> tuple[int, int]:
+    handed_out = sum(p.state_counts["processing"] for p in dask_scheduler.task_prefixes.values())
+    return dask_scheduler.transition_counter, handed_out
+
+
+def measure(address: str, name: str, place: str, tile_px: int) -> tuple[float, int]:
+    """Make one map in a process of its own, print what it cost; give seconds to the first task, peak bytes."""
+    process, kind = psutil.Process(), Nothing if place == "series" else NoPixels
+    with Client(address) as client, tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        area, bundle = area_of(place), bundle_in(folder / "bundle")
+        grid, home = Grid.make(area.default_crs(), 10.0), str(folder)
+        scenes, outline = put_items(home, scenes_over(area)), put_area(home, area)
+        job = kind(home, grid, tile_px, 1024, bundle.spec, bundle, scenes, outline)
+        watch = Watch(sum(client.nthreads().values()) + 1)
+        before, costs, begun = process.memory_info().rss, Costs.now(client), time.perf_counter()
+        create(job.store_url, job.store_spec(area, place))
+        plan_bytes = len(json.dumps(walk_of(job.tiles(), outline)))
+        with profiled():
+            summary = run_tiles(job, client, str(folder), RunOptions(), watch)
+        wall, costs = time.perf_counter() - begun, Costs.now(client).since(costs)
+        peak, n = max(watch.peak, process.memory_info().rss), max(1, summary.done)
+        cpu = {k: f"{v / n * 1e3:.2f}" for k, v in asdict(costs).items()}
+        print(
+            f"{name:10} {summary.done:7}/{summary.total} tiles  first task {watch.first - begun:5.2f} s"
+            f"  client {peak / 2**20:.1f} MiB, of the run {(peak - before) / 2**20:.1f}"
+            f"  {costs.tasks / n:.3f} tasks, {costs.transitions / n:.2f} transitions a tile"
+            f"  CPU ms a tile: client {cpu['client']} (driver's thread {cpu['thread']}) + scheduler"
+            f" {cpu['scheduler']}, workers {cpu['workers']}  wall {wall / n * 1e3:.1f} ms a tile"
+            f"  window full {watch.full_s / max(1e-9, watch.last - watch.first):.0%}  plan {plan_bytes} bytes",
+            flush=True,
+        )
+        return watch.first - begun, peak
+
+
+@contextlib.contextmanager
+def profiled() -> Iterator[None]:
+    """Print where the driver's thread spends its time if ``LANDWEAVE_PROFILE`` is set."""
+    if "LANDWEAVE_PROFILE" not in os.environ:
+        yield
+        return
+    with cProfile.Profile(time.thread_time) as profile:
+        yield
+    pstats.Stats(profile).sort_stats("tottime").print_stats(25)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--places", nargs="+", default=["district", "Luxembourg", "France"])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--places", nargs="*", default=[])
+    parser.add_argument("--series", nargs="*", type=int, default=[])
     parser.add_argument("--tile", type=int, default=2048)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    with (
-        LocalCluster(n_workers=args.workers, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        for place in args.places:
-            with tempfile.TemporaryDirectory() as folder:
-                measure(place, args.tile, client, Path(folder))
+    lines = [(place, place, args.tile) for place in args.places]
+    lines += [(f"{n:.0e}", "series", side_of(n)) for n in args.series]
+    with local_client(ClusterSpec(n_workers=args.workers, threads_per_worker=1)) as client:
+        address, figures = client.scheduler.address, []
+        for line in lines:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                figures.append(pool.submit(measure, address, *line).result())
+    for (name, _, _), (first, peak) in zip(lines, figures, strict=True):
+        print(
+            f"{name:10} of {lines[0][0]}: client memory {peak / figures[0][1]:.2f},"
+            f" time to first task {first / figures[0][0]:.2f}"
+        )
+
+
+def side_of(tiles: int) -> int:
+    """Return the side of a tile in pixels, a multiple of 16, that makes about so many tiles of the series."""
+    return max(1, round((math.pi * (SERIES_KM * 100) ** 2 / tiles) ** 0.5 / 16)) * 16
 
 
 if __name__ == "__main__":

@@ -36,6 +36,15 @@ Override = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
+Only = Annotated[
+    str | None,
+    typer.Option(help="Make only the tiles of this part: a name of the area's file, a file, or w,s,e,n."),
+]
+Refresh = Annotated[
+    bool, typer.Option("--refresh", help="Search again; tiles that other scenes touch now are made again.")
+]
+
+
 def main() -> None:
     """Run the command line; errors become one line and an exit code."""
     from engine.values.errors import LandweaveError
@@ -61,7 +70,9 @@ def _print(data: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, data))
     for key, value in data.items():
-        typer.echo(f"{key:<{width}}  {value}")
+        lines = value if isinstance(value, list) else [value]
+        for number, line in enumerate(lines):
+            typer.echo(f"{'' if number else key:<{width}}  {line}")
 
 
 @app.command()
@@ -174,9 +185,19 @@ def plan(
     config: Config,
     override: Override = None,
     cube: Annotated[bool, typer.Option("--cube", help="Of staging the cube instead of the map.")] = False,
+    explain: Annotated[
+        str | None, typer.Option("--explain", help="Why this tile (r3_c-4) would be made again, or not.")
+    ] = None,
+    refresh: Refresh = False,
     as_json: Json = False,
 ) -> None:
     """Search, and say what the map needs before it runs: scenes, tiles, windows, memory, storage."""
+    if explain is not None:
+        from pipelines.config import load_config
+        from pipelines.explain_tile import explain_tile
+
+        _print(explain_tile(load_config(config, override), explain, refresh=refresh), as_json)
+        return
     if cube:
         from pipelines.plan_cube import load_cube_config, plan_staging
 
@@ -261,18 +282,21 @@ def map_command(
     tile: Tile = None,
     workers: Workers = None,
     cluster: Cluster = None,
+    only: Only = None,
+    refresh: Refresh = False,
     no_resume: NoResume = False,
     as_json: Json = False,
 ) -> None:
-    """Map an area; running it again goes on where it stopped."""
-    from pipelines.config import load_config
+    """Map an area; running it again goes on where it stopped, and makes again only what changed."""
+    from pipelines.config import load_config, part_named
     from pipelines.console import map_progress
     from pipelines.map_area import map_area
 
     settings = {"out": out, "chunk_px": chunk, "tile_px": tile, "cluster.n_workers": workers}
     run = load_config(config, [*(override or []), *_as_overrides(settings, cluster)])
     with map_progress(quiet=as_json) as listener:
-        result = map_area(run, resume=not no_resume, listener=listener)
+        part = None if only is None else part_named(only, run.area)
+        result = map_area(run, resume=not no_resume, refresh=refresh, only=part, listener=listener)
     _print(result.as_dict(), as_json)
     raise typer.Exit(result.exit_code)
 
@@ -286,6 +310,7 @@ def cube_command(
     tile: Tile = None,
     workers: Workers = None,
     cluster: Cluster = None,
+    refresh: Refresh = False,
     no_resume: NoResume = False,
     as_json: Json = False,
 ) -> None:
@@ -300,7 +325,7 @@ def cube_command(
     settings = {"out": out, "chunk_px": chunk, "tile_px": tile, "cluster.n_workers": workers}
     run = load_cube_config(config, [*(override or []), *_as_overrides(settings, cluster)])
     with map_progress(quiet=as_json) as listener:
-        result = make_cube(run, resume=not no_resume, listener=listener)
+        result = make_cube(run, resume=not no_resume, refresh=refresh, listener=listener)
     _print(result.as_dict(), as_json)
     raise typer.Exit(result.exit_code)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 from collections.abc import Iterator
@@ -45,6 +46,20 @@ class AreaConfig(BaseModel):
         if self.bbox is None and not (self.name or self.file):
             raise ValueError("give a name, a file or a bbox")
         return self
+
+
+def part_named(text: str, area: AreaConfig) -> AreaConfig:
+    """Read a part of an area: ``w,s,e,n``, a vector file, or a name (from the area's own file, if it has one).
+
+    >>> part_named("5.9,49.4,6.1,49.6", AreaConfig(name="Luxembourg")).bbox
+    (5.9, 49.4, 6.1, 49.6)
+    """
+    numbers = text.split(",")
+    with contextlib.suppress(ValueError):
+        if len(numbers) == 4:
+            west, south, east, north = map(float, numbers)
+            return AreaConfig(bbox=(west, south, east, north))
+    return AreaConfig(file=text) if Path(text).suffix else AreaConfig(name=text, file=area.file)
 
 
 class LatticeConfig(BaseModel):
@@ -134,6 +149,15 @@ class RunConfig(TiledConfig):
     bundle: str = Field(description="Folder of the model bundle.")
     cube: CubeSpec | None = Field(default=None, description="Default: the bundle's own cube spec.")
     probability: bool = Field(default=False, description="Also store the probability of every class.")
+    through: Literal["fused", "staged"] = Field(
+        default="fused",
+        description="fused reads the archive for each tile; staged makes cube.zarr first and reads it. Same map.",
+    )
+    version: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9.-]*$",
+        description="Name of this map beside others of the same run folder: map-NAME.zarr.",
+    )
     products: bool = Field(
         default=True, description="Write COG, STAC item, overviews and quicklook at the end."
     )

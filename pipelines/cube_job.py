@@ -25,6 +25,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from engine.archive.items import ItemRecord, ItemTable
+from engine.archive.warp import pipeline
 from engine.cube.cube import open_cube
 from engine.cube.plan import BLOCK_PX
 from engine.cube.stored import STORE
@@ -36,7 +37,7 @@ from engine.store.storespec import TIME
 from engine.values.grid import Box, Grid, TileKey
 from engine.values.spec import ENGINE_FORMAT, CubeSpec
 from engine.values.tiling import Reach, Tiling
-from pipelines.tile_inputs import items_in, stage_items, tiling_in
+from pipelines.tile_inputs import items_in, tiling_in
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class CubeJob:
         tile_px: Side of a tile in pixels.
         chunk_px: Side of a piece inside a tile; changes no value.
         steps: First time step of the store that this stage writes, and the one after the last.
-        name: Stage of the ledger; names the files of its scenes in the run folder.
+        items: File of the scenes in the run folder.
+        outline: File of the outline in the run folder.
+        radar: File of the radar scenes in the run folder, empty for a cube without radar.
+        name: Stage of the ledger.
     """
 
     run_dir: str
@@ -63,7 +67,29 @@ class CubeJob:
     tile_px: int
     chunk_px: int
     steps: tuple[int, int]
+    items: str
+    outline: str
+    radar: str = ""
     name: str = "cube"
+
+    @classmethod
+    def of_plan(cls, run_dir: str, plan: Mapping[str, Any]) -> CubeJob:
+        """Return the job of a stage from its frozen plan."""
+        config, grid = plan["config"], plan["grid"]
+        return cls(
+            run_dir=run_dir,
+            grid=Grid(grid["crs"], tuple(grid["resolution_yx"]), tuple(grid["anchor_xy"])),
+            cube_box=Box(**plan["box"]),
+            spec=CubeSpec.model_validate(config["cube"]).model_copy(update={"season": None}),
+            halo_px=config["halo_px"],
+            tile_px=plan["tile_px"],
+            chunk_px=config["chunk_px"],
+            steps=tuple(plan["steps"]),
+            items=plan["items"],
+            outline=plan["outline"],
+            radar=plan["radar"] or "",
+            name=plan["stage"],
+        )
 
     @property
     def store_url(self) -> str:
@@ -77,7 +103,7 @@ class CubeJob:
     def tiles(self) -> Tiling:
         """Return the tiles that hold a wanted block, along a Z-order curve."""
         reach = Reach(self.cube_box, BLOCK_PX, self.halo_px)
-        return tiling_in(self.run_dir, self.grid, self.tile_px, reach)
+        return tiling_in(self.run_dir, self.outline, self.grid, self.tile_px, reach)
 
     def blocks(self, tile: TileKey) -> list[Box]:
         """Return the parts of a tile that are staged, one for each wanted block of the grid."""
@@ -97,6 +123,7 @@ class CubeJob:
             "range": [d.isoformat() for d in scenes.time_range],
             "scenes": [s.digest() for s in scenes],
             "radar": [s.digest() for s in self._radar_near(_around(blocks))],
+            "proj": pipelines_of(scenes, self.grid.crs),
         }
 
     def needs(self, tile: TileKey) -> tuple[Unit, ...]:
@@ -141,20 +168,23 @@ class CubeJob:
 
         Without composites every scene is a time step, whether it touches this tile or not.
         """
-        table = items_in(self.run_dir, stage_items(self.name))
+        table = items_in(self.run_dir, self.items)
         if self.spec.period is None:
             return table
         return table.in_bounds(self.grid.bounds_of_box(core), self.grid.crs)
 
     def _radar(self) -> ItemTable | None:
         """Return all radar scenes, None for a cube without radar."""
-        return (
-            None if self.spec.sentinel1 is None else items_in(self.run_dir, stage_items(self.name, "radar"))
-        )
+        return items_in(self.run_dir, self.radar) if self.radar else None
 
     def _radar_near(self, core: Box) -> Iterable[ItemRecord]:
         radar = self._radar()
         return () if radar is None else radar.in_bounds(self.grid.bounds_of_box(core), self.grid.crs)
+
+
+def pipelines_of(scenes: ItemTable | None, crs: str) -> dict[str, str]:
+    """Return PROJ's transformation from each CRS of some scenes into the grid's."""
+    return {source: pipeline(source, crs) for source in sorted({s.crs for s in scenes or ()})}
 
 
 def _around(blocks: list[Box]) -> Box:

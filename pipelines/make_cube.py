@@ -31,6 +31,7 @@ from engine.runs.driver import RunOptions
 from engine.store.grow import extend, followed_by
 from engine.store.layout import StoreSpec, create, update_attrs
 from engine.store.lease import Lease
+from engine.store.ledger import Ledger, Lookup
 from engine.store.storespec import TIME
 from engine.values.area import Area
 from engine.values.budget import cube_tile_bytes
@@ -39,9 +40,9 @@ from engine.values.spec import CubeSpec
 from pipelines.config import CubeConfig
 from pipelines.cube_job import CubeJob
 from pipelines.plan_cube import Asked, Scenes, ask, layout_of, tile_shape
-from pipelines.plan_tiles import tiles_of, walk_of
-from pipelines.run_folder import RADAR_KEY, current_records, read_plan, write_plan
-from pipelines.tile_inputs import items_in, stage_items, write_inputs
+from pipelines.plan_tiles import walk_of
+from pipelines.run_folder import RADAR_KEY, read_plan, write_plan
+from pipelines.tile_inputs import items_in, put_area, put_items
 from pipelines.tile_stage import (
     Around,
     Listener,
@@ -51,7 +52,7 @@ from pipelines.tile_stage import (
     local_folder,
     question_of,
     radiometry_of,
-    run_stage,
+    run_jobs,
     versions,
 )
 
@@ -78,13 +79,19 @@ class CubeResult(StageResult):
 
 
 def make_cube(
-    config: CubeConfig, *, resume: bool = True, client: Any = None, listener: Listener | None = None
+    config: CubeConfig,
+    *,
+    resume: bool = True,
+    refresh: bool = False,
+    client: Any = None,
+    listener: Listener | None = None,
 ) -> CubeResult:
     """Stage the cube that a configuration asks for, or append its later time steps.
 
     Args:
         config: The cube.
         resume: False searches again and makes every tile of this time again.
+        refresh: Search again and make again the tiles that other scenes touch now.
         client: A `distributed.Client` to run on; default what ``config.cluster`` says.
         listener: Called for each event of the run, with the mean square kilometres of one tile.
 
@@ -94,11 +101,41 @@ def make_cube(
     """
     run_dir, options = local_folder(config.out), RunOptions(resume=resume)
     with Lease(str(run_dir), patience_s=options.patience_s, beat_s=options.beat_s) as lease:
-        job, area = prepare_cube(config, lease, resume=resume)
-        done = run_stage(job, area, Around(lease, options, client or config.cluster, listener))
+        job, area = prepare_cube(config, lease, known=resume and not refresh)
+        km2, summaries = run_jobs([job], area, Around(lease, options, client or config.cluster, listener))
         lease.check()
-        _close_stage(job, complete=done.exit_code == 0)
-    return CubeResult(config.out, done.km2, done.summary, job.name, job.steps)
+        close_stage(job, complete=summaries[0].exit_code == 0)
+    return CubeResult(config.out, km2, summaries, job.name, job.steps)
+
+
+def prepare_cubes(config: CubeConfig, lease: Lease, *, known: bool = True) -> list[CubeJob]:
+    """Prepare the cube that a map reads: one stage, or those that staged exactly this time before.
+
+    A cube that is there keeps the size of its tiles.
+    """
+    planned = planned_cubes(config)
+    if len(planned) > 1 and known:
+        return planned
+    if planned:
+        config = config.model_copy(update={"tile_px": planned[0].tile_px})
+    return [prepare_cube(config, lease, known=known)[0]]
+
+
+def planned_cubes(config: CubeConfig) -> list[CubeJob]:
+    """Return the stages that made, or are making, exactly the cube asked for; none if it is not there.
+
+    Raises:
+        ConflictError: If the folder holds another cube.
+    """
+    asked = ask(config)
+    past = _past(asked)
+    if past is None:
+        return []
+    stages = past.staged.stages
+    if (stages[0].asked[0], stages[-1].asked[1]) != asked.days_text:
+        return []
+    run = str(asked.run_dir)
+    return [CubeJob.of_plan(run, read_plan(run, stage.name)) for stage in stages]
 
 
 @dataclass(frozen=True)
@@ -115,7 +152,7 @@ class _Past:
         return dt.date.fromisoformat(_bounds(self.layout)[-1][1])
 
 
-def prepare_cube(config: CubeConfig, lease: Lease, *, resume: bool = True) -> tuple[CubeJob, Area]:
+def prepare_cube(config: CubeConfig, lease: Lease, *, known: bool = True) -> tuple[CubeJob, Area]:
     """Do all that comes before the first tile: read, search, check, freeze, and make or lengthen the store.
 
     The plan and the scenes of a stage are written before the store knows the stage, so that whatever is
@@ -126,12 +163,14 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, resume: bool = True) -> tu
     local_folder(config.out)
     past = _past(asked)
     stage = _stage_of(asked, past)
-    scenes, question = _scenes_of(asked, stage, resume=resume)
+    scenes, question = _scenes_of(asked, stage, known=known)
     layout, attrs = layout_of(asked, scenes)
     stage = replace(stage, steps=(stage.steps[0], stage.steps[0] + len(_bounds(layout))))
     whole = layout if past is None else _whole(layout, stage, past)
+    lease.check()
+    run_dir = str(asked.run_dir)
     job = CubeJob(
-        run_dir=str(asked.run_dir),
+        run_dir=run_dir,
         grid=asked.grid,
         cube_box=asked.box,
         spec=asked.spec,
@@ -139,12 +178,11 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, resume: bool = True) -> tu
         tile_px=config.tile_px,
         chunk_px=config.chunk_px,
         steps=stage.steps,
+        items=put_items(run_dir, scenes.items),
+        outline=put_area(run_dir, asked.area),
+        radar="" if scenes.radar is None else put_items(run_dir, scenes.radar, "radar"),
         name=stage.name,
     )
-    lease.check()
-    write_inputs(asked.run_dir, asked.area, scenes.items, stage_items(stage.name))
-    if scenes.radar is not None:
-        write_inputs(asked.run_dir, asked.area, scenes.radar, stage_items(stage.name, "radar"))
     memory = cube_tile_bytes(tile_shape(asked, layout, scenes))
     frozen = _plan(config, job, scenes) | {"question": question, "area": asked.area.name}
     write_plan(str(asked.run_dir), frozen | {"projected_bytes": memory["total"]})
@@ -245,14 +283,14 @@ def _told(past: _Past) -> str:
     return ", ".join("/".join(s.asked) for s in past.staged.stages)
 
 
-def _scenes_of(asked: Asked, stage: Stage, *, resume: bool) -> tuple[Scenes, str]:
+def _scenes_of(asked: Asked, stage: Stage, *, known: bool) -> tuple[Scenes, str]:
     """Return a stage's scenes, found before or now, and the question that was asked."""
     config = asked.config
     if stage.begins != asked.days_text[0]:
         config = config.model_copy(update={"time": f"{stage.begins}/{asked.days_text[1]}"})
     question = question_of(config, asked.area, asked.pad_m)
-    items = known_scenes(asked.run_dir, question) if resume else None
-    radar = known_scenes(asked.run_dir, question, RADAR_KEY) if resume else None
+    items = known_scenes(asked.run_dir, question) if known else None
+    radar = known_scenes(asked.run_dir, question, RADAR_KEY) if known else None
     if items is not None and (radar is None) == (asked.spec.sentinel1 is None):
         return Scenes(items, radar), question
     return Scenes.find(config, asked), question
@@ -294,10 +332,11 @@ def _commit(asked: Asked, whole: StoreSpec, stage: Stage, attrs: dict[str, Any],
 
 def _union(asked: Asked, stages: Sequence[Stage]) -> Scenes:
     """Join the scenes of all stages, as one search over the whole time would have found them."""
-    items = _joined(asked, [stage_items(s.name) for s in stages])
+    plans = [read_plan(str(asked.run_dir), stage.name) for stage in stages]
+    items = _joined(asked, [plan["items"] for plan in plans])
     if asked.spec.sentinel1 is None:
         return Scenes(items, None)
-    return Scenes(items, _joined(asked, [stage_items(s.name, "radar") for s in stages]))
+    return Scenes(items, _joined(asked, [plan["radar"] for plan in plans]))
 
 
 def _joined(asked: Asked, files: Sequence[str]) -> ItemTable:
@@ -306,12 +345,12 @@ def _joined(asked: Asked, files: Sequence[str]) -> ItemTable:
     return ItemTable(tuple(items), (tables[0].time_range[0], tables[-1].time_range[1]))
 
 
-def _close_stage(job: CubeJob, *, complete: bool) -> None:
-    """Tell readers how the stage ended."""
+def close_stage(job: CubeJob, *, complete: bool) -> None:
+    """Tell the cube's readers how a stage ended."""
     _, staged, _ = read_staged(job.store_url)
-    done = {str(r.tile) for r in current_records(job.run_dir, job.name)}
-    tiles = (str(t) for t in tiles_of(job.run_dir, read_plan(job.run_dir, job.name)))
-    missing = list(itertools.islice((t for t in tiles if t not in done), _MISSING_LISTED))
+    records = Lookup(Ledger(job.run_dir, job.name))
+    undone = (str(tile) for tile in job.tiles() if records.of(tile) is None)
+    missing = list(itertools.islice(undone, _MISSING_LISTED))
     state = "complete" if complete and not missing else "partial"
     stages = tuple(
         replace(s, state=state, missing=tuple(missing)) if s.name == job.name else s for s in staged.stages
@@ -327,9 +366,9 @@ def _plan(config: CubeConfig, job: CubeJob, scenes: Scenes) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "box": asdict(job.cube_box),
         "steps": job.steps,
-        **walk_of(job.tiles()),
-        "items": stage_items(job.name),
-        "radar": stage_items(job.name, "radar") if scenes.radar is not None else None,
+        **walk_of(job.tiles(), job.outline),
+        "items": job.items,
+        "radar": job.radar or None,
         "scenes": scenes.items.digest(),
         "superseded": list(scenes.items.superseded),
         "radiometry": radiometry_of(scenes.items),

@@ -1,7 +1,8 @@
 """Map an area: find the scenes, freeze the plan, run the tiles, make the products.
 
 Running it again goes on: the scenes of the first run are kept while the question (area, time, catalogue)
-is the same, tiles whose key is on record are not made again.
+is the same, and tiles whose key is on record are not made again. With other scenes, another model or a
+bigger area, exactly the tiles concerned are made again; `explain_tile` tells why.
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ from engine.store.layout import create
 from engine.store.lease import Lease
 from engine.values.area import Area
 from engine.values.budget import tile_bytes
+from engine.values.errors import ConflictError, InputError
 from engine.values.grid import Box
-from pipelines.config import RunConfig
+from engine.values.tiling import Tiling
+from pipelines.config import AreaConfig, RunConfig
 from pipelines.cube_area import area_of, grid_and_box
+from pipelines.cube_job import CubeJob
+from pipelines.make_cube import close_stage, prepare_cubes
 from pipelines.map_job import MapJob
 from pipelines.plan_area import check_fit, search_padded, spec_of, tile_shape
+from pipelines.plan_cube import cube_config_of
 from pipelines.plan_tiles import walk_of
 from pipelines.products import Products, make_products
-from pipelines.run_folder import write_plan
-from pipelines.tile_inputs import ITEMS_FILE, write_inputs
+from pipelines.run_folder import read_plan, write_plan
+from pipelines.tile_inputs import area_in, put_area, put_items, show_items
 from pipelines.tile_stage import (
     Around,
     Listener,
@@ -37,7 +43,7 @@ from pipelines.tile_stage import (
     local_folder,
     question_of,
     radiometry_of,
-    run_stage,
+    run_jobs,
     versions,
 )
 
@@ -58,76 +64,185 @@ class MapResult(StageResult):
 
 
 def map_area(
-    config: RunConfig, *, resume: bool = True, client: Any = None, listener: Listener | None = None
+    config: RunConfig,
+    *,
+    resume: bool = True,
+    refresh: bool = False,
+    only: AreaConfig | None = None,
+    client: Any = None,
+    listener: Listener | None = None,
 ) -> MapResult:
     """Make the map that a configuration asks for.
 
     Args:
         config: The run.
         resume: False searches again and makes every tile again.
+        refresh: Search again and make again the tiles that other scenes touch now.
+        only: Make only the tiles that touch this part of the area.
         client: A `distributed.Client` to run on; default what ``config.cluster`` says.
         listener: Called for each event of the run, with the mean square kilometres of one tile.
 
     Raises:
         InputError: If area, scenes, bundle or sizes do not fit together.
-        ConflictError: If another run holds the folder.
+        ConflictError: If another run holds the folder, or it holds another map.
     """
-    run_dir, options = local_folder(config.out), RunOptions(resume=resume)
+    run_dir, options, known = local_folder(config.out), RunOptions(resume=resume), resume and not refresh
     with Lease(str(run_dir), patience_s=options.patience_s, beat_s=options.beat_s) as lease:
-        job, area, table = prepare(config, resume=resume)
-        done = run_stage(job, area, Around(lease, options, client or config.cluster, listener))
-        products, summary = None, done.summary
+        cubes: list[CubeJob] = []
+        if config.through == "staged":
+            cubes = prepare_cubes(cube_config_of(config), lease, known=known)
+        made = prepare(config, known=known, cubes=tuple(cubes))
+        job, part = made.job, None if only is None else part_of(made.job, only)
+        around = Around(lease, options, client or config.cluster, listener, part)
+        km2, summaries = run_jobs([*cubes, job], made.area, around)
+        for cube, summary in zip(cubes, summaries, strict=False):
+            close_stage(cube, complete=summary.exit_code == 0)
+        products, summary = None, summaries[-1]
         if config.products and not summary.interrupted and summary.done + summary.reused:
-            products = make_products(job, area, table)
-    return MapResult(config.out, done.km2, summary, products)
+            products = make_products(job, made.area, made.table)
+    return MapResult(config.out, km2, summaries, products)
 
 
-def prepare(config: RunConfig, *, resume: bool = True) -> tuple[MapJob, Area, ItemTable]:
-    """Do all that comes before the first tile: read, search, check, freeze, and make the empty store.
+def part_of(job: MapJob, only: AreaConfig) -> Tiling:
+    """Return the tiles of a job that touch a part of its area.
 
-    The caller holds the folder's lease, so that two runs cannot freeze two plans.
+    Raises:
+        InputError: If the part lies outside.
+    """
+    part = area_of(only)
+    outline = area_in(job.run_dir, job.outline).to_crs(job.grid.crs)
+    inside = outline.intersection(part.to_crs(job.grid.crs))
+    tiles = Tiling(job.grid, job.tile_px, inside)
+    if inside.is_empty or not len(tiles):
+        raise InputError(
+            "the part to make again lies outside the area", where="--only", found=part.name, limit=job.outline
+        )
+    return tiles
+
+
+@dataclass(frozen=True)
+class Design:
+    """A configuration with what follows from it, before anything but its inputs is written.
+
+    Attributes:
+        config: The settings.
+        job: What is made tile by tile.
+        area: Outline.
+        table: Scenes.
+        question: Hash of what the search was asked.
+        steps: Time steps of the cube, and the largest number of overpasses in one.
+    """
+
+    config: RunConfig
+    job: MapJob
+    area: Area
+    table: ItemTable
+    question: str
+    steps: tuple[int, int]
+
+
+def design(
+    config: RunConfig,
+    *,
+    known: bool = True,
+    cubes: tuple[CubeJob, ...] = (),
+    inputs_dir: str | None = None,
+) -> Design:
+    """Read the bundle and the area, find the scenes, and say what the tiles are made of.
+
+    Args:
+        config: The run.
+        known: Keep the scenes that the run folder knows for the same question; False searches again.
+        cubes: Stages of a cube to read instead of the archive.
+        inputs_dir: Where the inputs are written; default the run folder.
     """
     check_sizes(config.tile_px)
-    run_dir = local_folder(config.out)
+    run_dir = Path(config.out).absolute()
     bundle, area = load_bundle(config.bundle), area_of(config.area)
     spec = spec_of(config, bundle)
     grid, _ = grid_and_box(area, config.crs, spec.resolution_m)
     question = question_of(config, area, bundle.lattice.window_px * bundle.spec.resolution_m)
-    table = known_scenes(run_dir, question) if resume else None
+    table = known_scenes(run_dir, question) if known else None
     if table is None:
         table = search_padded(config, area, bundle)
     steps = check_fit(bundle, table, spec, grid)
+    home = inputs_dir or str(run_dir)
     job = MapJob(
-        run_dir=str(run_dir),
+        run_dir=home,
         grid=grid,
         tile_px=config.tile_px,
         chunk_px=config.chunk_px,
         spec=spec,
         bundle=bundle,
+        items=put_items(home, table),
+        outline=put_area(home, area),
         probability=config.probability,
+        cubes=cubes,
+        name=stage_of(config),
     )
-    create(
-        job.store_url, job.store_spec(area, f"{area.name}, {config.time}")
-    )  # refuses before anything is changed
-    write_inputs(run_dir, area, table)
-    tile = Box(0, 0, config.tile_px, config.tile_px)
-    memory = tile_bytes(tile_shape(bundle, spec, steps, tile, config.chunk_px))
-    plan = _plan(config, job, table) | {"question": question, "items": ITEMS_FILE}
-    write_plan(str(run_dir), plan | {"projected_bytes": memory["total"], "area": area.name})
-    return job, area, table
+    return Design(config, job, area, table, question, steps)
 
 
-def _plan(config: RunConfig, job: MapJob, table: ItemTable) -> dict[str, Any]:
+def stage_of(config: RunConfig) -> str:
+    """Name the stage of a map: ``map``, or ``map-<version>``."""
+    return "map" if config.version is None else f"map-{config.version}"
+
+
+def prepare(config: RunConfig, *, known: bool = True, cubes: tuple[CubeJob, ...] = ()) -> Design:
+    """Do all that comes before the first tile: read, search, check, freeze, and make the empty store.
+
+    The caller holds the folder's lease, so that two runs cannot freeze two plans.
+    """
+    local_folder(config.out)
+    made = design(config, known=known, cubes=cubes)
+    job = made.job
+    _require_covered(job, made.area)
+    layout = job.store_spec(made.area, f"{made.area.name}, {config.time}")
+    create(job.store_url, layout)  # refuses before anything is changed
+    if config.version is None:
+        show_items(job.run_dir, made.table)
+    write_plan(job.run_dir, _plan(made))
+    return made
+
+
+def _require_covered(job: MapJob, area: Area) -> None:
+    """Refuse an area that leaves out a part of what the map covers already.
+
+    Its tiles would stay, and those at its border would lose what lies outside: a map of two minds.
+    """
+    try:
+        before = area_in(job.run_dir, read_plan(job.run_dir, job.name)["outline"])
+    except InputError:  # the first run
+        return
+    if before.digest() != area.digest() and not area.geometry.buffer(1e-9).covers(before.geometry):
+        raise ConflictError(
+            "the map covers a larger or another area already",
+            where="area",
+            found=area.name,
+            limit=f"an area that holds all of {before.name}",
+            mend="--only AREA makes a part again; another version or out folder holds another map",
+        )
+
+
+def _plan(made: Design) -> dict[str, Any]:
     """Freeze what was decided, with the versions and the instruction set that make the bytes."""
+    config, job, table = made.config, made.job, made.table
+    tile = Box(0, 0, config.tile_px, config.tile_px)
+    memory = tile_bytes(tile_shape(job.bundle, job.spec, made.steps, tile, config.chunk_px))
     return {
         "stage": job.name,
         "store": Path(job.store_url).name,
+        "area": made.area.name,
         "config": config.model_dump(mode="json"),
-        **walk_of(job.tiles()),
+        **walk_of(job.tiles(), job.outline),
+        "through": config.through,
         "bundle": job.bundle.digest(),
+        "question": made.question,
+        "items": job.items,
         "scenes": table.digest(),
         "superseded": list(table.superseded),
         "radiometry": radiometry_of(table),
+        "projected_bytes": memory["total"],
         "versions": versions("torch", "onnxruntime"),
         "instruction_set": instruction_set(),
         "planned_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

@@ -12,10 +12,10 @@ from typing import Any
 
 from engine.values.grid import Box, Grid
 from engine.values.tiling import Reach, Tiling
-from pipelines.tile_inputs import AREA_FILE, tiling_in
+from pipelines.tile_inputs import tiling_in
 
 
-def walk_of(tiling: Tiling, outline: str = AREA_FILE) -> dict[str, Any]:
+def walk_of(tiling: Tiling, outline: str) -> dict[str, Any]:
     """Return the entries of a plan from which `tiles_of` rebuilds a walk.
 
     Args:
@@ -45,4 +45,4 @@ def tiles_of(run: str, plan: Mapping[str, Any]) -> Tiling:
     reach = plan.get("reach")
     if reach is not None:
         reach = Reach(Box(**reach["within"]), reach["block_px"], reach["halo_px"])
-    return tiling_in(run, grid, plan["tile_px"], reach, plan.get("outline", AREA_FILE))
+    return tiling_in(run, plan["outline"], grid, plan["tile_px"], reach)

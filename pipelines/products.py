@@ -26,8 +26,8 @@ from engine.products.styles import write_qml
 from engine.store.layout import open_spec
 from engine.values.area import Area
 from engine.values.grid import Box
-from pipelines.map_job import STORE, MapJob
-from pipelines.tile_inputs import ITEMS_FILE
+from pipelines.map_job import MapJob
+from pipelines.run_folder import MAP
 
 SEAMS_FILE, QUICKLOOK, COGS, STAC = "seams.json", "quicklook.png", "cog", "stac"
 
@@ -51,7 +51,9 @@ class Products:
 
 def make_products(job: MapJob, area: Area, table: ItemTable) -> Products:
     """Make all products of a map; each replaces what an earlier run made."""
-    run, url, classes = Path(job.run_dir), job.store_url, job.bundle.classes
+    home, url, classes = Path(job.run_dir), job.store_url, job.bundle.classes
+    run = home if job.name == MAP else home / "versions" / job.name
+    run.mkdir(parents=True, exist_ok=True)
     box = _area_box(job, area)
     first, last = table.time_range
     title = f"{area.name}, {_season(first, last)}"
@@ -67,9 +69,9 @@ def make_products(job: MapJob, area: Area, table: ItemTable) -> Products:
     files["quicklook"] = write_quicklook(
         url, run / QUICKLOOK, classes, title=f"{title}\n{subtitle}", outline=area.geometry, box=box
     )
-    files["zarr"] = run / STORE
+    files["zarr"] = Path(url)
     product = MapProduct(
-        id=re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{area.name}-{first:%Y%m}-{last:%Y%m}").strip("-._") or "map",
+        id=_item_id(f"{area.name}-{first:%Y%m}-{last:%Y%m}{job.name.removeprefix(MAP)}"),
         title=title,
         grid=job.grid,
         box=box,
@@ -79,11 +81,15 @@ def make_products(job: MapJob, area: Area, table: ItemTable) -> Products:
         outline=area.geometry,
         files=files,
         model=_model(job),
-        sources=(str(run / ITEMS_FILE),),
+        sources=(str(home / job.items),),
         version=_version(),
     )
     item = write_stac(run / STAC, product)
     return Products({k: v for k, v in files.items() if k != "zarr"}, item, seams)
+
+
+def _item_id(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-._") or "map"
 
 
 def _area_box(job: MapJob, area: Area) -> Box:

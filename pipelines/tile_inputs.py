@@ -1,8 +1,18 @@
-"""What the tiles of a run are made from: outline and scenes, files in the run folder, read once a process."""
+"""What the tiles of a run are made from: outline and scenes, files in the run folder, read once a process.
+
+A file is named by the hash of what it holds, so it is never overwritten: a worker cannot read a newer one
+by mistake, map versions of one folder share what they have in common, and the scenes of an earlier plan
+are still there to tell what changed::
+
+    inputs/area-3f9a....geojson    inputs/items-77e2....parquet    inputs/radar-51c0....parquet
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tempfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,72 +22,105 @@ import shapely
 from engine.archive.items import ItemTable
 from engine.store.objects import Folder
 from engine.values.area import Area
+from engine.values.errors import InputError
 from engine.values.grid import Grid
 from engine.values.tiling import Reach, Tiling
 
-ITEMS_FILE, AREA_FILE = "items.parquet", "area.geojson"
+INPUTS, ITEMS_FILE = "inputs", "items.parquet"
 SHARD_MAX_PX = 2048
 
 
-def write_inputs(run_dir: Path, area: Area, items: ItemTable | None, items_file: str = ITEMS_FILE) -> None:
-    """Put the outline and, if given, the scenes into the run folder, each whole or not at all."""
+def put_area(run_dir: str, area: Area) -> str:
+    """Put an outline into the run folder; returns the file's name."""
     feature = {
         "type": "Feature",
         "properties": {"name": area.name},
         "geometry": shapely.geometry.mapping(area.geometry),
     }
-    Folder(str(run_dir)).replace(AREA_FILE, json.dumps(feature).encode())
-    if items is not None:
-        whole = run_dir / f".{items_file}.part"
-        items.to_parquet(whole)
-        whole.replace(run_dir / items_file)
+    text = json.dumps(feature).encode()
+    name = f"{INPUTS}/area-{hashlib.sha256(text).hexdigest()[:16]}.geojson"
+    Folder(run_dir).create(name, text)
+    return name
 
 
-def stage_items(stage: str, kind: str = "items") -> str:
-    """Name the file of a stage's scenes: ``items``, or ``radar``.
+def put_items(run_dir: str, items: ItemTable, kind: str = "items") -> str:
+    """Put scenes into the run folder, whole or not at all; returns the file's name."""
+    name = f"{INPUTS}/{kind}-{items.digest()[:16]}.parquet"
+    if Folder(run_dir).read(name) is None:
+        Folder(run_dir).create(name, _as_parquet(items))
+    return name
 
-    >>> stage_items("cube-2024-03", "radar")
-    'radar-cube-2024-03.parquet'
+
+def show_items(run_dir: str, items: ItemTable) -> None:
+    """Put the scenes of the map where people look for them: ``items.parquet``."""
+    Folder(run_dir).replace(ITEMS_FILE, _as_parquet(items))
+
+
+def items_in(run_dir: str, name: str) -> ItemTable:
+    """Return scenes of a run folder.
+
+    Raises:
+        InputError: If there is no such file.
     """
-    return f"{kind}-{stage}.parquet"
+    return _items(run_dir, name)
 
 
-def items_in(run_dir: str, items_file: str) -> ItemTable:
-    """Return the scenes of a run folder."""
-    return _items(run_dir, items_file, _stamp(run_dir, items_file))
+def all_items(run_dir: str, kind: str = "items") -> Iterator[ItemTable]:
+    """Yield the scenes of every plan that the folder ever had."""
+    for name in Folder(run_dir).child(INPUTS).names():
+        if name.startswith(f"{kind}-"):
+            yield items_in(run_dir, f"{INPUTS}/{name}")
 
 
-def outline_in(run_dir: str, crs: str, file: str = AREA_FILE) -> Any:
-    """Return the outline of a run folder in a CRS, prepared."""
-    return _outline(run_dir, crs, file, _stamp(run_dir, file))
+def area_in(run_dir: str, name: str) -> Area:
+    """Return an outline of a run folder, in longitude and latitude."""
+    feature = json.loads(_bytes(run_dir, name))
+    return Area(feature["properties"]["name"], shapely.geometry.shape(feature["geometry"]))
 
 
-def tiling_in(
-    run_dir: str, grid: Grid, tile_px: int, reach: Reach | None = None, file: str = AREA_FILE
-) -> Tiling:
-    """Return the tiles that touch the outline of a run folder, with the parts of it that were clipped so far."""
-    return _tiling(run_dir, grid, tile_px, reach, file, _stamp(run_dir, file))
+def outline_in(run_dir: str, name: str, crs: str) -> Any:
+    """Return an outline of a run folder in a CRS, prepared."""
+    return _outline(run_dir, name, crs)
 
 
-def _stamp(run_dir: str, name: str) -> int:
-    """Tell one version of an input from the next, so that the caches below never serve a stale one."""
-    return (Path(run_dir) / name).stat().st_mtime_ns
-
-
-@lru_cache(maxsize=4)
-def _items(run_dir: str, name: str, stamp: int) -> ItemTable:
-    return ItemTable.from_parquet(Path(run_dir) / name)
+def tiling_in(run_dir: str, name: str, grid: Grid, tile_px: int, reach: Reach | None = None) -> Tiling:
+    """Return the tiles that touch an outline of a run folder, with the parts of it that were clipped so far."""
+    return _tiling(run_dir, name, grid, tile_px, reach)
 
 
 @lru_cache(maxsize=8)
-def _tiling(run_dir: str, grid: Grid, tile_px: int, reach: Reach | None, file: str, stamp: int) -> Tiling:
-    return Tiling(grid, tile_px, _outline(run_dir, grid.crs, file, stamp), reach)
+def _tiling(run_dir: str, name: str, grid: Grid, tile_px: int, reach: Reach | None) -> Tiling:
+    return Tiling(grid, tile_px, _outline(run_dir, name, grid.crs), reach)
 
 
 @lru_cache(maxsize=4)
-def _outline(run_dir: str, crs: str, file: str, stamp: int) -> Any:
-    feature = json.loads((Path(run_dir) / file).read_text())
-    area = Area(feature["properties"]["name"], shapely.geometry.shape(feature["geometry"]))
-    outline = area.to_crs(crs)
+def _items(run_dir: str, name: str) -> ItemTable:
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+        file.write(_bytes(run_dir, name))
+        file.flush()
+        return ItemTable.from_parquet(file.name)
+
+
+@lru_cache(maxsize=4)
+def _outline(run_dir: str, name: str, crs: str) -> Any:
+    outline = area_in(run_dir, name).to_crs(crs)
     shapely.prepare(outline)
     return outline
+
+
+def _as_parquet(items: ItemTable) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, ITEMS_FILE)
+        items.to_parquet(path)
+        return path.read_bytes()
+
+
+def _bytes(run_dir: str, name: str) -> bytes:
+    data = Folder(run_dir).read(name)
+    if data is None:
+        raise InputError(
+            "the run folder lacks a file that its tiles are made from",
+            where=f"{run_dir}/{name}",
+            mend="run `landweave map` (or `cube`) again: it writes the file anew",
+        )
+    return data

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 from cluster.launch import open_client
 from engine.archive.items import ItemTable
 from engine.archive.radiometry import radiometry
-from engine.runs.driver import RunEvent, RunOptions, RunSummary, TileJob, run_tiles
+from engine.runs.driver import RunEvent, RunOptions, RunSummary, TileJob, run_stages
 from engine.runs.journal import Journal
 from engine.runs.progress import StageFacts
+from engine.runs.tile import TileList
 from engine.store.lease import Lease
 from engine.values.area import Area
 from engine.values.budget import require_fit
@@ -23,7 +24,7 @@ from engine.values.errors import InputError
 from pipelines.config import SourceConfig
 from pipelines.run_facts import dashboard_of, memory_limit, run_facts
 from pipelines.run_folder import ITEMS_KEY, PROJECTED_KEY, QUESTION_KEY, plans_in, read_plan
-from pipelines.tile_inputs import SHARD_MAX_PX
+from pipelines.tile_inputs import SHARD_MAX_PX, items_in
 
 Listener = Callable[[RunEvent, float], None]
 
@@ -35,30 +36,41 @@ class StageResult:
     Attributes:
         run: The run folder.
         km2: Surface of the outline in square kilometres.
-        summary: How the tiles ended.
+        summaries: How the tiles of each stage ended; the last one is what was asked for.
     """
 
     run: str
     km2: float
-    summary: RunSummary
+    summaries: tuple[RunSummary, ...]
+
+    @property
+    def summary(self) -> RunSummary:
+        """How the tiles of the last stage ended."""
+        return self.summaries[-1]
 
     @property
     def exit_code(self) -> int:
-        """0 done, 3 partial, 4 nothing but errors, 5 interrupted."""
-        return self.summary.exit_code
+        """0 done, 3 partial, 4 nothing but errors, 5 interrupted: the worst of all stages."""
+        return max(s.exit_code for s in self.summaries)
 
     def as_dict(self) -> dict[str, Any]:
         """Return figures for people and programs."""
         s = self.summary
+        earlier = {e.job: _told(e) for e in self.summaries[:-1]}
         made = self.km2 * s.done / max(1, s.total)
         speed = f"{made * 3600 / s.seconds:,.0f} km2/h" if s.done else "nothing new"
         return {
             "run": self.run,
-            "tiles": f"{s.done} made, {s.reused} kept, {s.failed + s.quarantined} failed, {s.left} left of {s.total}",
+            **earlier,
+            "tiles": _told(s),
             "speed": f"{speed} ({s.seconds:.1f} s)",
-            "memory": f"{s.peak_bytes / 2**30:.2f} GiB a worker at most",
-            "gaps": s.gaps,
+            "memory": f"{max(e.peak_bytes for e in self.summaries) / 2**30:.2f} GiB a worker at most",
+            "gaps": sum(e.gaps for e in self.summaries),
         }
+
+
+def _told(s: RunSummary) -> str:
+    return f"{s.done} made, {s.reused} kept, {s.failed + s.quarantined} failed, {s.left} left of {s.total}"
 
 
 @dataclass(frozen=True)
@@ -70,50 +82,65 @@ class Around:
         options: How to run.
         cluster: A `distributed.Client`, or what `cluster.launch.open_client` opens.
         listener: Called for each event of the run, with the mean square kilometres of one tile.
+        only: Tiles of the last stage to make; None for all.
     """
 
     lease: Lease
     options: RunOptions
     cluster: Any
     listener: Listener | None
+    only: TileList | None = None
 
 
-def run_stage(job: TileJob, area: Area, around: Around) -> StageResult:
-    """Run the tiles of a job whose plan is frozen in the run folder, and keep the run's journal.
+def run_jobs(jobs: Sequence[TileJob], area: Area, around: Around) -> tuple[float, tuple[RunSummary, ...]]:
+    """Run the tiles of jobs whose plans are frozen in the run folder, and keep the run's journal.
+
+    Returns:
+        Surface of the outline in square kilometres, and how each stage ended.
 
     Raises:
         BudgetError: If a tile would not fit into the smallest worker; before the first tile.
     """
     run_dir, km2 = around.lease.run_dir, surface_km2(area)
-    total = len(job.tiles())
-    tile_km2 = km2 / max(1, total)
+    options, only = around.options, around.only
     with open_client(around.cluster) as client:
-        projected = read_plan(run_dir, job.name)[PROJECTED_KEY]
-        _require_memory(projected, client)
-        facts = StageFacts(job.name, total, tile_km2, projected, memory_limit(client))
-        with Journal(run_dir, around.lease.epoch, [facts], run_facts(run_dir, client)) as journal:
-            hear = _both(journal, around.listener, tile_km2)
-            hear(RunEvent("begun", job.name, None, 0, total, message=dashboard_of(client)))
-            summary = run_tiles(job, client, run_dir, around.options, hear, lease=around.lease)
-            journal.end([summary])
-    return StageResult(run_dir, km2, summary)
+        facts = [_facts(run_dir, job, km2, memory_limit(client)) for job in jobs]
+        if only is not None:
+            facts = [*(replace(f, total=0) for f in facts[:-1]), replace(facts[-1], total=len(only))]
+        for stage in facts:
+            _require_memory(stage)
+        with Journal(run_dir, around.lease.epoch, facts, run_facts(run_dir, client)) as journal:
+            hear = _both(journal, around.listener, {stage.stage: stage.tile_km2 for stage in facts})
+            for stage in facts:
+                hear(RunEvent("begun", stage.stage, None, 0, stage.total, message=dashboard_of(client)))
+            summaries = run_stages(jobs, client, run_dir, options, hear, lease=around.lease, only=only)
+            journal.end(summaries)
+    return km2, summaries
 
 
-def _both(journal: Journal, listener: Listener | None, tile_km2: float) -> Callable[[RunEvent], None]:
+def _facts(run_dir: str, job: TileJob, km2: float, limit_bytes: int | None) -> StageFacts:
+    total = len(job.tiles())
+    projected = read_plan(run_dir, job.name)[PROJECTED_KEY]
+    return StageFacts(job.name, total, km2 / max(1, total), projected, limit_bytes)
+
+
+def _both(
+    journal: Journal, listener: Listener | None, tile_km2: dict[str, float]
+) -> Callable[[RunEvent], None]:
     """Let the journal hear each event, then whoever listens."""
 
     def hear(event: RunEvent) -> None:
         journal.hear(event)
         if listener is not None:
-            listener(event, tile_km2)
+            listener(event, tile_km2.get(event.stage, 0.0))
 
     return hear
 
 
-def _require_memory(projected_bytes: int, client: Any) -> None:
+def _require_memory(stage: StageFacts) -> None:
     """Refuse a plan whose tile does not fit into the smallest worker, before the first tile."""
-    if limit := memory_limit(client):
-        require_fit({"total": projected_bytes}, limit, "tile_px")
+    if stage.limit_bytes:
+        require_fit({"total": stage.projected_bytes}, stage.limit_bytes, "tile_px")
 
 
 def surface_km2(area: Area) -> float:
@@ -163,9 +190,8 @@ def question_of(config: SourceConfig, area: Area, pad_m: float) -> str:
 def known_scenes(run_dir: Path, question: str, key: str = ITEMS_KEY) -> ItemTable | None:
     """Return the scenes that any stage of the folder found for the same question, None if there are none."""
     for plan in plans_in(str(run_dir)):
-        scenes = run_dir / str(plan.get(key))
-        if plan.get(QUESTION_KEY) == question and scenes.exists():
-            return ItemTable.from_parquet(scenes)
+        if plan.get(QUESTION_KEY) == question and plan.get(key):
+            return items_in(str(run_dir), plan[key])
     return None
 
 

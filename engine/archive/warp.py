@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.values.errors import DataError, InputError
-from engine.values.grid import Box, Grid
+from engine.values.grid import Box, Grid, normal_crs
 
 WARP_BLOCK_PX = 512
 """Every warp is that of exactly one block of the grid of this size, whoever asks."""
@@ -104,6 +104,19 @@ def coincides(raster: Raster, grid: Grid) -> bool:
         return False
     steps = ((c - ax) / res_x, (f - ay) / res_y)
     return all(abs(s - round(s)) < _EDGE for s in steps)
+
+
+@functools.lru_cache(maxsize=1024)
+def pipeline(source: str, target: str) -> str:
+    """Return PROJ's definition of the transformation between two CRSs, empty between equal ones.
+
+    It is part of what a tile's pixels depend on: another PROJ, or a grid file more, may choose another one.
+    """
+    from pyproj import Transformer
+
+    if normal_crs(source) == normal_crs(target):
+        return ""
+    return str(Transformer.from_crs(source, target, always_xy=True).definition)
 
 
 @functools.lru_cache(maxsize=1024)

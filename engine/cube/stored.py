@@ -12,12 +12,13 @@ The group's attributes carry the Dataset's own, and under `STAGED_ATTR` what was
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,7 @@ def open_stored(
     grid: Grid | None = None,
     box: Box | None = None,
     chunks_yx: tuple[int, int] = (1024, 1024),
+    partial: bool = False,
 ) -> xr.Dataset:
     """Open a staged cube lazily: the Dataset that `engine.open_cube` gives for the same scenes and box.
 
@@ -236,6 +238,7 @@ def open_stored(
         grid: Must be the store's, if given.
         box: Global pixels to cover instead of the area's bounds.
         chunks_yx: Size of a chunk in pixels, about: whole inner chunks of the store, on its own lattice.
+        partial: The caller knows that some tiles may be missing: no warning.
 
     Raises:
         InputError: If there is no cube, or the area or box reaches beyond what was staged.
@@ -261,7 +264,7 @@ def open_stored(
             mend="ask for less, or stage a larger area or halo_px",
         )
     own_attrs = {name: attrs[name] for name in staged.attrs}
-    if told := staged.incomplete():
+    if (told := staged.incomplete()) and not partial:
         logging.getLogger(__name__).warning("%s is incomplete: %s", url, told)
         own_attrs[INCOMPLETE_ATTR] = told
     token = tokenize(url, layout.to_dict(), staged.to_dict(), attrs.get(ITEMS_ATTR))
@@ -320,7 +323,7 @@ def _lazy(source: _Source, variable: Variable) -> tuple[tuple[str, ...], da.Arra
     rows, cols = (tuple(b - a for a, b in itertools.pairwise(axis)) for axis in source.edges)
     lead = [(d.chunk_len,) * (len(d.labels) // d.chunk_len) for d in variable.dims]
     array = da.map_blocks(
-        partial(_read, source.url, source.token, variable.name, _origin(source, variable)),
+        functools.partial(_read, source.url, source.token, variable.name, _origin(source, variable)),
         chunks=(*lead, rows, cols),
         dtype=variable.dtype,
         meta=np.empty((0,) * (len(lead) + 2), variable.dtype),

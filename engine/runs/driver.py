@@ -41,6 +41,7 @@ from engine.runs.machine import (
     Unit,
     WorkerDied,
 )
+from engine.runs.post import Post, execute_and_tell
 from engine.runs.signals import Interrupts
 from engine.runs.tile import TileJob, TileList, TileOutput, TileTask, execute_tile, key_of, worker_of
 from engine.runs.walk import Walk
@@ -164,6 +165,7 @@ class _Drive:
         )
         self.again: set[Unit] = set()  # on record with gaps: to be made although their key is the same
         self.futures: dict[Unit, Future[TileRecord]] = {}
+        self.post = Post(client, lease.run_dir)
         self.back: queue.SimpleQueue[tuple[Unit, Future[TileRecord]]] = queue.SimpleQueue()
         self.stopped = ""
         self.looked = self.seen_worker = time.monotonic()
@@ -235,11 +237,14 @@ class _Drive:
             threads=self.options.threads_per_tile,
             redo=not self.options.resume or unit in self.again,
         )
+        name = f"{unit.stage}-{unit.tile}-{attempt}-{self.token}"
+        self.post.expect(name)
         future = self.client.submit(
-            execute_tile,
+            execute_and_tell,
             self.walk.jobs[unit.stage],
             task,
-            key=f"{unit.stage}-{unit.tile}-{attempt}-{self.token}",
+            name,
+            key=name,
             pure=False,
             retries=0,
             resources=self.options.resources,
@@ -298,8 +303,11 @@ class _Drive:
         A finished tile's worker may be gone before its answer is fetched, and Dask would wait for another
         one to do it again; but its record is in the ledger.
         """
+        told = self.post.collect(str(future.key))
         if future.status == "error":
             return None, future.exception()
+        if told is not None:
+            return told, None
         if future.status == "finished":
             with contextlib.suppress(Exception, CancelledError):
                 return future.result(timeout=_FETCH_S), None
@@ -329,6 +337,8 @@ class _Drive:
 
     def _let_go(self) -> None:
         """Cancel what is still out there (nothing, unless the run broke off)."""
+        with contextlib.suppress(Exception):
+            self.post.close()
         if self.futures:
             with contextlib.suppress(Exception):
                 self.client.cancel(list(self.futures.values()), force=True)

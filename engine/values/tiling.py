@@ -95,6 +95,18 @@ class Tiling:
             quarters = ((row, col), (row, col + half), (row + half, col), (row + half, col + half))
             stack.extend((r, c, half, within) for r, c in reversed(quarters))
 
+    def __contains__(self, tile: object) -> bool:
+        import shapely
+
+        if not isinstance(tile, TileKey):
+            return False
+        rows, cols = self._range
+        if not (rows[0] <= tile.row < rows[1] and cols[0] <= tile.col < cols[1]):
+            return False
+        shapely.prepare(self.outline)
+        box = self._wanted_by(tile.row, tile.col, tile.row + 1, tile.col + 1)
+        return bool(self.outline.intersects(shapely.box(*self.grid.bounds_of_box(box))))
+
     def part(self, tile: TileKey) -> Any:
         """Return the outline's surface in a tile: a normalised Polygon or MultiPolygon, empty where it has none.
 

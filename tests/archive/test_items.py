@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 
+from engine.archive.footprints import box_outline, cut_footprint
 from engine.archive.items import AssetRecord, ItemTable, drop_superseded, is_item_table
 from engine.archive.stac import from_stac
 from engine.values.errors import InputError
@@ -112,7 +113,7 @@ def test_other_parquet_files_are_refused(real_data: Path, tmp_path: Path) -> Non
 def test_pickle_leaves_the_tree_behind(colorado: ItemTable) -> None:
     before = len(pickle.dumps(colorado))
     colorado.in_bounds((500000, 4500000, 510000, 4510000), "EPSG:32613")
-    assert "_tree" in vars(colorado)
+    assert "_index" in vars(colorado)
     assert len(pickle.dumps(colorado)) == before
     assert pickle.loads(pickle.dumps(colorado)) == colorado == copy.deepcopy(colorado)
 
@@ -150,6 +151,53 @@ def test_in_bounds_against_brute_force(
         touching |= {item.id} if distance == 0 else set()
         near |= {item.id} if distance < 8000 else set()
     assert touching <= found <= near
+
+
+def _one_by_one(table: ItemTable, bounds: tuple[float, float, float, float], crs: str) -> list[str]:
+    """Look at each footprint on its own, at the place where it is and a whole turn to each side."""
+    outline = box_outline(bounds, crs)
+    around = [shapely.transform(outline, lambda xy, t=t: xy + np.array([t, 0])) for t in (-360.0, 0.0, 360.0)]
+    shapes = [shapely.make_valid(cut_footprint(item.geometry)) for item in table]
+    pairs = zip(table, shapes, strict=True)
+    return [item.id for item, shape in pairs if any(shape.intersects(o) for o in around)]
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([("EPSG:32701", 180.0, -17.0), ("EPSG:32660", 179.0, 60.0), ("EPSG:5070", -96.0, 40.0)])
+    | st.sampled_from([("EPSG:4326", 11.0, 48.0), ("EPSG:3413", 170.0, 84.0), ("EPSG:2154", 3.0, 47.0)]),
+)
+def test_in_bounds_equals_a_look_at_each(seed: int, place: tuple[str, float, float]) -> None:
+    """Footprints of all three ways to cross the antimeridian, several items with one footprint."""
+    rng, (crs, lon, lat) = np.random.default_rng(seed), place
+    footprints = []
+    for x, y in rng.uniform(-4, 4, (25, 2)) + np.array([lon, lat]):
+        ring = np.array([[x, y], [x + 1.4, y + 0.1], [x + 1.3, y + 1], [x - 0.1, y + 0.9]])
+        ring[:, 0] += rng.choice([0.0, 0.0, -360.0]) if x > 175 else 0.0
+        if rng.random() < 0.3 and abs(x) > 175:
+            ring[:, 0] = (ring[:, 0] + 180) % 360 - 180
+        footprints.append(shapely.to_wkb(shapely.make_valid(shapely.Polygon(ring))))
+    days = rng.integers(0, 300, 60)
+    table = ItemTable(
+        tuple(
+            record(
+                f"i{n}",
+                geometry_wkb=footprints[rng.integers(len(footprints))],
+                datetime=dt.datetime(2023, 1, 1, tzinfo=dt.UTC) + dt.timedelta(days=int(day)),
+            )
+            for n, day in enumerate(days)
+        ),
+        YEAR,
+        ("gone",),
+    )
+    move = Transformer.from_crs(4326, crs, always_xy=True)
+    for size in (1e-4, 0.2) if crs == "EPSG:4326" else (10.0, 25_000.0):
+        x, y = move.transform(lon + rng.uniform(-3, 3), lat + rng.uniform(-3, 3))
+        bounds = (x, y, x + size, y + size)
+        part = table.in_bounds(bounds, crs)
+        assert [i.id for i in part] == _one_by_one(table, bounds, crs)
+        assert part == ItemTable(tuple(reversed(part.items)), YEAR, ("gone",))
 
 
 def test_in_bounds_across_the_antimeridian() -> None:

@@ -20,8 +20,8 @@ from engine.values.tiling import Tiling
 from pipelines.console import map_progress
 from pipelines.plan_tiles import tiles_of, walk_of
 from pipelines.run_folder import write_plan
-from pipelines.tile_inputs import tiling_in, write_inputs
-from pipelines.tile_stage import Around, StageResult, run_stage
+from pipelines.tile_inputs import put_area, tiling_in
+from pipelines.tile_stage import Around, StageResult, run_jobs
 from tests.runs.fake_job import TILE_PX, FakeJob
 
 
@@ -40,8 +40,8 @@ class StageJob(FakeJob):
         Path(self.run_dir).mkdir(parents=True, exist_ok=True)
         create(self.store_url, self.spec())
         area = Area("Weavonia", self._outline())
-        write_inputs(Path(self.run_dir), area, None)
-        plan = walk_of(tiling_in(self.run_dir, self.spec().grid, TILE_PX))
+        outline = put_area(self.run_dir, area)
+        plan = walk_of(tiling_in(self.run_dir, outline, self.spec().grid, TILE_PX), outline)
         assert plan["tiles"] == self.side**2
         more = {"stage": self.name, "store": f"{self.name}.zarr", "area": area.name}
         write_plan(self.run_dir, {**plan, **more, "projected_bytes": 1 << 28, "versions": {"numpy": "2"}})
@@ -70,7 +70,8 @@ def run(job: StageJob, cluster: Any = None, **around: Any) -> StageResult:
         Lease(job.run_dir, patience_s=options.patience_s, beat_s=options.beat_s) as lease,
         map_progress() as listener,
     ):
-        return run_stage(job, area, Around(lease, options, cluster, listener))
+        km2, summaries = run_jobs([job], area, Around(lease, options, cluster, listener))
+    return StageResult(job.run_dir, km2, summaries)
 
 
 def main(settings: dict[str, Any]) -> int:

@@ -91,7 +91,7 @@ def test_a_plan_records_the_decision_of_each_item(
     project: Path, sample: SampleArchive, tmp_path: Path
 ) -> None:
     config = load_config(project / "run.yaml", [f"out={tmp_path / 'map'}"])
-    _, _, table = prepare(config)
+    table = prepare(config).table
     plan = json.loads((tmp_path / "map" / "plan.json").read_text())["radiometry"]
     assert set(plan) == {i.id for i in table}
     for item in table:
@@ -100,7 +100,7 @@ def test_a_plan_records_the_decision_of_each_item(
         assert plan[item.id]["reason"] == decided.reason
         assert plan[item.id]["probe"] == item.probe
         assert item.probe
-    again = prepare(config)[2]  # the same run goes on with the same verdicts
+    again = prepare(config).table  # the same run goes on with the same verdicts
     assert again == table
     assert "-1000 DN: " in describe_radiometry(table)
     assert "agrees" in describe_radiometry(table)

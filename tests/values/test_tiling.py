@@ -136,7 +136,9 @@ def test_blocks_around_an_outline_against_a_plain_filter(seed: int, tile_px: int
     tiles = list(tiling)
     assert len(tiles) == len(set(tiles)) == len(tiling)
     found = [b for t in tiles for b in tiling.blocks(t)]
-    assert all(tiling.blocks(t) for t in tiles)
+    assert all(tiling.blocks(t) and t in tiling for t in tiles)
+    around = tiles_over(within.pad(3 * tile_px), tile_px)
+    assert {t for t in around if t in tiling} == set(tiles) == {t for t in around if tiling.blocks(t)}
     assert sum(b.area_px for b in found) == sum(b.area_px for b in wanted)
     assert all(any(w.holds(b) for w in wanted) for b in found)
 
