@@ -39,9 +39,9 @@ from pipelines.map_area import map_area
 from pipelines.plan_cube import Scenes, ask, load_cube_config, plan_staging
 from pipelines.run_folder import current_records, read_plan
 from pipelines.run_status import status_of
-from pipelines.verify_run import verify_run
 from pipelines.sample.archive import SampleArchive
 from pipelines.sample.stac import RADAR_COLLECTION
+from pipelines.verify_run import verify_run
 from tests.pipelines.test_map_area import BANDS, make_bundle
 
 ROOT = Path(__file__).parents[2]

@@ -36,8 +36,8 @@ from pipelines.cube_area import area_of, find_scenes, grid_and_box
 from pipelines.map_area import MapResult, map_area
 from pipelines.run_folder import current_records, read_plan
 from pipelines.run_status import status_of
-from pipelines.verify_run import verify_run
 from pipelines.sample.archive import SampleArchive
+from pipelines.verify_run import verify_run
 
 BANDS = ("red", "nir", "swir16")
 ROOT = Path(__file__).parents[2]
