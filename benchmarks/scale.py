@@ -3,18 +3,20 @@
 Run::
 
     python benchmarks/scale.py --places district Luxembourg France Brazil     real outlines at 10 m
+    python benchmarks/scale.py --places Brazil --no-arrays
     python benchmarks/scale.py --series 100 1000 10000 100000                 one outline, ever smaller tiles
 
 The real outline, tiling, keys, ledger, lease and store of a map over simulated scenes (one per degree and
 month); the tiles' computation is left out. Places write blank tiles of 2048 px. In the series a tile writes
 no array at all, because what writing costs is the store's and does not depend on how many tiles there are;
-its key, both looks at the lease, the store's opening and its record stay.
+its key, the looks at the lease, the store's opening and its record stay. ``--stop-after`` drains a run after
+so many tiles: the first task comes as late, and the client has as much to hold, as if it went on.
 
 Scheduler, workers and client are processes of their own, and each line is a new client, so that CPU and
-memory are told apart. Prints per line: tiles; seconds from before the store is made to the first task;
-memory of the client at its peak and how much of it came during the run; transitions on the scheduler per
-task (5 for a task that is waiting, processing, in memory, released, forgotten) and tasks per tile; CPU per
-tile of client, scheduler and workers; share of time in which the window of tiles in flight was full.
+memory are told apart. Prints per line: tiles; seconds and CPU seconds of the client from before the
+store is made to the first task; memory of the client at its peak and how much of it came during the
+run; tasks and transitions on the scheduler per tile (a task is waiting, processing, in memory, released, forgotten); CPU per tile of client,
+scheduler and workers; share of time in which the window of tiles in flight was full.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import json
 import math
 import os
 import pstats
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -58,8 +61,8 @@ from pipelines.map_job import MapJob
 from pipelines.plan_tiles import walk_of
 from pipelines.tile_inputs import put_area, put_items
 
-SERIES_KM = 56.0
-"""Radius of the disc of the series: 1e5 tiles of 32 px at 10 m."""
+SERIES_KM = 91.0
+"""Radius of the disc of the series: 1e6 tiles of 16 px at 10 m."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,10 @@ class Watch:
     """Listens to a run: first task, memory, how long the window was full."""
 
     limit: int
+    stop_after: int
     process: psutil.Process = field(default_factory=psutil.Process)
     first: float = 0.0
+    first_cpu: float = 0.0
     peak: int = 0
     events: int = 0
     in_flight: int = 0
@@ -138,9 +143,11 @@ class Watch:
     def __call__(self, event: RunEvent) -> None:
         now = time.perf_counter()
         self.full_s += (now - self.last) * (self.in_flight >= self.limit)
-        self.last, self.first = now, self.first or now
+        self.last, self.first, self.first_cpu = now, self.first or now, self.first_cpu or time.process_time()
         self.in_flight += {"submitted": 1, "done": -1}.get(event.kind, 0)
         self.events += 1
+        if event.kind == "done" and event.ended == self.stop_after:
+            signal.raise_signal(signal.SIGINT)  # as Ctrl-C: what is in flight ends
         if self.events % 500 == 1:
             self.peak = max(self.peak, self.process.memory_info().rss)
 
@@ -175,26 +182,31 @@ def _done(dask_scheduler: Any) -> tuple[int, int]:
     return dask_scheduler.transition_counter, handed_out
 
 
-def measure(address: str, name: str, place: str, tile_px: int) -> tuple[float, int]:
-    """Make one map in a process of its own, print what it cost; give seconds to the first task, peak bytes."""
-    process, kind = psutil.Process(), Nothing if place == "series" else NoPixels
+def measure(
+    address: str, name: str, place: str, tile_px: int, kind: type[MapJob], stop_after: int
+) -> tuple[float, int]:
+    """Make one map in a process of its own, print what it cost; give CPU seconds to the first task, peak bytes."""
+    process = psutil.Process()
     with Client(address) as client, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         area, bundle = area_of(place), bundle_in(folder / "bundle")
         grid, home = Grid.make(area.default_crs(), 10.0), str(folder)
         scenes, outline = put_items(home, scenes_over(area)), put_area(home, area)
         job = kind(home, grid, tile_px, 1024, bundle.spec, bundle, scenes, outline)
-        watch = Watch(sum(client.nthreads().values()) + 1)
+        watch = Watch(sum(client.nthreads().values()) + 1, stop_after)
         before, costs, begun = process.memory_info().rss, Costs.now(client), time.perf_counter()
+        begun_cpu = time.process_time()
         create(job.store_url, job.store_spec(area, place))
         plan_bytes = len(json.dumps(walk_of(job.tiles(), outline)))
         with profiled():
             summary = run_tiles(job, client, str(folder), RunOptions(), watch)
         wall, costs = time.perf_counter() - begun, Costs.now(client).since(costs)
         peak, n = max(watch.peak, process.memory_info().rss), max(1, summary.done)
+        first_cpu = watch.first_cpu - begun_cpu
         cpu = {k: f"{v / n * 1e3:.2f}" for k, v in asdict(costs).items()}
         print(
-            f"{name:10} {summary.done:7}/{summary.total} tiles  first task {watch.first - begun:5.2f} s"
+            f"{name:10} {summary.done:7}/{summary.total} tiles  first task {watch.first - begun:5.2f} s,"
+            f" {first_cpu:.2f} s of CPU"
             f"  client {peak / 2**20:.1f} MiB, of the run {(peak - before) / 2**20:.1f}"
             f"  {costs.tasks / n:.3f} tasks, {costs.transitions / n:.2f} transitions a tile"
             f"  CPU ms a tile: client {cpu['client']} (driver's thread {cpu['thread']}) + scheduler"
@@ -202,7 +214,7 @@ def measure(address: str, name: str, place: str, tile_px: int) -> tuple[float, i
             f"  window full {watch.full_s / max(1e-9, watch.last - watch.first):.0%}  plan {plan_bytes} bytes",
             flush=True,
         )
-        return watch.first - begun, peak
+        return first_cpu, peak
 
 
 @contextlib.contextmanager
@@ -221,19 +233,23 @@ def main() -> None:
     parser.add_argument("--places", nargs="*", default=[])
     parser.add_argument("--series", nargs="*", type=int, default=[])
     parser.add_argument("--tile", type=int, default=2048)
+    parser.add_argument("--no-arrays", action="store_true", help="places write no array, as the series")
+    parser.add_argument("--stop-after", type=int, default=0, help="drain each run after so many tiles")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    lines = [(place, place, args.tile) for place in args.places]
-    lines += [(f"{n:.0e}", "series", side_of(n)) for n in args.series]
+    job = Nothing if args.no_arrays else NoPixels
+    stop = args.stop_after
+    lines = [(place, place, args.tile, job, stop) for place in args.places]
+    lines += [(f"{n:.0e}", "series", side_of(n), Nothing, stop) for n in args.series]
     with local_client(ClusterSpec(n_workers=args.workers, threads_per_worker=1)) as client:
         address, figures = client.scheduler.address, []
         for line in lines:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 figures.append(pool.submit(measure, address, *line).result())
-    for (name, _, _), (first, peak) in zip(lines, figures, strict=True):
+    for (name, *_), (first, peak) in zip(lines, figures, strict=True):
         print(
             f"{name:10} of {lines[0][0]}: client memory {peak / figures[0][1]:.2f},"
-            f" time to first task {first / figures[0][0]:.2f}"
+            f" CPU time to first task {first / figures[0][0]:.2f}"
         )
 
 

@@ -30,6 +30,7 @@ class ClusterSpec(BaseModel):
         n_workers: Worker processes; None for one per core.
         threads_per_worker: Tiles that one process makes at once. 1 keeps results and memory simple.
         memory_limit: Per worker, such as ``8GiB``; None shares out the machine's memory.
+        price_per_worker_hour: In any currency; a plan then tells what a run costs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +44,9 @@ class ClusterSpec(BaseModel):
     threads_per_worker: int = Field(default=1, ge=1, description="Tiles that one process makes at once.")
     memory_limit: str | None = Field(
         default=None, description="Per worker, such as 8GiB; default a fair share."
+    )
+    price_per_worker_hour: float | None = Field(
+        default=None, ge=0, description="Price of a worker for an hour, in any currency; for `plan`."
     )
 
     @field_validator("kind", mode="before")

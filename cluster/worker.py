@@ -44,8 +44,9 @@ class WorkerSetup(WorkerPlugin):
     """Set a worker up; values that a user has set in the environment stay.
 
     Args:
-        ignore_interrupts: Leave Ctrl-C, which a terminal sends to every process, to the client, so that
-            workers can finish their tiles. Only for worker processes that end with their nanny.
+        ignore_interrupts: Leave Ctrl-C, SIGTERM and SIGUSR1, which a terminal or a batch system sends to
+            every process, to the client, so that workers can finish their tiles. Only for worker processes
+            that end with their nanny.
     """
 
     name = "landweave-worker-setup"
@@ -63,7 +64,19 @@ class WorkerSetup(WorkerPlugin):
         logging.getLogger("distributed.worker").addFilter(_not_of_a_tile)
         in_main_thread = threading.current_thread() is threading.main_thread()
         if self.ignore_interrupts and worker.nanny is not None and in_main_thread:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, _end_later)
+
+
+_TERM_S = 30.0
+
+
+def _end_later(number: int, frame: Any) -> None:
+    """Go on for as long as the client may drain, then end; Dask kills a worker that is over its memory anyway."""
+    timer = threading.Timer(_TERM_S, os._exit, (128 + number,))
+    timer.daemon = True
+    timer.start()
 
 
 def _not_of_a_tile(record: logging.LogRecord) -> bool:

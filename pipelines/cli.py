@@ -54,6 +54,13 @@ def main() -> None:
     except LandweaveError as error:
         _say(f"error: {error}")
         sys.exit(error.exit_code)
+    except OSError as error:
+        from engine.store.refusals import refusal_of
+
+        if (refused := refusal_of(error, str(error.filename or "."))) is None:
+            raise
+        _say(f"error: {refused}")
+        sys.exit(refused.exit_code)
     except KeyboardInterrupt:
         _say("interrupted; run the same command again to go on")
         sys.exit(EXIT_INTERRUPTED)
@@ -185,13 +192,20 @@ def plan(
     config: Config,
     override: Override = None,
     cube: Annotated[bool, typer.Option("--cube", help="Of staging the cube instead of the map.")] = False,
+    probe: Annotated[
+        int | None, typer.Option(min=0, help="Tiles to time, made and kept; 0 reads no pixel.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Of a worker for an hour, any currency.")] = None,
     explain: Annotated[
         str | None, typer.Option("--explain", help="Why this tile (r3_c-4) would be made again, or not.")
     ] = None,
     refresh: Refresh = False,
     as_json: Json = False,
 ) -> None:
-    """Search, and say what the map needs before it runs: scenes, tiles, windows, memory, storage."""
+    """Say what the map needs before it runs: scenes, tiles, bytes, memory, storage, hours, money.
+
+    A few tiles are made to tell the time; they stay, and `map` does not make them again.
+    """
     if explain is not None:
         from pipelines.config import load_config
         from pipelines.explain_tile import explain_tile
@@ -204,9 +218,12 @@ def plan(
         _print(plan_staging(load_cube_config(config, override)), as_json)
         return
     from pipelines.config import load_config
-    from pipelines.plan_area import plan_area
+    from pipelines.console import steps_progress
+    from pipelines.plan_map import PlanOptions, plan_map
 
-    _print(plan_area(load_config(config, override)), as_json)
+    with steps_progress("plan", "tiles") as show:
+        planned = plan_map(load_config(config, override), PlanOptions(probe, price), show)
+    _print(planned.as_dict() if as_json else planned.lines(), as_json)
 
 
 @app.command()

@@ -149,9 +149,10 @@ class RunConfig(TiledConfig):
     bundle: str = Field(description="Folder of the model bundle.")
     cube: CubeSpec | None = Field(default=None, description="Default: the bundle's own cube spec.")
     probability: bool = Field(default=False, description="Also store the probability of every class.")
-    through: Literal["fused", "staged"] = Field(
+    through: Literal["fused", "staged", "auto"] = Field(
         default="fused",
-        description="fused reads the archive for each tile; staged makes cube.zarr first and reads it. Same map.",
+        description="fused reads the archive for each tile; staged makes cube.zarr first and reads it; auto takes "
+        "what `plan` finds cheaper. Same map.",
     )
     version: str | None = Field(
         default=None,

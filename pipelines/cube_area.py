@@ -30,6 +30,19 @@ def area_of(config: AreaConfig) -> Area:
     return Area.from_file(str(config.file))
 
 
+SLACK_M = 3000.0
+"""A tile takes scenes whose footprint comes within 2 km of its bounds (`ItemTable.in_bounds`), at a corner 2.8 km."""
+
+
+def pad_of(spec: CubeSpec, halo_px: int) -> float:
+    """Return the metres around an area in which scenes are searched: the halo, and the slack of footprints.
+
+    So which scenes a tile has does not depend on how far the area goes on beyond it, and a bigger area
+    leaves the tiles inside as they are. Without a period each scene is a time step; then there is no slack.
+    """
+    return halo_px * spec.resolution_m + (SLACK_M if spec.period is not None else 0.0)
+
+
 def search_scenes(config: SourceConfig, area: Area, *, pad_m: float = 0.0) -> ItemTable:
     """Search the scenes of an area and season, padded outward for the halo; opens no file."""
     return search(

@@ -16,7 +16,7 @@ from engine.values.errors import InputError
 from engine.values.grid import TileKey
 from pipelines.config import RunConfig
 from pipelines.make_cube import planned_cubes
-from pipelines.map_area import design
+from pipelines.map_area import design, way_of
 from pipelines.map_job import MapJob
 from pipelines.plan_cube import cube_config_of
 from pipelines.tile_inputs import all_items
@@ -93,7 +93,7 @@ def job_as_planned(config: RunConfig, folder: str, *, known: bool = True) -> Map
     Raises:
         InputError: If it reads a staged cube that was never planned.
     """
-    if config.through == "fused":
+    if way_of(config) == "fused":
         return design(config, inputs_dir=folder, known=known).job
     cubes = planned_cubes(cube_config_of(config))
     if not cubes:

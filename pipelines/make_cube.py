@@ -49,7 +49,7 @@ from pipelines.tile_stage import (
     StageResult,
     check_sizes,
     known_scenes,
-    local_folder,
+    made_folder,
     question_of,
     radiometry_of,
     run_jobs,
@@ -99,8 +99,8 @@ def make_cube(
         InputError: If area, scenes or sizes do not fit together, or the cube cannot grow.
         ConflictError: If another run holds the folder, or it holds another cube; names the difference.
     """
-    run_dir, options = local_folder(config.out), RunOptions(resume=resume)
-    with Lease(str(run_dir), patience_s=options.patience_s, beat_s=options.beat_s) as lease:
+    run_dir, options = made_folder(config.out), RunOptions(resume=resume)
+    with Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s) as lease:
         job, area = prepare_cube(config, lease, known=resume and not refresh)
         km2, summaries = run_jobs([job], area, Around(lease, options, client or config.cluster, listener))
         lease.check()
@@ -134,7 +134,7 @@ def planned_cubes(config: CubeConfig) -> list[CubeJob]:
     stages = past.staged.stages
     if (stages[0].asked[0], stages[-1].asked[1]) != asked.days_text:
         return []
-    run = str(asked.run_dir)
+    run = asked.run_dir
     return [CubeJob.of_plan(run, read_plan(run, stage.name)) for stage in stages]
 
 
@@ -160,7 +160,7 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, known: bool = True) -> tup
     """
     check_sizes(config.tile_px)
     asked = ask(config)
-    local_folder(config.out)
+    made_folder(config.out)
     past = _past(asked)
     stage = _stage_of(asked, past)
     scenes, question = _scenes_of(asked, stage, known=known)
@@ -168,7 +168,7 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, known: bool = True) -> tup
     stage = replace(stage, steps=(stage.steps[0], stage.steps[0] + len(_bounds(layout))))
     whole = layout if past is None else _whole(layout, stage, past)
     lease.check()
-    run_dir = str(asked.run_dir)
+    run_dir = asked.run_dir
     job = CubeJob(
         run_dir=run_dir,
         grid=asked.grid,
@@ -185,7 +185,7 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, known: bool = True) -> tup
     )
     memory = cube_tile_bytes(tile_shape(asked, layout, scenes))
     frozen = _plan(config, job, scenes) | {"question": question, "area": asked.area.name}
-    write_plan(str(asked.run_dir), frozen | {"projected_bytes": memory["total"]})
+    write_plan(asked.run_dir, frozen | {"projected_bytes": memory["total"]})
     _commit(asked, whole, stage, attrs, past)
     return job, asked.area
 
@@ -332,7 +332,7 @@ def _commit(asked: Asked, whole: StoreSpec, stage: Stage, attrs: dict[str, Any],
 
 def _union(asked: Asked, stages: Sequence[Stage]) -> Scenes:
     """Join the scenes of all stages, as one search over the whole time would have found them."""
-    plans = [read_plan(str(asked.run_dir), stage.name) for stage in stages]
+    plans = [read_plan(asked.run_dir, stage.name) for stage in stages]
     items = _joined(asked, [plan["items"] for plan in plans])
     if asked.spec.sentinel1 is None:
         return Scenes(items, None)
@@ -340,7 +340,7 @@ def _union(asked: Asked, stages: Sequence[Stage]) -> Scenes:
 
 
 def _joined(asked: Asked, files: Sequence[str]) -> ItemTable:
-    tables = [items_in(str(asked.run_dir), file) for file in files]
+    tables = [items_in(asked.run_dir, file) for file in files]
     items = dict.fromkeys(item for table in tables for item in table)
     return ItemTable(tuple(items), (tables[0].time_range[0], tables[-1].time_range[1]))
 

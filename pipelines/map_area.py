@@ -8,23 +8,24 @@ bigger area, exactly the tiles concerned are made again; `explain_tile` tells wh
 from __future__ import annotations
 
 import datetime as dt
+import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from engine.archive.items import ItemTable
 from engine.inference.bundle import load_bundle
 from engine.inference.lane import instruction_set
 from engine.runs.driver import RunOptions
-from engine.store.layout import create
+from engine.runs.estimate import Way
 from engine.store.lease import Lease
+from engine.store.objects import absolute
+from engine.store.widen import fit
 from engine.values.area import Area
 from engine.values.budget import tile_bytes
 from engine.values.errors import ConflictError, InputError
-from engine.values.grid import Box
 from engine.values.tiling import Tiling
 from pipelines.config import AreaConfig, RunConfig
-from pipelines.cube_area import area_of, grid_and_box
+from pipelines.cube_area import area_of, grid_and_box, pad_of
 from pipelines.cube_job import CubeJob
 from pipelines.make_cube import close_stage, prepare_cubes
 from pipelines.map_job import MapJob
@@ -33,6 +34,7 @@ from pipelines.plan_cube import cube_config_of
 from pipelines.plan_tiles import walk_of
 from pipelines.products import Products, make_products
 from pipelines.run_folder import read_plan, write_plan
+from pipelines.survey import cheaper_way
 from pipelines.tile_inputs import area_in, put_area, put_items, show_items
 from pipelines.tile_stage import (
     Around,
@@ -40,7 +42,7 @@ from pipelines.tile_stage import (
     StageResult,
     check_sizes,
     known_scenes,
-    local_folder,
+    made_folder,
     question_of,
     radiometry_of,
     run_jobs,
@@ -86,8 +88,9 @@ def map_area(
         InputError: If area, scenes, bundle or sizes do not fit together.
         ConflictError: If another run holds the folder, or it holds another map.
     """
-    run_dir, options, known = local_folder(config.out), RunOptions(resume=resume), resume and not refresh
-    with Lease(str(run_dir), patience_s=options.patience_s, beat_s=options.beat_s) as lease:
+    run_dir, options, known = made_folder(config.out), RunOptions(resume=resume), resume and not refresh
+    config = config.model_copy(update={"through": way_of(config)})
+    with Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s) as lease:
         cubes: list[CubeJob] = []
         if config.through == "staged":
             cubes = prepare_cubes(cube_config_of(config), lease, known=known)
@@ -98,9 +101,25 @@ def map_area(
         for cube, summary in zip(cubes, summaries, strict=False):
             close_stage(cube, complete=summary.exit_code == 0)
         products, summary = None, summaries[-1]
-        if config.products and not summary.interrupted and summary.done + summary.reused:
+        if config.products and not (summary.interrupted or summary.refused) and summary.done + summary.reused:
             products = make_products(job, made.area, made.table)
     return MapResult(config.out, km2, summaries, products)
+
+
+def way_of(config: RunConfig) -> Way:
+    """Return the way that a map goes: as asked for, else as its plan froze it, else the one that moves less."""
+    if config.through != "auto":
+        return config.through
+    try:
+        frozen = read_plan(absolute(config.out), stage_of(config))
+    except InputError:  # no plan yet
+        frozen = {}
+    if frozen.get("through") in get_args(Way):
+        way: Way = frozen["through"]
+        return way
+    with tempfile.TemporaryDirectory(prefix="landweave-plan-") as folder:
+        made = design(config, inputs_dir=folder)
+        return cheaper_way(made.job, made.table, made.steps)
 
 
 def part_of(job: MapJob, only: AreaConfig) -> Tiling:
@@ -147,6 +166,7 @@ def design(
     known: bool = True,
     cubes: tuple[CubeJob, ...] = (),
     inputs_dir: str | None = None,
+    table: ItemTable | None = None,
 ) -> Design:
     """Read the bundle and the area, find the scenes, and say what the tiles are made of.
 
@@ -155,18 +175,20 @@ def design(
         known: Keep the scenes that the run folder knows for the same question; False searches again.
         cubes: Stages of a cube to read instead of the archive.
         inputs_dir: Where the inputs are written; default the run folder.
+        table: The scenes, where the caller has searched already.
     """
     check_sizes(config.tile_px)
-    run_dir = Path(config.out).absolute()
+    run_dir = absolute(config.out)
     bundle, area = load_bundle(config.bundle), area_of(config.area)
     spec = spec_of(config, bundle)
     grid, _ = grid_and_box(area, config.crs, spec.resolution_m)
-    question = question_of(config, area, bundle.lattice.window_px * bundle.spec.resolution_m)
-    table = known_scenes(run_dir, question) if known else None
+    question = question_of(config, area, pad_of(spec, bundle.lattice.window_px))
+    if table is None and known:
+        table = known_scenes(run_dir, question)
     if table is None:
         table = search_padded(config, area, bundle)
     steps = check_fit(bundle, table, spec, grid)
-    home = inputs_dir or str(run_dir)
+    home = inputs_dir or run_dir
     job = MapJob(
         run_dir=home,
         grid=grid,
@@ -188,17 +210,23 @@ def stage_of(config: RunConfig) -> str:
     return "map" if config.version is None else f"map-{config.version}"
 
 
-def prepare(config: RunConfig, *, known: bool = True, cubes: tuple[CubeJob, ...] = ()) -> Design:
+def prepare(
+    config: RunConfig,
+    *,
+    known: bool = True,
+    cubes: tuple[CubeJob, ...] = (),
+    table: ItemTable | None = None,
+) -> Design:
     """Do all that comes before the first tile: read, search, check, freeze, and make the empty store.
 
     The caller holds the folder's lease, so that two runs cannot freeze two plans.
     """
-    local_folder(config.out)
-    made = design(config, known=known, cubes=cubes)
+    made_folder(config.out)
+    made = design(config, known=known, cubes=cubes, table=table)
     job = made.job
     _require_covered(job, made.area)
     layout = job.store_spec(made.area, f"{made.area.name}, {config.time}")
-    create(job.store_url, layout)  # refuses before anything is changed
+    fit(job.store_url, layout)  # refuses before anything is changed
     if config.version is None:
         show_items(job.run_dir, made.table)
     write_plan(job.run_dir, _plan(made))
@@ -227,11 +255,10 @@ def _require_covered(job: MapJob, area: Area) -> None:
 def _plan(made: Design) -> dict[str, Any]:
     """Freeze what was decided, with the versions and the instruction set that make the bytes."""
     config, job, table = made.config, made.job, made.table
-    tile = Box(0, 0, config.tile_px, config.tile_px)
-    memory = tile_bytes(tile_shape(job.bundle, job.spec, made.steps, tile, config.chunk_px))
+    memory = tile_bytes(tile_shape(job, made.steps))
     return {
         "stage": job.name,
-        "store": Path(job.store_url).name,
+        "store": job.store_url.rpartition("/")[2],
         "area": made.area.name,
         "config": config.model_dump(mode="json"),
         **walk_of(job.tiles(), job.outline),

@@ -87,7 +87,7 @@ class MapJob:
 
     def inputs(self, tile: TileKey) -> dict[str, Any]:
         """Return all that decides this tile's bytes, by component."""
-        core = self._core(tile)
+        core = self.core(tile)
         return {
             "format": ENGINE_FORMAT,
             "grid": [self.grid.crs, self.grid.resolution_yx, self.grid.anchor_xy],
@@ -114,7 +114,7 @@ class MapJob:
 
     def needs(self, tile: TileKey) -> tuple[Unit, ...]:
         """Name the cube's tiles that lie under this one's windows."""
-        return tuple(unit for _, unit in self._under(self._core(tile)))
+        return tuple(unit for _, unit in self._under(self.core(tile))) if self.cubes else ()
 
     def _under(self, core: Box) -> Iterator[tuple[CubeJob, Unit]]:
         if not core:
@@ -130,7 +130,7 @@ class MapJob:
         Scenes whose files cannot be read are left out of the tile and listed.
         Inner graphs run on this worker's own threads and never go back to the scheduler.
         """
-        core = self._core(tile)
+        core = self.core(tile)
         if self.cubes and core:
             return replace(self._made(tile, core, None, threads), gaps=self._gaps_under(tile, core))
         scenes = self.scenes_near(core)
@@ -207,7 +207,7 @@ class MapJob:
     def _outline(self) -> Any:
         return outline_in(self.run_dir, self.outline, self.grid.crs)
 
-    def _core(self, tile: TileKey) -> Box:
+    def core(self, tile: TileKey) -> Box:
         """Return the part of a tile for which an answer is wanted: the bounds of the outline in it."""
         part = self.tiles().part(tile)
         if part.is_empty:
@@ -216,11 +216,11 @@ class MapJob:
 
     def covers(self, tile: TileKey) -> bool:
         """Tell whether a tile touches the outline."""
-        return bool(self._core(tile))
+        return bool(self.core(tile))
 
     def scenes_of(self, tile: TileKey) -> ItemTable | None:
         """Return the scenes that a tile reads from the archive, None for a tile outside the outline."""
-        return self.scenes_near(self._core(tile))
+        return self.scenes_near(self.core(tile))
 
     def scenes_near(self, core: Box) -> ItemTable | None:
         """Return the scenes that may touch a core and its halo, None for an empty core."""
@@ -228,7 +228,7 @@ class MapJob:
 
     def scenes_among(self, table: ItemTable, tile: TileKey) -> ItemTable:
         """Return those of other scenes that a tile would read."""
-        return self._near(table, self._core(tile))
+        return self._near(table, self.core(tile))
 
     def _near(self, table: ItemTable, core: Box) -> ItemTable:
         """Keep the scenes that may touch a core and its halo.

@@ -10,11 +10,12 @@ from engine.archive.radiometry import radiometry
 from engine.cube.plan import plan_cube
 from engine.inference.bundle import Bundle, load_bundle
 from engine.values.area import Area
-from engine.values.budget import GIB, TileShape, tile_bytes
+from engine.values.budget import Reading, TileShape
 from engine.values.grid import Box, Grid
-from engine.values.spec import CubeSpec
+from engine.values.spec import BestPixel, CubeSpec
 from pipelines.config import RunConfig
-from pipelines.cube_area import area_of, find_scenes, grid_and_box, refuse_radar, search_scenes
+from pipelines.cube_area import area_of, find_scenes, grid_and_box, pad_of, refuse_radar, search_scenes
+from pipelines.map_job import MapJob
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
@@ -90,29 +91,9 @@ def describe_radiometry(table: ItemTable) -> str:
     return "; ".join([", ".join(f"{o}: {n}" for o, n in sorted(offsets.items())), *said])
 
 
-def plan_area(config: RunConfig) -> dict[str, Any]:
-    """Say what a map needs before it runs."""
-    bundle, area = load_bundle(config.bundle), area_of(config.area)
-    spec = spec_of(config, bundle)
-    grid, box = grid_and_box(area, config.crs, spec.resolution_m)
-    table = search_padded(config, area, bundle)
-    steps = check_fit(bundle, table, spec, grid)
-    tile = Box(0, 0, config.tile_px, config.tile_px)
-    memory = tile_bytes(tile_shape(bundle, spec, steps, tile, config.chunk_px))
-    lattice = bundle.lattice
-    return {
-        **summarise_scenes(table),
-        "tiles": f"at most {box.snap_out(config.tile_px).area_px // config.tile_px**2}",
-        "windows a tile": lattice.count(tile),
-        "pixels evaluated a pixel": f"{lattice.count(tile) * lattice.window_px**2 / tile.area_px:.2f}",
-        "memory a worker": f"{memory['total'] / GIB:.2f} GiB",
-        "map, before compression": f"{3 * box.area_px / GIB:.3f} GiB",
-    }
-
-
 def search_padded(config: RunConfig, area: Area, bundle: Bundle) -> ItemTable:
     """Search the scenes of an area and of the halo that its windows need, and look at their dark pixels."""
-    return find_scenes(config, area, pad_m=bundle.lattice.window_px * bundle.spec.resolution_m)
+    return find_scenes(config, area, pad_m=pad_of(spec_of(config, bundle), bundle.lattice.window_px))
 
 
 def check_fit(bundle: Bundle, table: ItemTable, spec: CubeSpec, grid: Grid) -> tuple[int, int]:
@@ -126,14 +107,35 @@ def check_fit(bundle: Bundle, table: ItemTable, spec: CubeSpec, grid: Grid) -> t
     return len(plan.steps), max(len(s.groups) for s in plan.steps)
 
 
-def tile_shape(bundle: Bundle, spec: CubeSpec, steps: tuple[int, int], core: Box, chunk_px: int) -> TileShape:
-    """Gather what decides the memory of a tile."""
+def tile_shape(job: MapJob, steps: tuple[int, int]) -> TileShape:
+    """Gather what decides the memory of a tile; `steps` as of `check_fit`."""
+    bundle, spec = job.bundle, job.spec
+    width = getattr(bundle.config, "width", None)
     return TileShape(
-        core=core,
+        core=Box(0, 0, job.tile_px, job.tile_px),
         lattice=bundle.lattice,
-        chunk_px=chunk_px,
+        reading=reading_of(spec, steps[1], job.chunk_px),
         n_dates=steps[0],
-        n_bands=len(spec.bands),
         n_classes=len(bundle.classes.values),
-        overpasses=steps[1],
+        channels=_CHANNELS if width is None else int(width),
+        filled=spec.gap_fill is not None,
+        probability=job.probability,
+        weights_bytes=bundle.weights_path.stat().st_size,
+    )
+
+
+_CHANNELS = 64  # of a network that does not say: few have more on their finest level
+
+
+def reading_of(spec: CubeSpec, overpasses: int, chunk_px: int) -> Reading:
+    """Gather what decides the memory of making a piece of a cube."""
+    best = spec.reducer if isinstance(spec.reducer, BestPixel) else None
+    return Reading(
+        n_bands=len(spec.bands),
+        overpasses=overpasses,
+        chunk_px=chunk_px,
+        geomedian=spec.reducer == "geomedian",
+        deviations=spec.variability,
+        distances=best is not None and best.cloud_weight > 0,
+        sharpened=spec.sharpen is not None,
     )

@@ -16,13 +16,15 @@ from engine.cube.cube import open_cube
 from engine.cube.plan import plan_cube
 from engine.cube.stored import STORE, dataset_attrs, store_spec
 from engine.store.layout import StoreSpec
+from engine.store.objects import absolute
 from engine.store.storespec import TIME
 from engine.values.area import Area
 from engine.values.budget import GIB, CubeTileShape, cube_tile_bytes
 from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
 from pipelines.config import CubeConfig, RunConfig, parse_config, read_yaml
-from pipelines.cube_area import area_of, find_radar, find_scenes, grid_and_box
+from pipelines.cube_area import area_of, find_radar, find_scenes, grid_and_box, pad_of
+from pipelines.plan_area import reading_of, spec_of, summarise_scenes
 from pipelines.tile_inputs import SHARD_MAX_PX
 
 
@@ -43,7 +45,6 @@ def load_cube_config(path: str | Path, overrides: list[str] | None = None) -> Cu
 def cube_config_of(run: RunConfig, halo_px: int | None = None) -> CubeConfig:
     """Return the staging of the cube that a map needs."""
     from engine.inference.bundle import load_bundle
-    from pipelines.plan_area import spec_of
 
     bundle = load_bundle(run.bundle)
     shared = {name: getattr(run, name) for name in CubeConfig.model_fields if name in RunConfig.model_fields}
@@ -65,7 +66,7 @@ class Asked:
     """
 
     config: CubeConfig
-    run_dir: Path
+    run_dir: str
     area: Area
     spec: CubeSpec
     grid: Grid
@@ -79,7 +80,7 @@ class Asked:
     @property
     def pad_m(self) -> float:
         """Metres around the area in which scenes are searched."""
-        return self.config.halo_px * self.spec.resolution_m
+        return pad_of(self.spec, self.config.halo_px)
 
     @property
     def days(self) -> tuple[dt.date, dt.date]:
@@ -97,7 +98,7 @@ def ask(config: CubeConfig) -> Asked:
     """Read the area and choose grid and box."""
     area, spec = area_of(config.area), config.cube.model_copy(update={"season": None})
     grid, box = grid_and_box(area, config.crs, spec.resolution_m)
-    return Asked(config, Path(config.out).absolute(), area, spec, grid, box.pad(config.halo_px))
+    return Asked(config, absolute(config.out), area, spec, grid, box.pad(config.halo_px))
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,20 @@ def tile_shape(asked: Asked, layout: StoreSpec, scenes: Scenes) -> CubeTileShape
     steps = [size * math.prod(d.chunk_len for d in dims) for dims, size in sizes]
     return CubeTileShape(
         tile=Box(0, 0, config.tile_px, config.tile_px),
-        piece_px=config.chunk_px,
+        reading=reading_of(config.cube, _most_at_once(asked, scenes.items), config.chunk_px),
         pixel_bytes=sum(whole),
         step_bytes=max(steps),
-        n_bands=len(config.cube.bands),
-        overpasses=_most_at_once(asked, scenes.items),
+        series_bytes=_series_bytes(asked, layout),
+        features=config.cube.features is not None,
         shard_px=layout.shard_px,
         radar_bytes=4 * (passes + 3) * len(radar.polarisations) if radar is not None else 0,
     )
+
+
+def _series_bytes(asked: Asked, layout: StoreSpec) -> int:
+    """Return the bytes of a pixel's reflectance in all dates, if its gaps are filled."""
+    filled = asked.spec.gap_fill is not None
+    return 2 * len(asked.spec.bands) * len(layout.dims[TIME].labels) * filled
 
 
 def _most_at_once(asked: Asked, table: ItemTable) -> int:
@@ -156,8 +163,6 @@ def _most_at_once(asked: Asked, table: ItemTable) -> int:
 
 def plan_staging(config: CubeConfig) -> dict[str, Any]:
     """Search, and say what staging the cube needs before it runs."""
-    from pipelines.plan_area import summarise_scenes
-
     asked = ask(config)
     scenes = Scenes.find(config, asked)
     layout, _ = layout_of(asked, scenes)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import tempfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,8 @@ from engine.products.quicklook import write_quicklook
 from engine.products.stac import MapProduct, ModelRef, write_stac
 from engine.products.styles import write_qml
 from engine.store.layout import open_spec
+from engine.store.objects import Folder, join, local_path
+from engine.store.remote import network
 from engine.values.area import Area
 from engine.values.grid import Box
 from pipelines.map_job import MapJob
@@ -36,8 +39,8 @@ SEAMS_FILE, QUICKLOOK, COGS, STAC = "seams.json", "quicklook.png", "cog", "stac"
 class Products:
     """Where the products lie, and the verdict on seams."""
 
-    files: dict[str, Path]
-    item: Path
+    files: dict[str, str]
+    item: str
     seams: SeamReport
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,19 +48,42 @@ class Products:
         worst = max((f for f in self.seams.families if f.lines), key=lambda f: f.z, default=None)
         told = f"; largest z {worst.z:.1f} at ratio {worst.ratio:.3f}" if worst else ""
         verdict = "SEEN, see seams.json" if self.seams.seam else "none found"
-        files = {name: str(path) for name, path in self.files.items() if path.suffix in (".tif", ".png")}
-        return {"seams": verdict + told, **files, "stac": str(self.item)}
+        files = {name: path for name, path in self.files.items() if path.endswith((".tif", ".png"))}
+        return {"seams": verdict + told, **files, "stac": self.item}
 
 
 def make_products(job: MapJob, area: Area, table: ItemTable) -> Products:
-    """Make all products of a map; each replaces what an earlier run made."""
-    home, url, classes = Path(job.run_dir), job.store_url, job.bundle.classes
+    """Make all products of a map; each replaces what an earlier run made.
+
+    For a run folder in a bucket the files are made in a temporary folder and uploaded, the overviews inside
+    the store where it is.
+    """
+    if (home := local_path(job.run_dir)) is not None:
+        return _make(job, area, table, home)
+    with tempfile.TemporaryDirectory(prefix="landweave-products-") as folder:
+        home = Path(folder)
+        (home / f"{job.name}.zarr").mkdir()  # stands for the store, so that links to it are made
+        made = _make(job, area, table, home)
+        for path in sorted(p for p in home.rglob("*") if p.is_file()):
+            Folder(job.run_dir).upload(path.relative_to(home).as_posix(), path)
+        there = {name: _moved(path, home, job) for name, path in made.files.items()}
+        return Products(there, _moved(made.item, home, job), made.seams)
+
+
+def _moved(path: str, home: Path, job: MapJob) -> str:
+    return join(job.run_dir, Path(path).relative_to(home).as_posix())
+
+
+def _make(job: MapJob, area: Area, table: ItemTable, home: Path) -> Products:
+    """Make the products' files in a local folder that is, or stands for, the run folder."""
+    url, classes = job.store_url, job.bundle.classes
     run = home if job.name == MAP else home / "versions" / job.name
     run.mkdir(parents=True, exist_ok=True)
     box = _area_box(job, area)
     first, last = table.time_range
     title = f"{area.name}, {_season(first, last)}"
-    build_overviews(url)
+    with network(url):
+        build_overviews(url)
     seams = map_seams(url, job.bundle.lattice, job.tile_px, box, grid=job.grid)
     (run / SEAMS_FILE).write_text(json.dumps(asdict(seams), indent=1))
     files = {
@@ -69,7 +95,7 @@ def make_products(job: MapJob, area: Area, table: ItemTable) -> Products:
     files["quicklook"] = write_quicklook(
         url, run / QUICKLOOK, classes, title=f"{title}\n{subtitle}", outline=area.geometry, box=box
     )
-    files["zarr"] = Path(url)
+    files["zarr"] = home / f"{job.name}.zarr"
     product = MapProduct(
         id=_item_id(f"{area.name}-{first:%Y%m}-{last:%Y%m}{job.name.removeprefix(MAP)}"),
         title=title,
@@ -85,7 +111,7 @@ def make_products(job: MapJob, area: Area, table: ItemTable) -> Products:
         version=_version(),
     )
     item = write_stac(run / STAC, product)
-    return Products({k: v for k, v in files.items() if k != "zarr"}, item, seams)
+    return Products({k: str(v) for k, v in files.items() if k != "zarr"}, str(item), seams)
 
 
 def _item_id(text: str) -> str:
@@ -116,7 +142,9 @@ def _subtitle(job: MapJob, table: ItemTable) -> str:
 def _model(job: MapJob) -> ModelRef:
     folder = Path(job.bundle.path).absolute()
     name = json.loads((folder / "manifest.json").read_text())["properties"]["mlm:name"]
-    return ModelRef(name=name, href=str(folder / "manifest.json"), digest=job.bundle.weights_sha256)
+    manifest = folder / "manifest.json"
+    href = str(manifest) if local_path(job.run_dir) is not None else manifest.as_uri()
+    return ModelRef(name=name, href=href, digest=job.bundle.weights_sha256)
 
 
 def _version() -> str:

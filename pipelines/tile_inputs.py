@@ -90,7 +90,7 @@ def tiling_in(run_dir: str, name: str, grid: Grid, tile_px: int, reach: Reach | 
 
 @lru_cache(maxsize=8)
 def _tiling(run_dir: str, name: str, grid: Grid, tile_px: int, reach: Reach | None) -> Tiling:
-    return Tiling(grid, tile_px, _outline(run_dir, name, grid.crs), reach)
+    return Tiling(grid, tile_px, outline_in(run_dir, name, grid.crs), reach)
 
 
 @lru_cache(maxsize=4)

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from cluster.launch import open_client
@@ -18,6 +17,7 @@ from engine.runs.journal import Journal
 from engine.runs.progress import StageFacts
 from engine.runs.tile import TileList
 from engine.store.lease import Lease
+from engine.store.objects import absolute, local_path
 from engine.values.area import Area
 from engine.values.budget import require_fit
 from engine.values.errors import InputError
@@ -66,6 +66,7 @@ class StageResult:
             "speed": f"{speed} ({s.seconds:.1f} s)",
             "memory": f"{max(e.peak_bytes for e in self.summaries) / 2**30:.2f} GiB a worker at most",
             "gaps": sum(e.gaps for e in self.summaries),
+            **({"stopped": s.refused} if s.refused else {}),
         }
 
 
@@ -151,16 +152,11 @@ def surface_km2(area: Area) -> float:
     return abs(float(square_metres)) / 1e6
 
 
-def local_folder(out: str) -> Path:
-    """Return the run folder, made if missing.
-
-    Raises:
-        InputError: If it is not local.
-    """
-    if "://" in out:
-        raise InputError("run folders are local for now", where="out", found=out, mend="a local path")
-    run_dir = Path(out).absolute()
-    run_dir.mkdir(parents=True, exist_ok=True)
+def made_folder(out: str) -> str:
+    """Return the run folder, a local path or a URL; a local one is made if missing."""
+    run_dir = absolute(out)
+    if (path := local_path(run_dir)) is not None:
+        path.mkdir(parents=True, exist_ok=True)
     return run_dir
 
 
@@ -187,11 +183,11 @@ def question_of(config: SourceConfig, area: Area, pad_m: float) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def known_scenes(run_dir: Path, question: str, key: str = ITEMS_KEY) -> ItemTable | None:
+def known_scenes(run_dir: str, question: str, key: str = ITEMS_KEY) -> ItemTable | None:
     """Return the scenes that any stage of the folder found for the same question, None if there are none."""
-    for plan in plans_in(str(run_dir)):
+    for plan in plans_in(run_dir):
         if plan.get(QUESTION_KEY) == question and plan.get(key):
-            return items_in(str(run_dir), plan[key])
+            return items_in(run_dir, plan[key])
     return None
 
 

@@ -15,7 +15,7 @@ import itertools
 import json
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,17 @@ class AssetRecord:
         band: Name in landweave's vocabulary, e.g. ``nir``.
         href: Absolute, unsigned address.
         nodata: No-data value that the catalogue states, or None.
+        size_bytes: Size of the file that the catalogue states, or None; decides no pixel.
     """
 
     band: str
     href: str
     nodata: float | None = None
+    size_bytes: int | None = field(default=None, compare=False)
 
 
 def _asset_fields(asset: AssetRecord) -> dict[str, Any]:
+    """Return what of an asset decides a pixel."""
     return {"band": asset.band, "href": asset.href, "nodata": asset.nodata}
 
 
@@ -339,7 +342,9 @@ def _to_arrow(table: ItemTable) -> Any:
     import pyarrow as pa
     import shapely
 
-    asset = pa.struct([("band", pa.string()), ("href", pa.string()), ("nodata", pa.float64())])
+    asset = pa.struct(
+        [("band", pa.string()), ("href", pa.string()), ("nodata", pa.float64()), ("size_bytes", pa.int64())]
+    )
     kinds = {
         "datetime": pa.timestamp("us", tz="UTC"),
         "geometry": pa.binary(),
@@ -354,7 +359,8 @@ def _to_arrow(table: ItemTable) -> Any:
     names = [_column(f.name) for f in dataclasses.fields(ItemRecord)]
     fields = [f.name for f in dataclasses.fields(ItemRecord) if f.name != "assets"]
     rows = [
-        {_column(k): getattr(item, k) for k in fields} | {"assets": [_asset_fields(a) for a in item.assets]}
+        {_column(k): getattr(item, k) for k in fields}
+        | {"assets": [_asset_fields(a) | {"size_bytes": a.size_bytes} for a in item.assets]}
         for item in table.items
     ]
     shapes = [item.geometry for item in table.items]
@@ -392,6 +398,9 @@ def _assets_from_arrow(lists: Any) -> list[tuple[AssetRecord, ...]]:
     """Rebuild each record's assets; names of bands are shared, there are few of them."""
     flat = lists.flatten()
     bands, hrefs, nodata = (flat.field(name).to_pylist() for name in ("band", "href", "nodata"))
-    records = [AssetRecord(sys.intern(b), h, n) for b, h, n in zip(bands, hrefs, nodata, strict=True)]
+    told = any(flat.type.field(i).name == "size_bytes" for i in range(flat.type.num_fields))
+    sizes = flat.field("size_bytes").to_pylist() if told else [None] * len(bands)  # older tables have none
+    rows = zip(bands, hrefs, nodata, sizes, strict=True)
+    records = [AssetRecord(sys.intern(b), h, n, s) for b, h, n, s in rows]
     ends = list(itertools.accumulate(lists.value_lengths().to_pylist()))
     return [tuple(records[a:b]) for a, b in itertools.pairwise([0, *ends])]

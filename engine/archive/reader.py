@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.archive.consistent import require_consistent
 from engine.archive.gdal import gdal_environment
 from engine.archive.items import ItemRecord
 from engine.archive.source import FetchFrom, Source, Target, read_source
@@ -177,8 +178,10 @@ def read_item(
 
     Raises:
         InputError: If the item lacks a band; before anything is read.
+        DataError: If a file does not agree with its item or with the other bands.
     """
     assets = [item.asset(common_name(b)) for b in bands]
+    headers = {}
     for plane, asset in zip(out, assets, strict=True):
         where = f"item {item.id}, band {asset.band}, {asset.href}"
         nodata = 0.0 if asset.nodata is None else asset.nodata
@@ -186,6 +189,8 @@ def read_item(
         source = Source(asset.href, where, item.provider, nodata)
         with concerning(item.id, asset.band):
             read_source(source, fetch, replace(target, how=how), plane)
+            headers[asset.band] = source.raster  # known from the read
+    require_consistent(item, headers)
 
 
 def require_bands(item: ItemRecord, bands: Sequence[str]) -> None:

@@ -354,7 +354,9 @@ def _asset(band: str, key: str, asset: dict[str, Any], base: str | None, item: s
     except ValueError as error:
         raise DataError("cannot read no-data", where=f"item {item}, asset {key}", found=nodata) from error
     value = None if value is not None and value != value else value
-    return AssetRecord(band, unsigned(absolute_href(asset["href"], base)), value)
+    size = asset.get("file:size")
+    size_bytes = int(size) if isinstance(size, int | float) and size > 0 else None
+    return AssetRecord(band, unsigned(absolute_href(asset["href"], base)), value, size_bytes)
 
 
 def absolute_href(href: str, base: str | None) -> str:

@@ -94,7 +94,7 @@ def ready_masks(masks: tuple[Mask, ...], items: Iterable[ItemRecord], crs: str) 
         if isinstance(mask, ModelMask):
             check_margin(mask)
             mask = with_checksum(mask)
-        wanted = set(_wanted(mask))
+        wanted = set(mask_bands(mask))
         for item in items:
             if not wanted.issubset(item.bands):
                 raise _lacks(mask, item, sorted(wanted.difference(item.bands)))
@@ -102,7 +102,7 @@ def ready_masks(masks: tuple[Mask, ...], items: Iterable[ItemRecord], crs: str) 
     return tuple(ready)
 
 
-def _wanted(mask: Mask) -> tuple[str, ...]:
+def mask_bands(mask: Mask) -> tuple[str, ...]:
     """Return the bands that a mask reads of each scene."""
     if isinstance(mask, ModelMask):
         return bands_of(mask)

@@ -24,6 +24,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from engine.store.conventions import MULTISCALES, with_convention
+from engine.store.layout import open_group
 from engine.store.view import MapView, in_flight, open_view
 from engine.values.errors import InputError
 from engine.values.grid import Box, TileKey, tiles_over
@@ -206,14 +207,12 @@ def build_overviews(
     Raises:
         InputError: If a level or the block size is not a power of two, or there is no map at `url`.
     """
-    import zarr
-
     view = open_view(url)
     factors = default_levels(view.box.shape_yx) if levels is None else tuple(sorted(set(levels)))
     block_px = max([block_px, *factors])
     if any(n < 2 or n & (n - 1) for n in (*factors, block_px)):
         raise InputError("overview levels and blocks are powers of two", found=(*factors, block_px))
-    root = zarr.open_group(str(url), mode="r+", use_consolidated=False)
+    root = open_group(str(url), "r+")
     _forget(root)
     steps = [_create_level(root, view, f, max(block_px // 2, 1)) for f in factors]
 
@@ -229,7 +228,7 @@ def build_overviews(
     for step in steps:
         step.flush()
     _describe(root, view, factors)
-    _consolidate(str(url), factors)
+    _consolidate(root, factors)
     return factors
 
 
@@ -332,7 +331,7 @@ def _layout(view: MapView, factor: int) -> dict[str, Any]:
     }
 
 
-def _consolidate(url: str, factors: tuple[int, ...]) -> None:
+def _consolidate(root: zarr.Group, factors: tuple[int, ...]) -> None:
     """Consolidate each level and then the root, for readers that cannot list (plain HTTP)."""
     import zarr
 
@@ -340,4 +339,4 @@ def _consolidate(url: str, factors: tuple[int, ...]) -> None:
         # zarr-python warns that version 3 of the format does not yet specify consolidated metadata.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
         for path in (*(f"overviews/{f}" for f in factors), None):
-            zarr.consolidate_metadata(url, path=path)
+            zarr.consolidate_metadata(root.store, path=path)

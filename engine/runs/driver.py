@@ -15,7 +15,7 @@ import queue
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,13 +35,25 @@ from engine.runs.machine import (
     Resized,
     Skipped,
     Stop,
+    StoreRefused,
     Submit,
     TileDone,
     TileFailed,
+    TileReturned,
     Unit,
     WorkerDied,
 )
-from engine.runs.post import Post, execute_and_tell
+from engine.runs.post import JOB_LIMIT_BYTES, Post, execute_and_tell, pack
+from engine.runs.scheduler import (
+    came_back,
+    cancellation,
+    died_on,
+    first_thread_count,
+    lost_scheduler,
+    no_worker,
+    thread_count,
+    why_quarantined,
+)
 from engine.runs.signals import Interrupts
 from engine.runs.tile import TileJob, TileList, TileOutput, TileTask, execute_tile, key_of, worker_of
 from engine.runs.walk import Walk
@@ -49,8 +61,9 @@ from engine.store.layout import open_spec
 from engine.store.lease import Lease
 from engine.store.ledger import Ledger, TileRecord
 from engine.store.objects import local_path
+from engine.store.refusals import refusals
 from engine.store.regions import close_epoch, open_epoch
-from engine.values.errors import BudgetError, ConflictError, InputError, LandweaveError, RetryableError
+from engine.values.errors import ConflictError, LandweaveError, RefusedError, RetryableError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -67,9 +80,6 @@ __all__ = [
     "run_stages",
     "run_tiles",
 ]
-
-JOB_LIMIT_BYTES = 1 << 20
-"""A job travels with each tile, so it must be small: names and numbers, no pixels, no item tables."""
 
 _TICK_S = 0.2
 _FETCH_S = 5.0
@@ -102,6 +112,7 @@ def run_stages(
     """Make the tiles of some stages as one run; a tile waits for those that it needs, not for their stage.
 
     The first Ctrl-C or SIGTERM drains: what is in flight ends, nothing more begins. The second stops.
+    A store that cannot be written to, because the disk is full or it is write-protected, drains too.
 
     Args:
         jobs: What to make, what is needed first; their stores must exist.
@@ -125,15 +136,21 @@ def run_stages(
     run_dir = _absolute(run_dir)
     for job in jobs:
         open_spec(job.store_url)
-        _require_small(job)
+    parcels = {job.name: pack(job) for job in jobs}
     own = Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s)
     stores = {job.store_url for job in jobs}
-    with own if lease is None else contextlib.nullcontext(lease) as lease, Interrupts() as interrupts:
+    with (
+        refusals(run_dir),
+        own if lease is None else contextlib.nullcontext(lease) as lease,
+        Interrupts(options.term_s) as interrupts,
+    ):
         for url in stores:
             open_epoch(url, lease.epoch)
         try:
             walk = Walk(jobs, run_dir, options, only)
-            return _Drive(walk, client, lease, options, on_event or (lambda event: None)).run(interrupts)
+            return _Drive(walk, parcels, client, lease, options, on_event or (lambda event: None)).run(
+                interrupts
+            )
         finally:
             for url in stores:
                 close_epoch(url, lease.epoch)
@@ -145,6 +162,7 @@ class _Drive:
     def __init__(
         self,
         walk: Walk,
+        parcels: Mapping[str, bytes],
         client: Client,
         lease: Lease,
         options: RunOptions,
@@ -157,7 +175,7 @@ class _Drive:
             options,
             on_event,
         )
-        self.begun = time.monotonic()
+        self.parcels, self.begun = parcels, time.monotonic()
         self.tallies = {stage: Tally() for stage in walk.jobs}
         self.old_gaps = {stage: gaps_by_tile(lease.run_dir, stage) for stage in walk.jobs}
         self.machine = Machine(
@@ -167,7 +185,8 @@ class _Drive:
         self.futures: dict[Unit, Future[TileRecord]] = {}
         self.post = Post(client, lease.run_dir)
         self.back: queue.SimpleQueue[tuple[Unit, Future[TileRecord]]] = queue.SimpleQueue()
-        self.stopped = ""
+        self.stopped = self.refused = ""
+        self.killers: dict[Unit, list[str]] = {}  # the workers that were lost under a tile
         self.looked = self.seen_worker = time.monotonic()
         self.token = uuid.uuid4().hex[:8]  # so that two runs on one scheduler never share a key
 
@@ -179,12 +198,15 @@ class _Drive:
                     self._drain()
                 while self.machine.room and not self.stopped and not interrupts.asked:
                     self._handle(next(planned, NoMoreTiles()))
+                if interrupts.overdue and not self.stopped:
+                    self.stopped = "drained"  # what still runs is left, before the batch system kills
                 if not self.stopped:
                     self._wait()
         finally:
             self._let_go()
         self.lease.check()
-        self._write_gaps()
+        with contextlib.suppress(OSError) if self.refused else contextlib.nullcontext():
+            self._write_gaps()
         return tuple(self._summary(stage) for stage in self.walk.jobs)
 
     def _plan(self) -> Iterator[Event]:
@@ -218,10 +240,9 @@ class _Drive:
             case Fail(unit, kind, message):
                 self.tallies[unit.stage].give_up(unit, kind, message)
                 self._emit("failed", unit, message=message, error=kind)
-            case Quarantine(unit, deaths):
-                message = (
-                    f"its worker died {deaths} times, {self.options.deaths_limit} of them running it alone"
-                )
+            case Quarantine(unit):
+                lost, peak = self.killers.pop(unit, []), self.tallies[unit.stage].peak_bytes
+                message = why_quarantined(self.client, lost, self.options.deaths_limit, peak)
                 self.tallies[unit.stage].give_up(unit, QUARANTINED, message)
                 self._emit("quarantined", unit, message=message)
             case Stop(reason):
@@ -241,7 +262,7 @@ class _Drive:
         self.post.expect(name)
         future = self.client.submit(
             execute_and_tell,
-            self.walk.jobs[unit.stage],
+            self.parcels[unit.stage],
             task,
             name,
             key=name,
@@ -266,6 +287,7 @@ class _Drive:
                 self._take(unit, self.futures.pop(unit), dead)
         for worker, units in dead.items():
             for unit in units:
+                self.killers.setdefault(unit, []).append(worker)
                 self._emit("worker-died", unit, message=f"worker {worker} was lost", worker=worker)
             self._handle(WorkerDied(tuple(units)))
         if time.monotonic() - self.looked > _LOOK_S:
@@ -280,13 +302,20 @@ class _Drive:
         if record is not None:
             self.tallies[unit.stage].count(record)
             self.again.discard(unit)
+            self.killers.pop(unit, None)
             self._handle(TileDone(unit))
             self._emit("done", unit, record)
-        elif (worker := _died_on(error)) is not None:
+        elif (worker := died_on(error)) is not None:
             dead.setdefault(worker, []).append(unit)
         elif isinstance(error, ConflictError):
             self.lease.check()  # says who took over
             raise error
+        elif isinstance(error, RefusedError):
+            self.refused = self.refused or str(error)
+            self._emit("refused", unit, message=str(error), error=type(error).__name__)
+            self._handle(StoreRefused(unit))
+        elif came_back(error):
+            self._handle(TileReturned(unit))
         else:
             self._require_scheduler()  # else every tile would take the blame for it
             kind = type(error).__name__
@@ -315,7 +344,7 @@ class _Drive:
         record = Ledger(self.lease.run_dir, unit.stage).done(unit.tile, key_of(job.inputs(unit.tile)))
         if record is not None and record.epoch == self.lease.epoch:
             return record, None
-        return None, RetryableError("the tile's task was cancelled", where=str(unit))
+        return None, cancellation(future, str(unit))
 
     def _look_at_cluster(self) -> None:
         """Follow a cluster that grows or shrinks; do not wait for ever for one that is gone."""
@@ -323,17 +352,17 @@ class _Drive:
         self._require_scheduler()
         if cancel_asked(self.lease.run_dir, self.lease.epoch):
             self._drain()
-        threads = sum(self.client.nthreads().values()) if self.client.status == "running" else 0
+        threads = thread_count(self.client)
         if threads:
             self.seen_worker = self.looked
             if self.options.in_flight is None:
                 self._handle(Resized(threads // self.options.threads_per_tile + 1))
         elif self.looked - self.seen_worker > self.options.no_worker_timeout_s:
-            raise _no_worker(self.options)
+            raise no_worker(self.options.no_worker_timeout_s)
 
     def _require_scheduler(self) -> None:
         if self.client.status not in ("running", "connecting"):
-            raise RetryableError("the scheduler is lost", found=self.client.status, mend=_AGAIN)
+            raise lost_scheduler(self.client)
 
     def _let_go(self) -> None:
         """Cancel what is still out there (nothing, unless the run broke off)."""
@@ -376,6 +405,7 @@ class _Drive:
             gaps=len(tally.gaps),
             interrupted=self.stopped == "drained",
             hopeless=self.stopped == "hopeless",
+            refused=self.refused,
             seconds=time.monotonic() - self.begun,
             tile_seconds=tally.tile_seconds,
             peak_bytes=tally.peak_bytes,
@@ -383,33 +413,11 @@ class _Drive:
         )
 
 
-_AGAIN = "run the same command again; finished tiles are kept"
-
-
 def _in_flight(client: Client, options: RunOptions) -> int:
     if options.in_flight is not None:
         return options.in_flight
-    try:
-        client.wait_for_workers(1, timeout=options.no_worker_timeout_s)
-    except TimeoutError as error:
-        raise _no_worker(options) from error
-    return max(1, sum(client.nthreads().values()) // options.threads_per_tile + 1)
-
-
-def _no_worker(options: RunOptions) -> RetryableError:
-    return RetryableError(
-        "the cluster has no worker",
-        where="cluster",
-        found=f"none for {options.no_worker_timeout_s:g} s",
-        mend=f"look at the workers' logs, then {_AGAIN}",
-    )
-
-
-def _died_on(error: BaseException | None) -> str | None:
-    """Return the address of the worker that was lost, None for any other error."""
-    from distributed import KilledWorker
-
-    return str(error.last_worker.address) if isinstance(error, KilledWorker) else None
+    threads = first_thread_count(client, options.no_worker_timeout_s)
+    return max(1, threads // options.threads_per_tile + 1)
 
 
 def _retryable(error: BaseException | None) -> bool:
@@ -429,20 +437,3 @@ def _trace(error: BaseException | None) -> str:
 def _absolute(run_dir: str) -> str:
     path = local_path(run_dir)
     return run_dir if path is None else str(Path(path).resolve())
-
-
-def _require_small(job: TileJob) -> None:
-    from distributed.protocol.pickle import dumps
-
-    try:
-        size = len(dumps(job))
-    except Exception as error:
-        raise InputError("the job cannot be sent to workers", where=job.name, found=repr(error)) from error
-    if size > JOB_LIMIT_BYTES:
-        raise BudgetError(
-            "the job is too big to travel with each tile",
-            where=job.name,
-            found=f"{size} bytes",
-            limit=f"at most {JOB_LIMIT_BYTES} bytes",
-            mend="let it carry the path of its tables, not the tables",
-        )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.runs.machine import Unit
+from engine.runs.signals import TERM_S
 from engine.store.ledger import Gap, TileRecord
 from engine.values.grid import TileKey
 
@@ -25,6 +26,7 @@ class RunOptions:
         patience_s: How long a silent holder of the run's folder is waited for.
         beat_s: How often this run shows that it is alive.
         no_worker_timeout_s: How long to wait for a first or new worker.
+        term_s: How long a drain may take after SIGTERM; what is still running then is left.
     """
 
     in_flight: int | None = None
@@ -37,6 +39,7 @@ class RunOptions:
     patience_s: float = 60.0
     beat_s: float = 2.0
     no_worker_timeout_s: float = 300.0
+    term_s: float = TERM_S
 
 
 EventKind = Literal[
@@ -49,6 +52,7 @@ EventKind = Literal[
     "failed",
     "quarantined",
     "worker-died",
+    "refused",
     "draining",
 ]
 
@@ -98,6 +102,7 @@ class RunSummary:
         gaps: Entries of the gap list.
         interrupted: Whether it was drained by a signal.
         hopeless: Whether it stopped because nothing but errors came back.
+        refused: Why nothing could be written any more, with the mend; empty when all could.
         seconds: Wall-clock time of the run.
         tile_seconds: Sum of the tiles' times on their workers.
         peak_bytes: Highest memory of a worker during a tile.
@@ -114,6 +119,7 @@ class RunSummary:
     gaps: int
     interrupted: bool
     hopeless: bool
+    refused: str
     seconds: float
     tile_seconds: float
     peak_bytes: int

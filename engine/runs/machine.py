@@ -126,6 +126,20 @@ class WorkerDied:
 
 
 @dataclass(frozen=True)
+class TileReturned:
+    """A tile came back undone through no fault of its own: the scheduler was lost and found again."""
+
+    unit: Unit
+
+
+@dataclass(frozen=True)
+class StoreRefused:
+    """A tile could not be written because nothing can: the disk is full or write-protected."""
+
+    unit: Unit
+
+
+@dataclass(frozen=True)
 class Resized:
     """The cluster grew or shrank."""
 
@@ -137,7 +151,18 @@ class Drain:
     """Finish what is in flight, begin nothing more."""
 
 
-Event = Planned | Skipped | NoMoreTiles | TileDone | TileFailed | WorkerDied | Resized | Drain
+Event = (
+    Planned
+    | Skipped
+    | NoMoreTiles
+    | TileDone
+    | TileFailed
+    | WorkerDied
+    | TileReturned
+    | StoreRefused
+    | Resized
+    | Drain
+)
 
 
 @dataclass(frozen=True)
@@ -167,7 +192,7 @@ class Quarantine:
 
 @dataclass(frozen=True)
 class Stop:
-    """Nothing is in flight and nothing will be: ``finished``, ``drained`` or ``hopeless``."""
+    """Nothing is in flight and nothing will be: ``finished``, ``drained``, ``hopeless`` or ``refused``."""
 
     reason: str
 
@@ -253,6 +278,12 @@ class Machine:
                 out += self._tile_failed(event)
             case WorkerDied(units):
                 out += self._worker_died(units)
+            case TileReturned(unit):
+                self._give_back(unit)
+            case StoreRefused(unit):
+                self._give_back(unit)
+                if not self.draining:
+                    self._stop_reason = "refused"
             case Resized(in_flight):
                 self.limits = replace(self.limits, in_flight=in_flight)
             case Drain():
@@ -353,6 +384,10 @@ class Machine:
         if was_alone:
             self._alone = None
         return was_alone
+
+    def _give_back(self, unit: Unit) -> None:
+        """Put a tile back without blaming it."""
+        (self._suspects if self._take_back(unit) else self._ready).append(unit)
 
     def _forget(self, unit: Unit) -> None:
         self._open.discard(unit)

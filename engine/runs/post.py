@@ -1,10 +1,12 @@
-"""Records on their way back: told by the worker that made the tile, not fetched by the client.
+"""What goes to the workers with each tile, and how its record comes back: as little as can be.
 
-To fetch the result of each task, the client asks the scheduler, which asks the worker: two more round trips
-for a few hundred bytes. A worker tells its record as an event instead, on the connections that are there
-anyway and always before the news that the task has ended::
+A job is pickled once and travels as bytes, so neither client nor scheduler takes it apart for each tile; a
+worker unpacks it once. And to fetch the result of each task, the client would ask the scheduler, which asks
+the worker: two more round trips for a few hundred bytes. A worker tells its record as an event instead, on
+the connections that are there anyway and always before the news that the task has ended::
 
-    worker ──record, task ended──► scheduler ──record, task ended──► client
+    client ──job, tile──► scheduler ──job, tile──► worker
+       ◄──record, ended──     ◄──record, ended──
 
 A record that does not arrive this way (a scheduler that drops events) is fetched as any other result.
 """
@@ -12,13 +14,19 @@ A record that does not arrive this way (a scheduler that drops events) is fetche
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from engine.runs.tile import TileJob, TileTask, execute_tile
 from engine.store.ledger import TileRecord
+from engine.values.errors import BudgetError, InputError
 
 if TYPE_CHECKING:
     from distributed import Client
+
+
+JOB_LIMIT_BYTES = 1 << 20
+"""A job travels with each tile, so it must be small: names and numbers, no pixels, no item tables."""
 
 
 def topic_of(run_dir: str) -> str:
@@ -26,11 +34,43 @@ def topic_of(run_dir: str) -> str:
     return f"landweave {run_dir}"
 
 
-def execute_and_tell(job: TileJob, task: TileTask, name: str) -> TileRecord:
-    """Make a tile as `execute_tile` does, and tell the client its record under the name of the Dask task."""
+def pack(job: TileJob) -> bytes:
+    """Pickle a job for its travels.
+
+    Raises:
+        InputError: If it cannot be pickled.
+        BudgetError: If it is too big to travel with each tile.
+    """
+    from distributed.protocol.pickle import dumps
+
+    try:
+        data = bytes(dumps(job))
+    except Exception as error:
+        raise InputError("the job cannot be sent to workers", where=job.name, found=repr(error)) from error
+    if len(data) > JOB_LIMIT_BYTES:
+        raise BudgetError(
+            "the job is too big to travel with each tile",
+            where=job.name,
+            found=f"{len(data)} bytes",
+            limit=f"at most {JOB_LIMIT_BYTES} bytes",
+            mend="let it carry the path of its tables, not the tables",
+        )
+    return data
+
+
+@lru_cache(maxsize=8)
+def _unpack(data: bytes) -> TileJob:
+    from distributed.protocol.pickle import loads
+
+    job: TileJob = loads(data)
+    return job
+
+
+def execute_and_tell(job: bytes, task: TileTask, name: str) -> TileRecord:
+    """Make a tile of a packed job, and tell the client its record under the name of the Dask task."""
     from distributed import get_worker
 
-    record = execute_tile(job, task)
+    record = execute_tile(_unpack(job), task)
     get_worker().log_event(topic_of(task.run_dir), {"task": name, "record": record.to_json()})
     return record
 

@@ -8,6 +8,7 @@ again.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -23,6 +24,7 @@ from engine.runs.machine import Unit
 from engine.runs.meter import PeakMemory
 from engine.store import lease
 from engine.store.ledger import Gap, Ledger, TileRecord
+from engine.store.refusals import refusals
 from engine.store.regions import read_back, write_region
 from engine.values.grid import Box, TileKey
 from engine.values.spec import ENGINE_FORMAT
@@ -112,6 +114,7 @@ def execute_tile(job: TileJob, task: TileTask) -> TileRecord:
     Raises:
         ConflictError: If another run took the folder over.
         InputError: If the arrays do not fit the store.
+        RefusedError: If the disk is full, or the store may not be written to.
         DataError: If the store gives back other bytes than were written.
     """
     try:
@@ -133,27 +136,29 @@ def _execute(job: TileJob, task: TileTask) -> TileRecord:
     with PeakMemory() as memory:
         output = job.compute(task.tile, task.threads)
         lease.check(task.run_dir, task.epoch)
-        ledger.clear(task.tile, task.epoch)
-        written = write_region(job.store_url, box, output.arrays, task.epoch, output.steps)
+        with refusals(job.store_url):
+            ledger.clear(task.tile, task.epoch)
+            written = write_region(job.store_url, box, output.arrays, task.epoch, output.steps)
         checksums = read_back(job.store_url, box, written, output.steps)
     lease.check(task.run_dir, task.epoch)
-    return ledger.commit(
-        TileRecord(
-            tile=task.tile,
-            key=key,
-            attempt=task.attempt,
-            checksums=checksums,
-            seconds=round(time.monotonic() - begun, 3),
-            peak_bytes=memory.bytes,
-            counts=dict(output.counts),
-            finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-            worker=_worker_name(),
-            engine=engine_version(),
-            epoch=task.epoch,
-            gaps=output.gaps,
-            inputs=digests_of(inputs),
+    with refusals(task.run_dir):
+        return ledger.commit(
+            TileRecord(
+                tile=task.tile,
+                key=key,
+                attempt=task.attempt,
+                checksums=checksums,
+                seconds=round(time.monotonic() - begun, 3),
+                peak_bytes=memory.bytes,
+                counts=dict(output.counts),
+                finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+                worker=_worker_name(),
+                engine=engine_version(),
+                epoch=task.epoch,
+                gaps=output.gaps,
+                inputs=digests_of(inputs),
+            )
         )
-    )
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:
@@ -170,6 +175,7 @@ def digests_of(inputs: Mapping[str, Any]) -> dict[str, str]:
     return {name: key_of({name: value})[:12] for name, value in inputs.items()}
 
 
+@functools.cache
 def engine_version() -> str:
     """Return the software's version and the version of its format."""
     try:

@@ -26,7 +26,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -36,6 +36,7 @@ from zarr.storage import MemoryStore
 
 from engine.store.conventions import georeference, with_convention
 from engine.store.objects import Folder
+from engine.store.remote import network, storage_options
 from engine.store.storespec import TIME, Dim, Series, StoreSpec, Variable
 from engine.values.errors import ConflictError, InputError
 
@@ -48,8 +49,10 @@ __all__ = [
     "codec_of",
     "commit",
     "create",
+    "open_group",
     "open_spec",
     "open_store",
+    "restate",
     "update_attrs",
 ]
 
@@ -75,14 +78,32 @@ def create(url: str, spec: StoreSpec) -> None:
     """
     if _already(url, spec):
         return
-    root = zarr.open_group(url, mode="a", zarr_format=3)
-    root.attrs.put({SPEC_ATTR: {"state": "begun"}})
-    _write_coordinates(root, spec)
-    for variable in spec.variables:
-        _create_array(root, spec, variable)
-    attrs = georeference(dict(spec.attrs), spec.grid, spec.box)
-    attrs |= {"Conventions": "CF-1.11"} | ({"title": spec.title} if spec.title else {})
-    commit(url, attrs | {SPEC_ATTR: {"state": "complete", "spec": spec.to_dict()}})
+    with network(url):
+        root = zarr.open_group(url, mode="a", zarr_format=3, storage_options=storage_options(url) or None)
+        root.attrs.put({SPEC_ATTR: {"state": "begun"}})
+        _write_coordinates(root, spec)
+        for variable in spec.variables:
+            _create_array(root, spec, variable)
+    commit(url, _group_attrs(spec))
+
+
+def restate(url: str, spec: StoreSpec) -> None:
+    """Give a store other attributes and labels (names, colours, title); no pixel is touched.
+
+    Arrays come first, the group's own metadata last and in one write. Killed before that, readers of
+    consolidated metadata see the old words, and the next attempt ends the same.
+
+    Args:
+        url: A complete store.
+        spec: The store's spec but for attributes, title and labels.
+    """
+    root, before = open_store(url, "r+")
+    with network(url):
+        if spec.dims != before.dims:
+            write_labels(root, spec)
+        for variable in spec.variables:
+            root[variable.name].attrs.put(_array_attrs(spec, variable))
+    commit(url, dict(root.attrs) | _group_attrs(spec, dict(root.attrs)))
 
 
 def open_spec(url: str) -> StoreSpec:
@@ -101,13 +122,25 @@ def open_store(url: str, mode: str = "r") -> tuple[Any, StoreSpec]:
         InputError: If there is no complete store.
     """
     try:
-        root = zarr.open_group(url, mode="r+" if mode == "r+" else "r", use_consolidated=False)
+        root = open_group(url, "r+" if mode == "r+" else "r")
     except FileNotFoundError as error:
         raise InputError("there is no store", where=url, mend="make it with create()") from error
     own = root.attrs.get(SPEC_ATTR)
     if not isinstance(own, dict) or own.get("state") != "complete":
         raise InputError("the store was not completely made", where=url, mend="make it with create()")
     return root, StoreSpec.from_dict(own["spec"])
+
+
+def open_group(url: str, mode: Literal["r", "r+"] = "r") -> Any:
+    """Open a group as it is now: past consolidated metadata and remembered listings.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        RetryableError: If the network fails.
+    """
+    with network(url):
+        options = storage_options(url) or None
+        return zarr.open_group(url, mode=mode, use_consolidated=False, storage_options=options)
 
 
 def update_attrs(url: str, attrs: Mapping[str, Any], convention: Mapping[str, str] | None = None) -> None:
@@ -120,7 +153,7 @@ def update_attrs(url: str, attrs: Mapping[str, Any], convention: Mapping[str, st
     """
     if SPEC_ATTR in attrs:
         raise InputError("a store's spec is fixed when it is made", where=url, found=SPEC_ATTR)
-    root = zarr.open_group(url, mode="r+", use_consolidated=False)
+    root = open_group(url, "r+")
     merged = dict(root.attrs) | dict(attrs)
     commit(url, with_convention(merged, convention) if convention else merged)
 
@@ -131,8 +164,9 @@ def commit(url: str, attrs: Mapping[str, Any]) -> None:
     Readers over plain HTTP need consolidated metadata, because they cannot list a folder; here they find
     the old whole or the new whole, never attributes of one and arrays of the other.
     """
-    folder, root = Folder(url), zarr.open_group(url, mode="r", use_consolidated=False)
-    names = [f"{name}/{_META}" for name, _ in root.members(max_depth=None)]
+    folder, root = Folder(url), open_group(url)
+    with network(url):
+        names = [f"{name}/{_META}" for name, _ in root.members(max_depth=None)]
     nodes = folder.read_all([_META, *names])
     own = json.loads(nodes[_META]) | {"attributes": dict(attrs)}
     nodes[_META] = json.dumps(own).encode()
@@ -150,7 +184,7 @@ _META = "zarr.json"
 def _already(url: str, spec: StoreSpec) -> bool:
     """Tell whether the store stands complete; refuse one that is different or not ours."""
     try:
-        root = zarr.open_group(url, mode="r", use_consolidated=False)
+        root = open_group(url)
     except FileNotFoundError:
         return False
     own = root.attrs.get(SPEC_ATTR)
@@ -264,12 +298,24 @@ def _plain(root: Any, name: str, values: Any, dims: tuple[str, ...], attrs: dict
     root[name][...] = values
 
 
+def _group_attrs(spec: StoreSpec, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a group's own attributes; conventions that were declared before stay declared."""
+    declared = {k: v for k, v in (before or {}).items() if k == "zarr_conventions"}
+    attrs = georeference(declared | dict(spec.attrs), spec.grid, spec.box)
+    attrs |= {"Conventions": "CF-1.11"} | ({"title": spec.title} if spec.title else {})
+    return attrs | {SPEC_ATTR: {"state": "complete", "spec": spec.to_dict()}}
+
+
+def _array_attrs(spec: StoreSpec, variable: Variable) -> dict[str, Any]:
+    attrs: dict[str, Any] = dict(variable.attrs)
+    attrs |= {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref"}
+    attrs |= _no_data_attrs(np.dtype(variable.dtype), variable.no_data)
+    return georeference(attrs, spec.grid, spec.box)
+
+
 def _create_array(root: Any, spec: StoreSpec, variable: Variable) -> None:
     dtype = np.dtype(variable.dtype)
     lead = tuple(d.chunk_len for d in variable.dims)
-    attrs: dict[str, Any] = dict(variable.attrs)
-    attrs |= {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref"}
-    attrs |= _no_data_attrs(dtype, variable.no_data)
     root.create_array(
         variable.name,
         shape=variable.lead_shape + spec.box.shape_yx,
@@ -279,7 +325,7 @@ def _create_array(root: Any, spec: StoreSpec, variable: Variable) -> None:
         compressors=codec_of(variable.codec, dtype),
         fill_value=dtype.type(variable.no_data),
         dimension_names=(*(d.name for d in variable.dims), "y", "x"),
-        attributes=georeference(attrs, spec.grid, spec.box),
+        attributes=_array_attrs(spec, variable),
         overwrite=True,
     )
 

@@ -17,6 +17,7 @@ of two machines are never compared. A writer that was paused meanwhile finds a h
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -29,7 +30,7 @@ from pathlib import Path
 from types import TracebackType
 
 from engine.store.objects import Folder
-from engine.values.errors import ConflictError, LandweaveError
+from engine.values.errors import ConflictError, LandweaveError, RefusedError, RetryableError
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,10 @@ class Lease:
 
         Raises:
             ConflictError: If somebody else holds it, naming host, process and since when.
+            InputError: If the file system cannot tell two writers apart.
         """
         folder = _folder(self.run_dir)
+        folder.require_exclusive()
         newest = _newest(folder)
         if newest and not self._is_free(folder, newest):
             raise _held(self.run_dir, _holder(folder, newest))
@@ -132,8 +135,10 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-            _folder(self.run_dir).create(_end_name(self.epoch), b"")
             self._thread = None
+            # A full disk, a lost network: the next run finds this process gone, or waits.
+            with contextlib.suppress(OSError, RetryableError, RefusedError):
+                _folder(self.run_dir).create(_end_name(self.epoch), b"")
 
     def __enter__(self) -> Lease:
         return self.acquire()
@@ -167,7 +172,7 @@ class Lease:
             try:
                 self.check()
                 folder.replace(_beat_name(self.epoch), str(counter).encode())
-            except OSError:
+            except (OSError, RetryableError, RefusedError):
                 continue
             except LandweaveError:
                 return

@@ -3,19 +3,20 @@
 The ledger, the lease and the gap list need three things of a file system, and nothing else: that of
 two writers of one name exactly one wins, that nobody ever sees half an object, and that what was
 written is still there after a crash. Locally that is a temporary file, ``fsync`` and ``os.link`` (which
-refuses an existing name, on NFS too); elsewhere it is fsspec's ``mode="create"``, which S3 file systems
-turn into a conditional put (``If-None-Match``). A file system without one falls back to looking first.
+refuses an existing name, on NFS too); elsewhere it is a conditional put (`engine.store.remote`), and a file
+system that has none is refused.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from engine.store.remote import ABSENT, Objects, objects_at, require_conditions
 
 
 def local_path(url: str) -> Path | None:
@@ -29,6 +30,16 @@ def local_path(url: str) -> Path | None:
     if url.startswith(("file://", "local://")):
         return Path(url.split("://", 1)[1])
     return None if "://" in url else Path(url)
+
+
+def absolute(url: str) -> str:
+    """Return a folder's URL without a slash at its end, or its absolute path.
+
+    >>> absolute("s3://bucket/run/")
+    's3://bucket/run'
+    """
+    path = local_path(url)
+    return url.rstrip("/") if path is None else str(path.absolute())
 
 
 def join(url: str, *parts: str) -> str:
@@ -54,25 +65,39 @@ class Folder:
         """Return a folder inside this one."""
         return Folder(join(self.url, *parts))
 
+    def require_exclusive(self) -> None:
+        """Make sure that `create` is exclusive here; asked once a process.
+
+        Raises:
+            InputError: If two writers of one name could both win.
+        """
+        if local_path(self.url) is None:
+            require_conditions(self.url)
+
     def create(self, name: str, data: bytes) -> bool:
-        """Write a new object; of several writers of one name exactly one gets True.
+        """Write a new object; of several writers with different contents exactly one gets True.
 
         Args:
             name: Object name, with slashes for subfolders.
             data: Its whole content.
 
         Returns:
-            False when the name was taken; its content is then untouched.
+            Whether the object holds this content now: False when the name was taken by another one, which
+            is then untouched. Over a network an answer may be lost and the request sent again, so whoever
+            must know that it was first puts something of its own into the content.
         """
         path = local_path(join(self.url, name))
-        return _create_remote(join(self.url, name), data) if path is None else _create_local(path, data)
+        if path is not None:
+            return _create_local(path, data)
+        objects, key = self._at(name)
+        return objects.put(key, data, ABSENT)
 
     def replace(self, name: str, data: bytes) -> None:
         """Write an object whether or not it exists; readers see the old or the new, never a half."""
         path = local_path(join(self.url, name))
         if path is None:
-            fs, key = _filesystem(join(self.url, name))
-            fs.pipe_file(key, data)
+            objects, key = self._at(name)
+            objects.put(key, data)
             return
         temporary = _write_temporary(path, data)
         temporary.replace(path)
@@ -81,28 +106,30 @@ class Folder:
     def read(self, name: str) -> bytes | None:
         """Return an object's content, None when there is none."""
         path = local_path(join(self.url, name))
+        if path is None:
+            return self.read_all([name]).get(name)
         try:
-            if path is not None:
-                return path.read_bytes()
-            fs, key = _filesystem(join(self.url, name))
-            return bytes(fs.cat_file(key))
+            return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Return the content of many objects, in one concurrent call where the file system has one."""
+        """Return the contents of those objects that exist, many at once over a network."""
         names = list(names)
         if local_path(self.url) is not None:
             return {n: data for n in names if (data := self.read(n)) is not None}
-        fs, base = _filesystem(self.url)
+        objects, base = objects_at(self.url)
         keys = {join(base, n): n for n in names}
-        got = fs.cat(list(keys), on_error="omit") if keys else {}
-        return {keys[k]: bytes(v) for k, v in got.items() if k in keys}
+        return {keys[k]: data for k, data in objects.get_all(keys).items()}
 
     def names(self) -> Iterator[str]:
         """Yield the names directly inside, sorted; temporary files are left out."""
         path = local_path(self.url)
-        found = _list_remote(self.url) if path is None else _list_local(path)
+        if path is None:
+            objects, base = objects_at(self.url)
+            found = objects.names(base)
+        else:
+            found = _list_local(path)
         yield from sorted(n for n in found if not n.startswith(_TEMPORARY))
 
     def remove(self, name: str) -> None:
@@ -111,28 +138,39 @@ class Folder:
         if path is not None:
             path.unlink(missing_ok=True)
             return
-        fs, key = _filesystem(join(self.url, name))
-        with contextlib.suppress(FileNotFoundError):
-            fs.rm_file(key)
+        objects, key = self._at(name)
+        objects.delete([key])
+
+    def upload(self, name: str, file: Path) -> None:
+        """Put a file of any size here; readers see the old or the new, never a half."""
+        path = local_path(join(self.url, name))
+        if path is None:
+            objects, key = self._at(name)
+            objects.upload(key, file)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        shutil.copyfile(file, aside)
+        aside.replace(path)
+
+    def _at(self, name: str) -> tuple[Objects, str]:
+        return objects_at(join(self.url, name))
 
 
 _TEMPORARY = ".tmp-"
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
-    import fsspec
-
-    fs, path = fsspec.core.url_to_fs(url)
-    return fs, path
-
-
 def _write_temporary(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
-    with temporary.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # a full disk is not filled up with halves
+        temporary.unlink(missing_ok=True)
+        raise
     return temporary
 
 
@@ -141,37 +179,18 @@ def _create_local(path: Path, data: bytes) -> bool:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        return False
+        return path.read_bytes() == data
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
     return True
 
 
-def _create_remote(url: str, data: bytes) -> bool:
-    """Create through a conditional put; file systems report a lost race as various OSErrors."""
-    fs, key = _filesystem(url)
-    try:
-        fs.pipe_file(key, data, mode="create")
-    except OSError:
-        fs.invalidate_cache()
-        if fs.exists(key):
-            return False
-        raise
-    return True
-
-
 def _list_local(path: Path) -> list[str]:
-    return [entry.name for entry in path.iterdir()] if path.is_dir() else []
-
-
-def _list_remote(url: str) -> list[str]:
-    fs, base = _filesystem(url)
-    fs.invalidate_cache(base)
-    try:
-        return [str(p).rstrip("/").rsplit("/", 1)[-1] for p in fs.ls(base, detail=False)]
-    except FileNotFoundError:
+    if not path.is_dir():
         return []
+    with os.scandir(path) as entries:  # names alone: a path for each costs many times as much
+        return [entry.name for entry in entries]
 
 
 def _sync_folder(path: Path) -> None:

@@ -11,8 +11,8 @@ moved into place, one by one, through a gate::
 so a killed writer leaves the old shard or the new one, never half a shard. The gate belongs to the epoch
 of the run that may write (`engine.store.lease`). A run that takes over deletes the gates of earlier epochs
 before it writes anything (`open_epoch`), and no writer ever makes a gate: one that slept meanwhile can move
-nothing any more, whatever it had checked before it fell asleep. Object stores replace an object whole, but
-have no such gate: there a writer that sleeps between its check and its put can still put.
+nothing any more, whatever it had checked before it fell asleep. Object stores have no such gate; how shards
+are put there is told in `engine.store.bucket`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from engine.store.bucket import Part, close_gate, close_gates, open_gate, put_shards
 from engine.store.layout import Dim, StoreSpec, Variable, open_store
 from engine.store.objects import Folder, local_path
+from engine.store.remote import network
 from engine.store.storespec import TIME
-from engine.values.errors import ConflictError, DataError, InputError
+from engine.values.errors import ConflictError, DataError, InputError, RetryableError
 from engine.values.grid import Box
 
 
@@ -44,9 +46,11 @@ def open_epoch(url: str, epoch: int) -> None:
 
     Raises:
         ConflictError: If a later epoch is open already.
+        InputError: If an object store ignores the conditions of a put.
     """
     staging = _staging(url)
     if staging is None:
+        open_gate(url, epoch)
         return
     if (newest := max((_epoch_of(p) for p in _inside(staging)), default=0)) > epoch:
         raise _closed(url, epoch, f"epoch {newest} is open")
@@ -60,11 +64,23 @@ def close_epoch(url: str, epoch: int) -> None:
     """Give the right to write back and leave nothing behind."""
     staging = _staging(url)
     if staging is None:
+        close_gate(url, epoch)
         return
     for mine in [p for p in _inside(staging) if _epoch_of(p) == epoch]:
         shutil.rmtree(mine, ignore_errors=True)
     with contextlib.suppress(OSError):  # others write too
         staging.rmdir()
+
+
+def close_all_epochs(url: str) -> None:
+    """Take the right to write from all writers, for whoever holds the folder's lease and changes the store."""
+    staging = _staging(url)
+    if staging is None:
+        close_gates(url)
+        return
+    for gate in [p for p in _inside(staging) if not p.name.startswith(_LONE)]:
+        revoked = gate.rename(staging / f"revoked-0-{uuid.uuid4().hex}")
+        shutil.rmtree(revoked)
 
 
 Steps = tuple[int, int]
@@ -93,21 +109,20 @@ def write_region(
     Raises:
         InputError: If the box is not whole shards of the store, or an array has another shape or dtype.
         ConflictError: If a later epoch was opened.
+        RetryableError: If another attempt wrote one of the shards meanwhile, or the network failed.
     """
     root, spec = open_store(url, "r+")
     _require_whole_shards(spec, box)
     for name, array in arrays.items():
         _require_fit(spec.variable(name), box, array, steps)
-    root_path = local_path(url)
-    with _aside(url, epoch) as aside:
-        for name, array in arrays.items():
-            variable = spec.variable(name)
-            shards, where = _shard_names(spec, variable, box, steps), _index(spec, variable, box, steps)
-            if aside is None or root_path is None:
-                _put(url, root[name], shards, where, array)
-            else:
-                _stage(root_path, aside.work, name, where, array)
-                _publish(aside, root_path, shards)
+    parts = [_part(root, spec, spec.variable(name), box, array, steps) for name, array in arrays.items()]
+    if (root_path := local_path(url)) is None:
+        put_shards(url, parts, epoch)
+    else:
+        with _aside(url, epoch) as aside:
+            for name, part in zip(arrays, parts, strict=True):
+                _stage(root_path, aside.work, name, part.where, part.values)
+                _publish(aside, root_path, list(part.shards))
     return {name: checksum(array) for name, array in arrays.items()}
 
 
@@ -130,21 +145,51 @@ def read_back(url: str, box: Box, expected: Mapping[str, str], steps: Steps | No
     for name, wanted in expected.items():
         try:
             found[name] = _checksum_stored(url, box, name, steps)
-        except InputError:
+        except (InputError, RetryableError):
             raise
         except Exception as error:  # a damaged shard fails in whichever codec meets it first
             raise DataError(
-                "the store cannot be read back", where=f"{name} {box}", found=repr(error), mend=_MEND
+                "the store cannot be read back",
+                where=f"{name} {box}",
+                found=f"{error!r} in {_suspects(url, box, name, steps)}",
+                mend=_MEND,
             ) from error
         if found[name] != wanted:
             raise DataError(
                 "the store gives back other bytes than were written",
                 where=f"{name} {box}",
-                found=found[name],
+                found=f"{found[name]} in {_suspects(url, box, name, steps)}",
                 limit=wanted,
                 mend=_MEND,
             )
     return found
+
+
+def _suspects(url: str, box: Box, name: str, steps: Steps | None) -> str:
+    """Name the files of a region that may be damaged: those that cannot be decoded, else those missing, else all."""
+    root, spec = open_store(url)
+    shards = _shard_names(spec, spec.variable(name), box, steps)
+    there = Folder(url).read_all(shards)
+    broken = [s for s in there if not _decodes(root[name], s)]
+    missing = [f"{s} (missing)" for s in shards if s not in there]
+    suspects = broken or missing or shards
+    more = f" and {len(suspects) - _NAMED} more" if len(suspects) > _NAMED else ""
+    return f"{', '.join(suspects[:_NAMED])}{more}"
+
+
+_NAMED = 4
+
+
+def _decodes(array: Any, shard: str) -> bool:
+    corner = [int(i) for i in shard.split("/")[2:]]
+    where = tuple(slice(i * n, (i + 1) * n) for i, n in zip(corner, array.shards, strict=True))
+    try:
+        np.asarray(array[where])
+    except RetryableError:
+        raise
+    except Exception:  # whichever codec meets the damage first
+        return False
+    return True
 
 
 def read_region(
@@ -168,7 +213,8 @@ def read_region(
     root, spec = open_store(url)
     wanted = [v.name for v in spec.variables] if names is None else list(names)
     variables = [spec.variable(name) for name in wanted]
-    return {v.name: np.asarray(root[v.name][_index(spec, v, box, steps)]) for v in variables}
+    with network(url):
+        return {v.name: np.asarray(root[v.name][_index(spec, v, box, steps)]) for v in variables}
 
 
 def checksum(array: NDArray[Any]) -> str:
@@ -187,9 +233,13 @@ def _digest(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
 
 
 def _checksum_stored(url: str, box: Box, name: str, steps: Steps | None) -> str:
-    """Return the checksum of a stored region; step by step where shards hold one step each."""
     root, spec = open_store(url)
-    variable, array = spec.variable(name), root[name]
+    with network(url):
+        return _checksum_of(root[name], spec, spec.variable(name), box, steps)
+
+
+def _checksum_of(array: Any, spec: StoreSpec, variable: Variable, box: Box, steps: Steps | None) -> str:
+    """Return the checksum of a stored region; step by step where shards hold one step each."""
     index = _index(spec, variable, box, steps)
     if not variable.dims or variable.dims[0].chunk_len > 1:
         return checksum(np.asarray(array[index]))
@@ -266,11 +316,11 @@ def _shard_names(spec: StoreSpec, variable: Variable, box: Box, steps: Steps | N
     ]
 
 
-def _put(url: str, target: Any, shards: list[str], where: tuple[slice, ...], array: NDArray[Any]) -> None:
-    """Write to an object store; old shards go first, because zarr cannot replace a damaged one."""
-    for shard in shards:
-        Folder(url).remove(shard)
-    target[where] = array
+def _part(
+    root: Any, spec: StoreSpec, variable: Variable, box: Box, values: NDArray[Any], steps: Steps | None
+) -> Part:
+    where, shards = _index(spec, variable, box, steps), _shard_names(spec, variable, box, steps)
+    return Part(root[variable.name], where, shards, values)
 
 
 _LONE = "lone-"
@@ -286,8 +336,12 @@ class _Aside:
 
 def _staging(url: str) -> Path | None:
     """Return the folder beside a local store where shards are written first."""
-    root = local_path(url)
-    return None if root is None else root.absolute().parent / f".{root.name}.staging"
+    return None if local_path(url) is None else _beside(url)
+
+
+def _beside(url: str) -> Path:
+    root = (local_path(url) or Path(url)).absolute()
+    return root.parent / f".{root.name}.staging"
 
 
 def _inside(staging: Path) -> list[Path]:
@@ -300,12 +354,9 @@ def _epoch_of(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _aside(url: str, epoch: int | None) -> Iterator[_Aside | None]:
+def _aside(url: str, epoch: int | None) -> Iterator[_Aside]:
     """Give a working folder of one's own and the gate, which only a lone writer makes itself."""
-    staging, token = _staging(url), uuid.uuid4().hex
-    if staging is None:
-        yield None
-        return
+    staging, token = _beside(url), uuid.uuid4().hex
     lone = staging / f"{_LONE}{token}"
     aside = _Aside(lone / "work", lone / "gate")
     if epoch is None:

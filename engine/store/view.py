@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.store.remote import network, storage_options
 from engine.values.errors import DataError, InputError
 from engine.values.grid import Box, Grid
 
@@ -90,7 +91,8 @@ class MapView:
             InputError: If the box reaches outside the store.
         """
         rows, cols = box.slices_in(self.box)
-        values: NDArray[Any] = np.asarray(self.array(variable)[..., rows, cols])
+        with network(self.url):
+            values: NDArray[Any] = np.asarray(self.array(variable)[..., rows, cols])
         return values
 
     def crop(self, box: Box | None) -> Box:
@@ -121,7 +123,8 @@ def open_view(url: str, grid: Grid | None = None) -> MapView:
     import zarr
 
     try:
-        group = zarr.open_group(str(url), mode="r")
+        with network(str(url)):
+            group = zarr.open_group(str(url), mode="r", storage_options=storage_options(str(url)) or None)
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise InputError("no map store there", where=str(url), mend="run `landweave map` first") from error
     names = tuple(n for n, a in sorted(group.arrays()) if _is_raster(a))

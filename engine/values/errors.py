@@ -11,6 +11,7 @@ on the client::
     │   └── BudgetError     it would not fit: memory, storage, overflow
     ├── DataError       the data itself is wrong                  exit code 4
     ├── RetryableError  try again: network, throttling            exit code 3 when retries ran out
+    ├── RefusedError    the disk is full or write-protected       exit code 3: what is finished is kept
     ├── PartialError    done, but with holes that are listed      exit code 3
     └── ConflictError   somebody else holds or changed it         exit code 2
 """
@@ -104,6 +105,12 @@ class DataError(LandweaveError):
 
 class RetryableError(LandweaveError):
     """A transient failure: try again."""
+
+    exit_code = 3
+
+
+class RefusedError(LandweaveError):
+    """The place that is written to refuses: make room or give rights, then run the same command again."""
 
     exit_code = 3
 

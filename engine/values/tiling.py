@@ -183,13 +183,16 @@ class Tiling:
         return total
 
     def _squares(self, corners: Any, ends: Any) -> Any:
-        """Return the rectangles that decide over ranges of tiles, as an array of shapely boxes."""
+        """Return what `_wanted_by` says of many ranges at once, (n, row and col) each, as shapely boxes."""
         import numpy as np
         import shapely
 
-        ranges = np.concatenate([corners, ends], axis=1).tolist()
-        bounds = [self.grid.bounds_of_box(self._wanted_by(*r)) for r in ranges]
-        return shapely.box(*np.array(bounds, float).reshape(-1, 4).T)
+        low, high, reach = corners * self.tile_px, ends * self.tile_px, self.reach
+        if reach is not None:
+            within, block = reach.within, reach.block_px
+            low = np.maximum(low, [within.y0, within.x0]) // block * block - reach.halo_px
+            high = -(-np.minimum(high, [within.y1, within.x1]) // block) * block + reach.halo_px
+        return shapely.box(*self.grid.bounds_of_box(Box(low[:, 0], low[:, 1], high[:, 0], high[:, 1])))
 
     @functools.cached_property
     def _parts(self) -> Callable[[int, int, int], Any]:

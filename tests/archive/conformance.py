@@ -150,7 +150,7 @@ def make_cog(path: Path, values: np.ndarray, place: Place = Place(), nodata: flo
 
 def made_item(**hrefs: str) -> ItemRecord:
     """Return an item of one file a band."""
-    return record("made", assets=tuple(AssetRecord(b, h) for b, h in sorted(hrefs.items())))
+    return record("made", tile="", assets=tuple(AssetRecord(b, h) for b, h in sorted(hrefs.items())))
 
 
 def block_over(path: str, grid: Grid) -> Box:

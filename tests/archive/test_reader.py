@@ -76,7 +76,7 @@ def make_raster(
 
 
 def item_of(**hrefs: str) -> ItemRecord:
-    return record("made", assets=tuple(AssetRecord(b, h) for b, h in sorted(hrefs.items())))
+    return record("made", tile="", assets=tuple(AssetRecord(b, h) for b, h in sorted(hrefs.items())))
 
 
 boxes = st.builds(

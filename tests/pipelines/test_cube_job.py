@@ -304,7 +304,7 @@ def test_what_is_missing_is_told_and_reads_as_no_data(
 ) -> None:
     import pipelines.make_cube as module
 
-    monkeypatch.setattr(module, "run_stage", _die)
+    monkeypatch.setattr(module, "run_jobs", _die)
     with pytest.raises(KeyboardInterrupt):
         stage(project, client, "begun", "time=2023-03/2023-05")
     empty = open_cube(project / "begun")
@@ -312,7 +312,7 @@ def test_what_is_missing_is_told_and_reads_as_no_data(
     assert not empty.reflectance.any()
     monkeypatch.undo()
     stage(project, client, "begun", "time=2023-03/2023-05")
-    monkeypatch.setattr(module, "run_stage", _die)
+    monkeypatch.setattr(module, "run_jobs", _die)
     with pytest.raises(KeyboardInterrupt):
         stage(project, client, "begun", "time=2023-06/2023-08")
     half = open_cube(project / "begun")

@@ -85,7 +85,9 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def _run(project: Path, out: str, catalog: str) -> MapResult:
     extra = [f"out={json.dumps(str(project / out))}", f"catalog={json.dumps(catalog)}"]
     config = load_config(project / "run.yaml", extra)
-    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+    with Client(
+        processes=False, n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0"
+    ) as client:
         return map_area(config, client=client)
 
 

@@ -56,10 +56,6 @@ def project(sample: SampleArchive, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def planned(run: Path) -> list[str]:
-    return [str(tile) for tile in tiles_of(str(run), read_plan(str(run)))]
-
-
 def config(project: Path, out: str, **settings: Any) -> Any:
     extra = [f"{k}={json.dumps(v)}" for k, v in {"out": str(project / out), **settings}.items()]
     return load_config(project / "run.yaml", extra)
@@ -169,12 +165,15 @@ def _touched(project: Path, wanted: Any, scene: Any, reach_m: float) -> set[Tile
     grid, _ = grid_and_box(area, None, 10)
     footprint = Area("scene", shapely.from_wkb(scene.geometry_wkb)).to_crs(grid.crs).buffer(reach_m)
     found = set()
-    for text in planned(project / "scene"):
-        tile = TileKey.parse(text)
+    for tile in planned(project / "scene"):
         part = area.to_crs(grid.crs).intersection(box(*grid.bounds_of_box(tile.box(TILE_PX))))
         if footprint.intersects(box(*part.bounds)):
             found.add(tile)
     return found
+
+
+def planned(run_dir: Path) -> list[TileKey]:
+    return list(tiles_of(str(run_dir), read_plan(str(run_dir))))
 
 
 def _shards(run_dir: Path, tiles: set[TileKey]) -> set[tuple[int, int]]:
@@ -189,7 +188,7 @@ def test_other_weights_redo_everything_and_say_so(
     first, _ = run(config(project, "weights"), client)
     make_bundle(project / "other", ClassScheme.from_file(sample.classes), seed=1)
     changed = config(project, "weights", bundle=str(project / "other"))
-    told = explain_tile(changed, planned(project / "weights")[0])
+    told = explain_tile(changed, str(planned(project / "weights")[0]))
     assert told["because"] == ["bundle: the model is another one: weights, window, classes"]
     result, events = run(changed, client)
     assert (result.summary.done, result.summary.reused) == (first.summary.total, 0)
@@ -239,11 +238,58 @@ def test_a_smaller_area_is_refused(project: Path, client: Client) -> None:
         run(config(project, "fused", area=[west, south, (west + east) / 2, north]), client)
 
 
+def test_a_bigger_area_keeps_what_lies_inside(
+    project: Path, client: Client, fused: dict[str, np.ndarray]
+) -> None:
+    """The map of the south-west grows into that of the whole territory: same bytes as made at once."""
+    whole = config(project, "grows")
+    west, south, east, north = area_of(whole.area).bounds
+    southwest = box(west, south, west + 0.8 * (east - west), south + 0.8 * (north - south))
+    part = area_of(whole.area).geometry.intersection(southwest)
+    (project / "part.geojson").write_text(shapely.to_geojson(part))
+    small = config(project, "grows", area=str(project / "part.geojson"), crs="EPSG:32633")
+    whole = config(project, "grows", crs="EPSG:32633")
+    first, _ = run(small, client)
+    outline = Area("part", part).to_crs("EPSG:32633")
+    grid, _ = grid_and_box(area_of(whole.area), "EPSG:32633", 10)
+    inside = {
+        t for t in planned(project / "grows") if outline.contains(box(*grid.bounds_of_box(t.box(TILE_PX))))
+    }
+    assert 0 < len(inside) < first.summary.total
+    result, events = run(whole, client)
+    assert {e.tile for e in events if e.kind == "reused"} >= inside
+    assert {e.message for e in events if e.kind == "changed"} == {"outline"}
+    assert result.summary.reused + result.summary.done == result.summary.total > first.summary.total
+    grown = xr.open_zarr(project / "grows/map.zarr", chunks=None)
+    once = xr.open_zarr(project / "fused/map.zarr", chunks=None)
+    for name in once.data_vars:
+        np.testing.assert_array_equal(grown[name].sel(y=once.y, x=once.x).values, once[name].values)
+    assert run(whole, client)[0].summary.done == 0
+
+
+def test_other_names_and_colours_make_nothing_again(
+    project: Path, client: Client, sample: SampleArchive
+) -> None:
+    wanted = config(project, "names")
+    run(wanted, client)
+    before = tree_bytes(str(project / "names/map.zarr/label/c"))
+    renamed = yaml.safe_load(Path(sample.classes).read_text())
+    for number, entry in enumerate(renamed["classes"]):
+        entry["name"], entry["colour"] = f"kind-{number}", "#102030"
+    (project / "renamed.yaml").write_text(yaml.safe_dump(renamed))
+    make_bundle(project / "renamed", ClassScheme.from_file(project / "renamed.yaml"), seed=0)
+    result, _ = run(config(project, "names", bundle=str(project / "renamed")), client)
+    assert (result.summary.done, result.exit_code) == (0, 0)
+    assert tree_bytes(str(project / "names/map.zarr/label/c")) == before
+    meanings = xr.open_zarr(project / "names/map.zarr", chunks=None).label.attrs["flag_meanings"]
+    assert "kind-0" in meanings
+
+
 def test_a_tile_that_is_not_there_is_told(project: Path, client: Client, fused: Any) -> None:
     with pytest.raises(InputError, match="outside the outline"):
         explain_tile(config(project, "fused"), "r0_c0")
     with pytest.raises(InputError, match="r<row>_c<column>"):
         explain_tile(config(project, "fused"), "third")
-    told = explain_tile(config(project, "never"), planned(project / "fused")[0])
+    told = explain_tile(config(project, "never"), str(planned(project / "fused")[0]))
     assert told["would be"] == "made: it is not on record"
     assert not (project / "never").exists(), "explaining leaves nothing behind"

@@ -22,9 +22,11 @@ from engine.runs.machine import (
     Resized,
     Skipped,
     Stop,
+    StoreRefused,
     Submit,
     TileDone,
     TileFailed,
+    TileReturned,
     Unit,
     WorkerDied,
 )
@@ -120,6 +122,38 @@ def test_draining_an_idle_run_stops_it() -> None:
     assert _machine().handle(Drain()) == [Stop("drained")]
 
 
+def test_a_store_that_refuses_ends_the_run_and_blames_no_tile() -> None:
+    machine = _machine()
+    _plan(machine, A, B, C)
+    assert machine.handle(StoreRefused(A)) == []
+    assert machine.room == 0
+    assert machine.handle(TileDone(B)) == [Stop("refused")], "what was in flight may still end well"
+    assert (machine.committed, machine.failed, machine.waiting) == (1, 0, 2)
+
+
+def test_a_drain_stays_a_drain_when_the_store_refuses_too() -> None:
+    machine = _machine()
+    _plan(machine, A)
+    machine.handle(Drain())
+    assert machine.handle(StoreRefused(A)) == [Stop("drained")]
+
+
+def test_tiles_that_come_back_with_a_lost_connection_are_not_blamed() -> None:
+    machine = _machine(attempts=1)
+    _plan(machine, A)
+    for attempt in range(2, 9):
+        assert machine.handle(TileReturned(A)) == [Submit(A, attempt)]
+    assert machine.handle(TileDone(A)) == [Stop("finished")]
+
+
+def test_a_suspect_that_comes_back_still_runs_alone() -> None:
+    machine = _machine(shared_deaths=1)
+    _plan(machine, A, B)
+    assert machine.handle(WorkerDied((A, B))) == [Submit(A, 2)]
+    assert machine.handle(TileReturned(A)) == [Submit(B, 2)]
+    assert machine.handle(TileDone(B)) == [Submit(A, 3)]
+
+
 def test_a_larger_cluster_gets_more() -> None:
     machine = _machine(in_flight=1)
     assert _plan(machine, A, B, C) == [Submit(A, 1)]
@@ -193,6 +227,9 @@ class World:
     drain_at: int | None
     workers: int
     needs: dict[Unit, frozenset[Unit]]
+    full_at: int | None = None
+    steps: int = 0
+    cuts: int = 5
     machine: Machine = field(init=False)
     running: dict[Unit, int] = field(default_factory=dict)
     ended: Counter[Unit] = field(default_factory=Counter)
@@ -239,18 +276,24 @@ class World:
             self.obey(self.machine.handle(WorkerDied(lost)))
             return
         del self.running[tile]
-        if tile in self.bad:
+        if self.cuts and choose.draw(st.integers(0, 4)) == 0:
+            self.cuts -= 1
+            self.obey(self.machine.handle(TileReturned(tile)))
+        elif tile in self.bad:
             self.obey(self.machine.handle(TileFailed(tile, "DataError", "", retryable=False)))
         elif self.flaky.get(tile, 0) > 0:
             self.flaky[tile] -= 1
             self.obey(self.machine.handle(TileFailed(tile, "RetryableError", "", retryable=True)))
+        elif self.full_at is not None and self.steps >= self.full_at:
+            self.drained = True
+            self.obey(self.machine.handle(StoreRefused(tile)))
         else:
             self.end(tile, "committed")
             self.obey(self.machine.handle(TileDone(tile)))
 
     def run(self, choose: st.DataObject) -> None:
         self.machine = Machine(Limits(in_flight=self.limit, hopeless=10**6))
-        source, steps, planned = iter(self.tiles), 0, 0
+        source, planned = iter(self.tiles), 0
         while not self.stop:
             while self.machine.room and not self.stop:
                 tile = next(source, None)
@@ -259,13 +302,13 @@ class World:
                 planned += tile is not None
                 assert self.machine.in_flight == len(self.running)
                 assert self.machine.waiting + self.machine.in_flight <= planned - sum(self.ended.values())
-            if steps == self.drain_at and not self.stop:
+            if self.steps == self.drain_at and not self.stop:
                 self.drained = True
                 self.obey(self.machine.handle(Drain()))
             if not self.stop:
                 self.step(choose)
-            steps += 1
-            assert steps < 100 * (len(self.tiles) + 1), "every run ends"
+            self.steps += 1
+            assert self.steps < 100 * (len(self.tiles) + 1), "every run ends"
 
 
 TILES = [Unit("map", TileKey(r, c)) for r in range(4) for c in range(4)]
@@ -281,6 +324,7 @@ SOME = st.sets(st.sampled_from(TILES), max_size=4)
     limit=st.integers(1, 6),
     workers=st.integers(1, 3),
     drain_at=st.none() | st.integers(0, 20),
+    full_at=st.none() | st.integers(0, 20),
     staged=st.booleans(),
     choose=st.data(),
 )
@@ -292,6 +336,7 @@ def test_every_tile_ends_exactly_once_whatever_happens(
     limit: int,
     workers: int,
     drain_at: int | None,
+    full_at: int | None,
     staged: bool,
     choose: st.DataObject,
 ) -> None:
@@ -300,15 +345,16 @@ def test_every_tile_ends_exactly_once_whatever_happens(
         half = count // 2
         needs = {t: frozenset(tiles[max(0, i - 1) : i + 1]) for i, t in enumerate(tiles[half : 2 * half])}
     fails = dict(flaky)
-    world = World(tiles, poison, bad - poison, flaky, limit, drain_at, workers, needs)
+    world = World(tiles, poison, bad - poison, flaky, limit, drain_at, workers, needs, full_at)
     world.run(choose)
     assert all(n == 1 for n in world.ended.values())
     machine = world.machine
     assert Counter(world.how.values()) == Counter(
         {k: n for k in ("committed", "failed", "quarantined") if (n := getattr(machine, k))}
     )
-    if world.stop == "drained":
+    if world.stop in ("drained", "refused"):
         assert world.drained
+        assert world.stop == "drained" or full_at is not None
         return
     assert set(world.ended) == set(tiles), "none is lost"
     for tile, how in world.how.items():

@@ -17,9 +17,9 @@ from engine.values.errors import ConflictError
 PATIENCE = {"patience_s": 0.6, "beat_s": 0.1}
 
 
-@pytest.fixture(params=["local", "memory"])
-def run_dir(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path) if request.param == "local" else f"memory://{tmp_path}"
+@pytest.fixture
+def run_dir(folder_url: str) -> str:
+    return folder_url
 
 
 def _forge(run_dir: Path, holder: Holder, epoch: int = 1) -> None:

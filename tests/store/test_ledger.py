@@ -31,9 +31,9 @@ RECORD = TileRecord(
 )
 
 
-@pytest.fixture(params=["local", "memory"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
-    return Ledger(str(tmp_path) if request.param == "local" else f"memory://{tmp_path}", "map")
+@pytest.fixture
+def ledger(folder_url: str) -> Ledger:
+    return Ledger(folder_url, "map")
 
 
 def test_a_committed_tile_is_done_with_its_key_only(ledger: Ledger) -> None:

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from engine.store.objects import Folder
 
 
-@pytest.fixture(params=["local", "memory", "file"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    urls = {"local": str(tmp_path), "memory": f"memory://{tmp_path}", "file": f"file://{tmp_path}"}
-    return Folder(urls[request.param])
+@pytest.fixture
+def folder(folder_url: str) -> Folder:
+    return Folder(folder_url)
 
 
 def test_create_refuses_a_taken_name_and_leaves_it_alone(folder: Folder) -> None:

@@ -36,9 +36,9 @@ def _arrays(seed: int = 0, box: Box = TILE) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.fixture(params=["local", "memory"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    url = str(tmp_path / "map.zarr") if request.param == "local" else f"memory://{tmp_path}/map.zarr"
+@pytest.fixture
+def url(folder_url: str) -> str:
+    url = f"{folder_url}/map.zarr"
     create(url, SPEC)
     return url
 

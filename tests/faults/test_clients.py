@@ -1,21 +1,16 @@
-"""Kill, stop and truncate real processes and files; the same command must end with the same bytes."""
+"""Clients that are killed, started twice, put to sleep and stopped; the same command must end with the same bytes."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from distributed import Client
 
@@ -25,74 +20,19 @@ from engine.store.ledger import Ledger
 from engine.store.regions import read_region
 from engine.values.errors import ConflictError
 from engine.values.grid import TileKey
-from tests.runs.fake_job import FakeJob, tree_bytes
-from tests.runs.kill_point import TILE
+from tests.faults.harness import bytes_under
+from tests.faults.kill_point import TILE
+from tests.faults.processes import ROOT, end, family, run, running, wait_for, workers_of
+from tests.faults.strike import POINTS
+from tests.runs.fake_job import FakeJob
 
-ROOT = Path(__file__).parents[2]
 IN_FLIGHT = 3  # two workers of one thread, and one
 
 pytestmark = pytest.mark.slow
 
 
-@contextmanager
-def _running(**settings: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start a run in a session of its own, so that a signal to its group is a Ctrl-C at its terminal."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.runs.fault_run", json.dumps(settings)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        for child in _family(process.pid):
-            child.kill()
-        process.communicate()
-
-
-def _end(process: subprocess.Popen[str], timeout: float = 60) -> dict[str, Any]:
-    out, err = process.communicate(timeout=timeout)
-    assert out, err
-    return json.loads(out.splitlines()[-1]) | {"exit": process.returncode}
-
-
-def _run(**settings: Any) -> dict[str, Any]:
-    with _running(**settings) as process:
-        return _end(process)
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    try:
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _workers(pid: int) -> list[psutil.Process]:
-    return [p for p in _family(pid)[1:] if "spawn_main" in " ".join(p.cmdline())]
-
-
-def _wait_for(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 40
-    while not condition():
-        assert time.monotonic() < end, f"never: {what}"
-        time.sleep(0.02)
-
-
 def _recorded(job: FakeJob) -> set[str]:
     return {p.name.split(".")[0] for p in Path(job.run_dir, "ledger").rglob("r*.json")}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, client: Client) -> dict[str, bytes]:
-    """The files of a store that nothing happened to."""
-    job = FakeJob(str(tmp_path_factory.mktemp("undisturbed")), side=5).create()
-    assert run_tiles(job, client, job.run_dir).done == 25
-    return tree_bytes(job.store_url)
 
 
 def test_a_killed_client_loses_at_most_what_was_in_flight(
@@ -100,12 +40,12 @@ def test_a_killed_client_loses_at_most_what_was_in_flight(
 ) -> None:
     job = FakeJob(str(tmp_path), side=5, sleep_s=0.1)
     settings = {"folder": job.folder, "side": 5, "sleep_s": 0.1}
-    with _running(job=settings) as process:
-        _wait_for(lambda: len(_recorded(job)) >= 6, "six tiles")
-        workers = _workers(process.pid)
+    with running(job=settings) as process:
+        wait_for(lambda: len(_recorded(job)) >= 6, "six tiles")
+        workers = workers_of(process.pid)
         process.kill()
         process.wait()
-        _wait_for(lambda: not any(w.is_running() for w in workers), "the workers' end")
+        wait_for(lambda: not any(w.is_running() for w in workers), "the workers' end")
     done = _recorded(job)
     assert 6 <= len(done) < 25
     begun = job.executions()
@@ -115,23 +55,23 @@ def test_a_killed_client_loses_at_most_what_was_in_flight(
     assert not set(again) & done, "no finished tile is done twice"
     assert len(again) <= IN_FLIGHT
     assert set(again) == set(begun) - done
-    assert tree_bytes(job.store_url) == undisturbed
+    assert bytes_under(job.store_url) == undisturbed
 
 
 def test_a_killed_worker_is_no_loss(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     job = FakeJob(str(tmp_path), side=5)
-    with _running(job={"folder": job.folder, "side": 5, "sleep_s": 0.1}) as process:
-        _wait_for(lambda: len(_recorded(job)) >= 4, "four tiles")
-        _workers(process.pid)[0].kill()
-        summary = _end(process)
+    with running(job={"folder": job.folder, "side": 5, "sleep_s": 0.1}) as process:
+        wait_for(lambda: len(_recorded(job)) >= 4, "four tiles")
+        workers_of(process.pid)[0].kill()
+        summary = end(process)
     assert (summary["exit"], summary["done"]) == (0, 25)
     assert sum(job.executions().values()) <= 25 + IN_FLIGHT
-    assert tree_bytes(job.store_url) == undisturbed
+    assert bytes_under(job.store_url) == undisturbed
 
 
 def test_a_tile_that_kills_its_worker_is_quarantined_and_no_other(tmp_path: Path) -> None:
     job = FakeJob(str(tmp_path), side=4)
-    summary = _run(job={"folder": job.folder, "side": 4, "sleep_s": 0.02, "poison": ["r1_c1"]})
+    summary = run(job={"folder": job.folder, "side": 4, "sleep_s": 0.02, "poison": ["r1_c1"]})
     assert (summary["exit"], summary["done"], summary["quarantined"]) == (3, 15, 1)
     assert [(g.tile, g.kind) for g in read_gaps(job.run_dir)] == [("r1_c1", "quarantined")]
     assert job.executions()["r1_c1"] <= 2 + 3
@@ -142,14 +82,11 @@ def test_a_tile_that_kills_its_worker_is_quarantined_and_no_other(tmp_path: Path
         )
 
 
-POINTS = ["before-write", "staged", "half-published", "after-write", "after-read-back", "before-record"]
-
-
-@pytest.mark.parametrize("point", [*POINTS, "inside-record", "after-record"])
+@pytest.mark.parametrize("point", POINTS)
 def test_killed_at_any_point_the_tile_is_repaired(tmp_path: Path, point: str) -> None:
     """Also when, after the kill, half of its shard is gone: without a record nobody trusts it."""
     job = FakeJob(str(tmp_path))
-    command = [sys.executable, "-m", "tests.runs.kill_point", job.folder]
+    command = [sys.executable, "-m", "tests.faults.kill_point", job.folder]
     assert subprocess.run([*command, point], cwd=ROOT).returncode == -signal.SIGKILL
     recorded = Ledger(job.run_dir, job.name).done(TILE, job.key(TILE))
     assert (recorded is not None) == (point == "after-record")
@@ -165,34 +102,49 @@ def test_killed_at_any_point_the_tile_is_repaired(tmp_path: Path, point: str) ->
 
 def test_two_runs_into_one_folder(tmp_path: Path, client: Client) -> None:
     job = FakeJob(str(tmp_path), side=5, sleep_s=0.2)
-    with _running(job={"folder": job.folder, "side": 5, "sleep_s": 0.2}, options={"beat_s": 0.2}) as first:
-        _wait_for(lambda: bool(job.executions()), "a first tile")
+    with running(job={"folder": job.folder, "side": 5, "sleep_s": 0.2}, options={"beat_s": 0.2}) as first:
+        wait_for(lambda: bool(job.executions()), "a first tile")
         begun = time.monotonic()
         with pytest.raises(ConflictError, match=f"process {first.pid} on "):
             run_tiles(job, client, job.run_dir, RunOptions(beat_s=0.5))
         assert time.monotonic() - begun < 5
-        assert _end(first)["done"] == 25
+        assert end(first)["done"] == 25
     assert set(job.executions().values()) == {1}
+
+
+def test_of_two_runs_started_at_once_one_runs(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """Both ask for the folder before either has a worker."""
+    job = FakeJob(str(tmp_path), side=5, sleep_s=0.1)
+    settings = {"job": {"folder": job.folder, "side": 5, "sleep_s": 0.1}, "options": {"beat_s": 0.1}}
+    with running(**settings) as one, running(**settings) as other:
+        ends = sorted((end(p) for p in (one, other)), key=lambda told: told["exit"])
+    won, refused = ends
+    assert (won["exit"], won["done"]) == (0, 25)
+    assert (refused["exit"], refused["error"]) == (2, "ConflictError")
+    assert "another run is writing into this folder" in refused["text"]
+    assert "wait until it ends or stop it" in refused["text"]
+    assert set(job.executions().values()) == {1}
+    assert bytes_under(job.store_url) == undisturbed
 
 
 def test_a_paused_run_that_wakes_after_a_take_over_is_fenced(tmp_path: Path, client: Client) -> None:
     """Client and workers sleep in the middle of tiles while another run makes a newer map."""
     old, new = FakeJob(str(tmp_path), sleep_s=0.3), FakeJob(str(tmp_path), version=2)
     quick = {"patience_s": 1.5, "beat_s": 0.1}
-    with _running(job={"folder": old.folder, "sleep_s": 0.3}, options=quick) as process:
-        _wait_for(lambda: len(_recorded(old)) >= 3, "three tiles")
-        asleep = _family(process.pid)
+    with running(job={"folder": old.folder, "sleep_s": 0.3}, options=quick) as process:
+        wait_for(lambda: len(_recorded(old)) >= 3, "three tiles")
+        asleep = family(process.pid)
         for member in asleep:
             member.send_signal(signal.SIGSTOP)
         summary = run_tiles(new, client, new.run_dir, RunOptions(**quick))
         assert (summary.exit_code, summary.done, summary.epoch) == (0, 16, 2)
-        newer = tree_bytes(new.store_url)
+        newer = bytes_under(new.store_url)
         for member in asleep:
             member.send_signal(signal.SIGCONT)
-        woken = _end(process)
+        woken = end(process)
     assert (woken["exit"], woken["error"]) == (2, "ConflictError")
     assert "took this" in woken["text"]
-    assert tree_bytes(new.store_url) == newer
+    assert bytes_under(new.store_url) == newer
     assert run_tiles(new, client, new.run_dir).reused == 16
     for tile in new.tiles():
         assert np.array_equal(read_region(new.store_url, new.box(tile))["label"], new.expected(tile)["label"])
@@ -201,16 +153,16 @@ def test_a_paused_run_that_wakes_after_a_take_over_is_fenced(tmp_path: Path, cli
 def test_ctrl_c_at_the_terminal_drains_and_twice_stops(tmp_path: Path, client: Client) -> None:
     job = FakeJob(str(tmp_path), side=5)
     settings = {"folder": job.folder, "side": 5, "sleep_s": 0.3}
-    with _running(job=settings) as process:
-        _wait_for(lambda: len(_recorded(job)) >= 2, "two tiles")
+    with running(job=settings) as process:
+        wait_for(lambda: len(_recorded(job)) >= 2, "two tiles")
         os.killpg(process.pid, signal.SIGINT)
-        summary = _end(process)
+        summary = end(process)
     assert (summary["exit"], summary["interrupted"]) == (5, True)
     assert 2 <= summary["done"] < 15
     assert set(job.executions().values()) == {1}
     assert len(job.executions()) == summary["done"], "what was begun was finished"
-    with _running(job=settings | {"sleep_s": 20}) as process:
-        _wait_for(lambda: len(job.executions()) > summary["done"], "another tile")
+    with running(job=settings | {"sleep_s": 20}) as process:
+        wait_for(lambda: len(job.executions()) > summary["done"], "another tile")
         begun = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.5)

@@ -1,0 +1,40 @@
+"""How large a cluster will be, from its settings alone."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from cluster.spec import ClusterSpec
+
+
+@dataclass(frozen=True)
+class ClusterSize:
+    """How many tiles run at once, and where.
+
+    Attributes:
+        workers: Worker processes.
+        slots: Tiles made at once.
+        memory_limit: Bytes of the smallest worker, None without a limit.
+    """
+
+    workers: int
+    slots: int
+    memory_limit: int | None
+
+
+def size_of(spec: ClusterSpec) -> ClusterSize | None:
+    """Return the size that a cluster will have once it is started; None where only its scheduler knows.
+
+    >>> size_of(ClusterSpec(n_workers=4, memory_limit="1GiB"))
+    ClusterSize(workers=4, slots=4, memory_limit=1073741824)
+    """
+    if spec.kind != "local":
+        return None
+    from dask.system import CPU_COUNT
+    from distributed.worker_memory import parse_memory_limit
+
+    workers = spec.n_workers or CPU_COUNT
+    logger = logging.getLogger(__name__)
+    limit = parse_memory_limit(spec.memory_limit or "auto", spec.threads_per_worker, CPU_COUNT, logger=logger)
+    return ClusterSize(workers, workers * spec.threads_per_worker, limit)
