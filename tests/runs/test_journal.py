@@ -33,7 +33,7 @@ def run_dir(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def summary(**changes: Any) -> RunSummary:
     fields = {"job": "map", "total": 10, "done": 1, "reused": 2, "failed": 1, "quarantined": 0, "left": 6}
     fields |= {"gaps": 1, "interrupted": True, "hopeless": False, "seconds": 9.0, "tile_seconds": 8.0}
-    return RunSummary(**fields | {"peak_bytes": 7, "epoch": 1} | changes)
+    return RunSummary(**fields | {"refused": "", "peak_bytes": 7, "epoch": 1} | changes)
 
 
 def status(run_dir: str, stage: str = "map") -> dict[str, Any]:
