@@ -7,6 +7,7 @@ brings gets `WorkerSetup`, which sets what can still be set.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -55,11 +56,12 @@ class WorkerSetup(WorkerPlugin):
         self.ignore_interrupts = ignore_interrupts
 
     def setup(self, worker: Any) -> None:
-        """Set the environment, torch's threads (if torch is loaded already) and the signal handling."""
+        """Set the environment, torch's threads (if torch is loaded already), logging and signal handling."""
         for name, value in {**THREADS, **GDAL}.items():
             os.environ.setdefault(name, value)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)
+        logging.getLogger("distributed.worker").addFilter(_not_of_a_tile)
         in_main_thread = threading.current_thread() is threading.main_thread()
         if self.ignore_interrupts and worker.nanny is not None and in_main_thread:
             for number in (signal.SIGINT, signal.SIGUSR1):
@@ -75,3 +77,8 @@ def _end_later(number: int, frame: Any) -> None:
     timer = threading.Timer(_TERM_S, os._exit, (128 + number,))
     timer.daemon = True
     timer.start()
+
+
+def _not_of_a_tile(record: logging.LogRecord) -> bool:
+    """Leave out Dask's many lines about a tile that failed: the run tells them in one, without secrets."""
+    return not (str(record.msg).startswith("Compute Failed") and "execute_tile" in str(record.args))

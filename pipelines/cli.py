@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.cli_run import app as run_app
+
 EXIT_PARTIAL, EXIT_INTERRUPTED = 3, 5
 
 app = typer.Typer(
@@ -25,6 +27,7 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Make and look at model bundles.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(run_app)
 
 Config = Annotated[Path, typer.Argument(help="The run's YAML (landweave init writes one).")]
 Override = Annotated[
@@ -338,7 +341,7 @@ def cube_command(
 
     settings = {"out": out, "chunk_px": chunk, "tile_px": tile, "cluster.n_workers": workers}
     run = load_cube_config(config, [*(override or []), *_as_overrides(settings, cluster)])
-    with map_progress(quiet=as_json, title="cube") as listener:
+    with map_progress(quiet=as_json) as listener:
         result = make_cube(run, resume=not no_resume, refresh=refresh, listener=listener)
     _print(result.as_dict(), as_json)
     raise typer.Exit(result.exit_code)
@@ -357,21 +360,3 @@ def _cluster_override(text: str) -> str:
     if Path(text).suffix in (".yaml", ".yml"):
         return f"cluster={json.dumps(yaml.safe_load(Path(text).read_text()))}"
     return f"cluster={json.dumps({'kind': 'address', 'address': text})}"
-
-
-@app.command()
-def status(run: Annotated[str, typer.Argument(help="Run folder.")], as_json: Json = False) -> None:
-    """Say how far a run is, from its folder alone: works from anywhere, also while the run is dead."""
-    from pipelines.run_folder import status_of
-
-    _print(status_of(run), as_json)
-
-
-@app.command()
-def verify(run: Annotated[str, typer.Argument(help="Run folder.")], as_json: Json = False) -> None:
-    """Read every finished tile back and compare it with its recorded checksum."""
-    from pipelines.run_folder import verify_run
-
-    result = verify_run(run)
-    _print(result, as_json)
-    raise typer.Exit(4 if result["differ"] else 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -13,6 +13,8 @@ from cluster.launch import open_client
 from engine.archive.items import ItemTable
 from engine.archive.radiometry import radiometry
 from engine.runs.driver import RunEvent, RunOptions, RunSummary, TileJob, run_stages
+from engine.runs.journal import Journal
+from engine.runs.progress import StageFacts
 from engine.runs.tile import TileList
 from engine.store.lease import Lease
 from engine.store.objects import absolute, local_path
@@ -20,6 +22,7 @@ from engine.values.area import Area
 from engine.values.budget import require_fit
 from engine.values.errors import InputError
 from pipelines.config import SourceConfig
+from pipelines.run_facts import dashboard_of, memory_limit, run_facts
 from pipelines.run_folder import ITEMS_KEY, PROJECTED_KEY, QUESTION_KEY, plans_in, read_plan
 from pipelines.tile_inputs import SHARD_MAX_PX, items_in
 
@@ -91,7 +94,7 @@ class Around:
 
 
 def run_jobs(jobs: Sequence[TileJob], area: Area, around: Around) -> tuple[float, tuple[RunSummary, ...]]:
-    """Run the tiles of jobs whose plans are frozen in the run folder.
+    """Run the tiles of jobs whose plans are frozen in the run folder, and keep the run's journal.
 
     Returns:
         Surface of the outline in square kilometres, and how each stage ended.
@@ -100,22 +103,45 @@ def run_jobs(jobs: Sequence[TileJob], area: Area, around: Around) -> tuple[float
         BudgetError: If a tile would not fit into the smallest worker; before the first tile.
     """
     run_dir, km2 = around.lease.run_dir, surface_km2(area)
-    tile_km2 = {job.name: km2 / max(1, len(job.tiles())) for job in jobs}
-    listener = around.listener
-    heard = None if listener is None else (lambda event: listener(event, tile_km2.get(event.stage, 0.0)))
+    options, only = around.options, around.only
     with open_client(around.cluster) as client:
-        for job in jobs:
-            _require_memory(read_plan(run_dir, job.name)[PROJECTED_KEY], client)
-        options, only = around.options, around.only
-        return km2, run_stages(jobs, client, run_dir, options, heard, lease=around.lease, only=only)
+        facts = [_facts(run_dir, job, km2, memory_limit(client)) for job in jobs]
+        if only is not None:
+            facts = [*(replace(f, total=0) for f in facts[:-1]), replace(facts[-1], total=len(only))]
+        for stage in facts:
+            _require_memory(stage)
+        with Journal(run_dir, around.lease.epoch, facts, run_facts(run_dir, client)) as journal:
+            hear = _both(journal, around.listener, {stage.stage: stage.tile_km2 for stage in facts})
+            for stage in facts:
+                hear(RunEvent("begun", stage.stage, None, 0, stage.total, message=dashboard_of(client)))
+            summaries = run_stages(jobs, client, run_dir, options, hear, lease=around.lease, only=only)
+            journal.end(summaries)
+    return km2, summaries
 
 
-def _require_memory(projected_bytes: int, client: Any) -> None:
+def _facts(run_dir: str, job: TileJob, km2: float, limit_bytes: int | None) -> StageFacts:
+    total = len(job.tiles())
+    projected = read_plan(run_dir, job.name)[PROJECTED_KEY]
+    return StageFacts(job.name, total, km2 / max(1, total), projected, limit_bytes)
+
+
+def _both(
+    journal: Journal, listener: Listener | None, tile_km2: dict[str, float]
+) -> Callable[[RunEvent], None]:
+    """Let the journal hear each event, then whoever listens."""
+
+    def hear(event: RunEvent) -> None:
+        journal.hear(event)
+        if listener is not None:
+            listener(event, tile_km2.get(event.stage, 0.0))
+
+    return hear
+
+
+def _require_memory(stage: StageFacts) -> None:
     """Refuse a plan whose tile does not fit into the smallest worker, before the first tile."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    limits = [w["memory_limit"] for w in workers if w.get("memory_limit")]
-    if limits:
-        require_fit({"total": projected_bytes}, min(limits), "tile_px")
+    if stage.limit_bytes:
+        require_fit({"total": stage.projected_bytes}, stage.limit_bytes, "tile_px")
 
 
 def surface_km2(area: Area) -> float:

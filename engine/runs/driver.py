@@ -13,12 +13,14 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.runs.cancel import cancel_asked
 from engine.runs.events import QUARANTINED, EventKind, RunEvent, RunOptions, RunSummary, Tally
 from engine.runs.gaps import gaps_by_tile, write_gaps
 from engine.runs.machine import (
@@ -53,7 +55,7 @@ from engine.runs.scheduler import (
     why_quarantined,
 )
 from engine.runs.signals import Interrupts
-from engine.runs.tile import TileJob, TileList, TileOutput, TileTask, execute_tile, key_of
+from engine.runs.tile import TileJob, TileList, TileOutput, TileTask, execute_tile, key_of, worker_of
 from engine.runs.walk import Walk
 from engine.store.layout import open_spec
 from engine.store.lease import Lease
@@ -192,9 +194,8 @@ class _Drive:
         planned = self._plan()
         try:
             while not self.stopped:
-                if interrupts.asked and not self.machine.draining:
-                    self.on_event(RunEvent("draining", "", None, 0, 0))
-                    self._handle(Drain())
+                if interrupts.asked:
+                    self._drain()
                 while self.machine.room and not self.stopped and not interrupts.asked:
                     self._handle(next(planned, NoMoreTiles()))
                 if interrupts.overdue and not self.stopped:
@@ -223,6 +224,11 @@ class _Drive:
             if isinstance(step.event, Skipped):
                 self._emit("reused", unit, step.record)
 
+    def _drain(self) -> None:
+        if not self.machine.draining:
+            self.on_event(RunEvent("draining", "", None, 0, 0))
+            self._handle(Drain())
+
     def _handle(self, event: Event) -> None:
         for instruction in self.machine.handle(event):
             self._obey(instruction)
@@ -233,7 +239,7 @@ class _Drive:
                 self._submit(unit, attempt)
             case Fail(unit, kind, message):
                 self.tallies[unit.stage].give_up(unit, kind, message)
-                self._emit("failed", unit, message=message)
+                self._emit("failed", unit, message=message, error=kind)
             case Quarantine(unit):
                 lost, peak = self.killers.pop(unit, []), self.tallies[unit.stage].peak_bytes
                 message = why_quarantined(self.client, lost, self.options.deaths_limit, peak)
@@ -282,7 +288,7 @@ class _Drive:
         for worker, units in dead.items():
             for unit in units:
                 self.killers.setdefault(unit, []).append(worker)
-                self._emit("worker-died", unit, message=f"worker {worker} was lost")
+                self._emit("worker-died", unit, message=f"worker {worker} was lost", worker=worker)
             self._handle(WorkerDied(tuple(units)))
         if time.monotonic() - self.looked > _LOOK_S:
             self._look_at_cluster()
@@ -306,14 +312,17 @@ class _Drive:
             raise error
         elif isinstance(error, RefusedError):
             self.refused = self.refused or str(error)
-            self._emit("refused", unit, message=str(error))
+            self._emit("refused", unit, message=str(error), error=type(error).__name__)
             self._handle(StoreRefused(unit))
         elif came_back(error):
             self._handle(TileReturned(unit))
         else:
             self._require_scheduler()  # else every tile would take the blame for it
-            self._emit("error", unit, message=str(error))
-            self._handle(TileFailed(unit, type(error).__name__, str(error), _retryable(error)))
+            kind = type(error).__name__
+            self._emit(
+                "error", unit, None, str(error), error=kind, worker=worker_of(error), trace=_trace(error)
+            )
+            self._handle(TileFailed(unit, kind, str(error), _retryable(error)))
 
     def _outcome(
         self, unit: Unit, future: Future[TileRecord]
@@ -341,6 +350,8 @@ class _Drive:
         """Follow a cluster that grows or shrinks; do not wait for ever for one that is gone."""
         self.looked = time.monotonic()
         self._require_scheduler()
+        if cancel_asked(self.lease.run_dir, self.lease.epoch):
+            self._drain()
         threads = thread_count(self.client)
         if threads:
             self.seen_worker = self.looked
@@ -362,10 +373,17 @@ class _Drive:
                 self.client.cancel(list(self.futures.values()), force=True)
             self.futures.clear()
 
-    def _emit(self, kind: EventKind, unit: Unit, record: TileRecord | None = None, message: str = "") -> None:
+    def _emit(
+        self,
+        kind: EventKind,
+        unit: Unit,
+        record: TileRecord | None = None,
+        message: str = "",
+        **more: str,
+    ) -> None:
         stage, tile = unit
         ended, total = self.tallies[stage].ended, self.walk.total(stage)
-        self.on_event(RunEvent(kind, stage, tile, ended, total, record, message))
+        self.on_event(RunEvent(kind, stage, tile, ended, total, record, message, **more))
 
     def _write_gaps(self) -> None:
         """Write each stage's gap list; gaps of tiles that this run did not come to still stand."""
@@ -407,6 +425,13 @@ def _retryable(error: BaseException | None) -> bool:
     if isinstance(error, LandweaveError):
         return isinstance(error, RetryableError)
     return isinstance(error, OSError | MemoryError | CancelledError)
+
+
+def _trace(error: BaseException | None) -> str:
+    """Return where an error that nobody foresaw came from; empty for our own, which say what to do."""
+    if error is None or isinstance(error, LandweaveError):
+        return ""
+    return "".join(traceback.format_exception(error, limit=-10))
 
 
 def _absolute(run_dir: str) -> str:

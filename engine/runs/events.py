@@ -43,6 +43,7 @@ class RunOptions:
 
 
 EventKind = Literal[
+    "begun",
     "reused",
     "changed",
     "submitted",
@@ -61,13 +62,17 @@ class RunEvent:
     """Something that happened, for progress bars and logs.
 
     Attributes:
-        kind: What. ``changed``: a tile on record is made again; `message` says why.
+        kind: What. ``begun``: the stage, before its first tile; `message` is the link of Dask's dashboard.
+            ``changed``: a tile on record is made again; `message` says why.
         stage: Which stage, empty for ``draining``.
         tile: Where, None for ``draining``.
         ended: Tiles of the stage that ended so far, one way or another.
         total: All tiles of the stage.
         record: The tile's record (``done``, ``reused``), or the one that no longer holds (``changed``).
         message: The error in full, or the reason.
+        error: Class of the error (``error``, ``failed``).
+        worker: Address of the worker it happened on, where that is known.
+        trace: Where an error that nobody foresaw came from (``error``).
     """
 
     kind: EventKind
@@ -77,6 +82,9 @@ class RunEvent:
     total: int
     record: TileRecord | None = None
     message: str = ""
+    error: str = ""
+    worker: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,14 @@ def execute_tile(job: TileJob, task: TileTask) -> TileRecord:
         RefusedError: If the disk is full, or the store may not be written to.
         DataError: If the store gives back other bytes than were written.
     """
+    try:
+        return _execute(job, task)
+    except Exception as error:
+        error.add_note(f"{_ON}{_worker_name()}")  # Dask does not tell the client who raised it
+        raise
+
+
+def _execute(job: TileJob, task: TileTask) -> TileRecord:
     ledger, begun = Ledger(task.run_dir, job.name), time.monotonic()
     lease.check(task.run_dir, task.epoch)
     inputs = job.inputs(task.tile)
@@ -175,6 +183,15 @@ def engine_version() -> str:
     except PackageNotFoundError:  # run from a source tree
         number = "source"
     return f"{number}, format {ENGINE_FORMAT}"
+
+
+_ON = "on worker "
+
+
+def worker_of(error: BaseException | None) -> str:
+    """Return the worker that an error of `execute_tile` comes from, empty where that is not known."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    return next((note.removeprefix(_ON) for note in notes if note.startswith(_ON)), "")
 
 
 def _worker_name() -> str:

@@ -178,6 +178,44 @@ class Lease:
                 return
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What the lease says to somebody who only looks.
+
+    Attributes:
+        epoch: The highest epoch, 0 for a folder that was never held.
+        holder: Who holds it, None where that cannot be read.
+        counter: The holder's counter, None where there is none.
+        ended: Whether the holder went home in good order.
+    """
+
+    epoch: int
+    holder: Holder | None = None
+    counter: str | None = None
+    ended: bool = False
+
+    @property
+    def who(self) -> str:
+        """Name the holder for people."""
+        return _who(self.holder)
+
+
+def standing(run_dir: str) -> Standing:
+    """Look who holds a folder; changes nothing and waits for nobody."""
+    folder = _folder(run_dir)
+    epoch = _newest(folder)
+    if not epoch:
+        return Standing(0)
+    ended = folder.read(_end_name(epoch)) is not None
+    return Standing(epoch, _holder(folder, epoch), beat(run_dir, epoch), ended)
+
+
+def beat(run_dir: str, epoch: int) -> str | None:
+    """Return the counter of an epoch's holder, None where there is none."""
+    counter = _folder(run_dir).read(_beat_name(epoch))
+    return None if counter is None else counter.decode()
+
+
 def _folder(run_dir: str) -> Folder:
     return Folder(run_dir).child("lease")
 

@@ -60,7 +60,8 @@ class LandweaveError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = {k: getattr(self, k) for k in ("where", "found", "limit", "mend")}
-        return _rebuild, (type(self), self.what, fields, (self.item, self.asset))
+        notes = {"__notes__": list(self.__notes__)} if hasattr(self, "__notes__") else {}
+        return _rebuild, (type(self), self.what, fields, (self.item, self.asset)), notes
 
 
 @contextmanager

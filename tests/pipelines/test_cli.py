@@ -22,7 +22,7 @@ from pipelines.sample.archive import SampleArchive
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "init", "check", "schema", "stage", "search", "plan", "train", "map", "status", "verify"]
-COMMANDS += ["indices", "cube"]
+COMMANDS += ["indices", "cube", "logs", "cancel"]
 
 
 def cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

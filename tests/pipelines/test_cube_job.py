@@ -37,9 +37,11 @@ from pipelines.cube_area import area_of, find_scenes, grid_and_box
 from pipelines.make_cube import CubeResult, make_cube, prepare_cube
 from pipelines.map_area import map_area
 from pipelines.plan_cube import Scenes, ask, load_cube_config, plan_staging
-from pipelines.run_folder import current_records, read_plan, status_of, verify_run
+from pipelines.run_folder import current_records, read_plan
+from pipelines.run_status import status_of
 from pipelines.sample.archive import SampleArchive
 from pipelines.sample.stac import RADAR_COLLECTION
+from pipelines.verify_run import verify_run
 from tests.pipelines.test_map_area import BANDS, make_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +101,7 @@ def test_every_layout_gives_the_live_cube(
     assert staged.reflectance.chunksizes["time"] == (1,) * 8
     peak = max(r.peak_bytes for r in current_records(result.run, "cube"))
     assert peak <= read_plan(result.run, "cube")["projected_bytes"] < 4 * peak
-    assert verify_run(result.run)["differ"] == []
+    assert verify_run(result.run).exit_code == 0
 
 
 def test_xarray_sees_everything_with_no_help(project: Path, client: Client, whole: xr.Dataset) -> None:
@@ -139,17 +141,16 @@ def test_an_appended_cube_is_the_cube_of_the_whole_time(
     assert {k: after[k] for k in before} == before, "no shard of an earlier time was touched"
     again = stage(project, client, "grown", "time=2023-06/2023-08")
     assert (again.stage, again.summary.done) == ("cube-2023-06", 0)
-    told = status_of(str(project / "grown"))
-    assert told["cube-2023-06: tiles done"] == f"{second.summary.total} of {second.summary.total}"
+    told = {s["stage"]: s["counts"] for s in status_of(str(project / "grown"))["stages"]}
+    assert told["cube-2023-06"]["reused"] == told["cube-2023-06"]["total"] == second.summary.total
     verified = verify_run(str(project / "grown"))
-    assert (verified["differ"], verified["tiles read"]) == ([], 3 * first.summary.total)
+    assert (verified.exit_code, verified.read) == (0, 3 * first.summary.total)
     shard = next(
         project / "grown/cube.zarr" / k for k in after.keys() - before.keys() if "/c/5/" in k or "/c/3/" in k
     )
     shard.write_bytes(shard.read_bytes()[:-9])
-    differ = verify_run(str(project / "grown"))["differ"]
-    assert len(differ) == 1
-    assert differ[0].startswith("cube-2023-06 r")
+    differ = verify_run(str(project / "grown")).differ
+    assert [d.stage for d in differ] == ["cube-2023-06"]
 
 
 def test_acquisitions_are_appended_too(project: Path, client: Client) -> None:
@@ -211,7 +212,7 @@ def test_whatever_a_spec_asks_for_is_staged(project: Path, client: Client) -> No
     same(open_cube(project / "everything"), wanted)
     peak = max(r.peak_bytes for r in current_records(result.run, "cube"))
     assert peak <= read_plan(result.run, "cube")["projected_bytes"]
-    assert verify_run(result.run)["differ"] == []
+    assert verify_run(result.run).exit_code == 0
     with pytest.raises(
         ConflictError, match=r"cannot grow \[gap_fill, features.statistics, features.phenology\]"
     ):
@@ -342,9 +343,9 @@ def test_one_yaml_serves_map_and_cube(sample: SampleArchive, tmp_path: Path, cli
     assert map_area(load_config(tmp_path / "run.yaml"), client=client).exit_code == 0
     run = str(tmp_path / "both")
     assert read_plan(run)["scenes"] == read_plan(run, "cube")["scenes"]
-    told = status_of(run)
-    assert (told["map: tiles done"], told["cube: tiles done"]) == ("2 of 2", "2 of 2")
-    assert verify_run(run) == {"tiles read": 4, "tiles planned": 4, "differ": []}
+    told = [(s["stage"], s["state"], s["counts"]["total"]) for s in status_of(run)["stages"]]
+    assert told == [("cube", "done", 2), ("map", "done", 2)]
+    assert (verify_run(run).read, verify_run(run).exit_code) == (4, 0)
     mapped = xr.open_zarr(f"{run}/map.zarr", chunks=None)
     cube = open_cube(run)
     _, box = grid_and_box(area_of(config.area), None, 10)

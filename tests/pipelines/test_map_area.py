@@ -34,8 +34,10 @@ from engine.values.spec import CubeSpec
 from pipelines.config import load_config
 from pipelines.cube_area import area_of, find_scenes, grid_and_box
 from pipelines.map_area import MapResult, map_area
-from pipelines.run_folder import current_records, read_plan, status_of, verify_run
+from pipelines.run_folder import current_records, read_plan
+from pipelines.run_status import status_of
 from pipelines.sample.archive import SampleArchive
+from pipelines.verify_run import verify_run
 
 BANDS = ("red", "nir", "swir16")
 ROOT = Path(__file__).parents[2]
@@ -152,15 +154,13 @@ def test_the_cli_maps_writes_products_and_resumes(project: Path) -> None:
     assert json.loads(next((folder / "stac").glob("*-*.json")).read_text())["type"] == "Feature"
     offsets = {r["offset_dn"] for r in json.loads((folder / "plan.json").read_text())["radiometry"].values()}
     assert offsets == {0.0, -1000.0}
-    status = json.loads(_cli("status", "map", "--json", cwd=project).stdout)
-    assert (
-        status["tiles done"]
-        == f"{len(read_plan(str(folder))['tiles'])} of {len(read_plan(str(folder))['tiles'])}"
-    )
+    counts = json.loads(_cli("status", "map", "--json", cwd=project).stdout)["stages"][0]["counts"]
+    assert counts["done"] + counts["reused"] == counts["total"] == read_plan(str(folder))["tiles"]
     peak = max(r.peak_bytes for r in current_records(str(folder)))
     assert peak <= read_plan(str(folder))["projected_bytes"] < 3 * peak
     verified = _cli("verify", "map", "--json", cwd=project)
     assert (verified.returncode, json.loads(verified.stdout)["differ"]) == (0, [])
+    assert json.loads(verified.stdout)["tiles read"] == counts["total"]
 
 
 def test_verify_names_a_tile_whose_bytes_changed(project: Path, client: Client) -> None:
@@ -170,8 +170,7 @@ def test_verify_names_a_tile_whose_bytes_changed(project: Path, client: Client) 
     content = bytearray(shard.read_bytes())
     content[len(content) // 3] ^= 0xFF
     shard.write_bytes(bytes(content))
-    result = verify_run(str(project / "damaged"))
-    assert len(result["differ"]) == 1
+    assert [d.variable for d in verify_run(str(project / "damaged")).differ] == ["label"]
 
 
 def test_a_change_redoes_exactly_what_it_touches(
@@ -241,10 +240,10 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(
         np.testing.assert_array_equal(layers(out)[name], values)
 
 
-def test_status_reads_a_dead_run(project: Path, client: Client) -> None:
+def test_status_reads_a_run_that_has_ended(project: Path, client: Client) -> None:
     run(project, client, "status", "tile_px=128")
     told = status_of(str(project / "status"))
-    assert told["gaps"] == 0
+    assert (told["alive"], told["stages"][0]["state"], told["stages"][0]["gaps"]) == ("ended", "done", 0)
     with pytest.raises(InputError, match="not a run folder"):
         status_of(str(project))
 
