@@ -222,7 +222,7 @@ def plan(
     from pipelines.plan_map import PlanOptions, plan_map
 
     with steps_progress("plan", "tiles") as show:
-        planned = plan_map(load_config(config, override), PlanOptions(probe, price), show)
+        planned = plan_map(load_config(config, override), PlanOptions(probe, price, refresh=refresh), show)
     _print(planned.as_dict() if as_json else planned.lines(), as_json)
 
 

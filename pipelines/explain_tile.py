@@ -70,12 +70,12 @@ def explain_tile(config: RunConfig, text: str, *, refresh: bool = False) -> dict
 
 
 def count_changes(config: RunConfig, job: MapJob) -> Counter[str]:
-    """Count the tiles of a map by what `map` would do: ``new``, ``kept``, or the reasons to make them again."""
-    lookup = Lookup(Ledger(config.out, job.name))
+    """Count a map's tiles on record by what `map` would do: ``kept``, or the reasons to make them again."""
     counts: Counter[str] = Counter()
-    for tile in job.tiles():
-        record = lookup.of(tile)
-        counts["new" if record is None else ", ".join(reasons(job, record)) or "kept"] += 1
+    tiles = job.tiles()
+    for record in Ledger(config.out, job.name).records():
+        if record.tile in tiles:
+            counts[", ".join(reasons(job, record)) or "kept"] += 1
     return counts
 
 
@@ -93,16 +93,22 @@ def job_as_planned(config: RunConfig, folder: str, *, known: bool = True) -> Map
     Raises:
         InputError: If it reads a staged cube that was never planned.
     """
+    job = design(config, inputs_dir=folder, known=known).job
     if way_of(config) == "fused":
-        return design(config, inputs_dir=folder, known=known).job
-    cubes = planned_cubes(cube_config_of(config))
-    if not cubes:
+        return job
+    staged = with_cubes(config, job)
+    if not staged.cubes:
         raise InputError(
             "the cube of this map was not staged yet, so nothing is on record",
             where=config.out,
             mend="landweave map, or landweave cube",
         )
-    return replace(design(config, inputs_dir=folder, known=known).job, cubes=tuple(cubes))
+    return staged
+
+
+def with_cubes(config: RunConfig, job: MapJob) -> MapJob:
+    """Return the job that reads the cube of its run folder; itself where no such cube was planned."""
+    return replace(job, cubes=tuple(planned_cubes(cube_config_of(config))))
 
 
 def _tile(job: MapJob, text: str) -> TileKey:

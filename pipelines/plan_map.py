@@ -27,6 +27,7 @@ from engine.store.objects import absolute
 from engine.values.budget import tile_bytes
 from pipelines.config import RunConfig
 from pipelines.cube_area import area_of, pad_of, search_scenes
+from pipelines.explain_tile import count_changes, with_cubes
 from pipelines.map_area import Design, design, prepare
 from pipelines.map_job import MapJob
 from pipelines.plan_area import spec_of, summarise_scenes, tile_shape
@@ -46,11 +47,13 @@ class PlanOptions:
             answers.
         price: Of a worker for an hour, in any currency; None as the cluster's settings say.
         client: A `distributed.Client` to run the probe on; default what the settings say.
+        refresh: Search again, as ``map --refresh`` would.
     """
 
     probe: int | None = None
     price: float | None = None
     client: Any = None
+    refresh: bool = False
 
 
 def plan_map(config: RunConfig, options: PlanOptions | None = None, step: Step | None = None) -> MapPlan:
@@ -67,7 +70,7 @@ def plan_map(config: RunConfig, options: PlanOptions | None = None, step: Step |
         ConflictError: If another run holds the folder.
     """
     options, step = options or PlanOptions(), step or _silent
-    table = _scenes(config)
+    table = _scenes(config, known=not options.refresh)
     reason = "no probe was asked for" if options.probe == 0 else unreachable(table)
     if reason:
         with tempfile.TemporaryDirectory(prefix="landweave-plan-") as folder:
@@ -86,12 +89,12 @@ def plan_map(config: RunConfig, options: PlanOptions | None = None, step: Step |
     return plan
 
 
-def _scenes(config: RunConfig) -> ItemTable:
+def _scenes(config: RunConfig, *, known: bool) -> ItemTable:
     """Return the scenes that the run folder knows, or search; no pixel is looked at."""
     bundle, area = load_bundle(config.bundle), area_of(config.area)
     pad_m = pad_of(spec_of(config, bundle), bundle.lattice.window_px)
-    known = known_scenes(absolute(config.out), question_of(config, area, pad_m))
-    return search_scenes(config, area, pad_m=pad_m) if known is None else known
+    table = known_scenes(absolute(config.out), question_of(config, area, pad_m)) if known else None
+    return search_scenes(config, area, pad_m=pad_m) if table is None else table
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ def _plan(
         compare_sizes(job, seen.archive, bounds),
     )
     way = choose_way(ways.fused, ways.staged)
+    through = way if config.through == "auto" else config.through
     run_s, left_s = _seconds(seen.survey, made, workers)
     price = config.cluster.price_per_worker_hour if options.price is None else options.price
     return MapPlan(
@@ -144,10 +148,11 @@ def _plan(
         tile_px=job.tile_px,
         window_px=job.bundle.lattice.window_px,
         survey=seen.survey,
+        record=count_changes(config, job if through == "fused" else with_cubes(config, job)),
         memory=seen.memory(),
         map_bytes=seen.survey.tiles * job.tile_px**2 * _pixel_bytes(job),
         ways=ways,
-        through=way if config.through == "auto" else config.through,
+        through=through,
         proposal=(way, reason_of(ways.fused, ways.staged)),
         sizes=sizes,
         size=propose_size(sizes, cluster.memory_limit if cluster else None, slots),

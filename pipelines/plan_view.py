@@ -25,6 +25,7 @@ class MapPlan:
         tile_px: Side of a tile.
         window_px: Side of a window.
         survey: Tiles, windows, bytes.
+        record: Tiles on record before, counted by what would become of them: ``kept``, or why they are made again.
         memory: Projected bytes of a worker by part.
         map_bytes: Pixels of the tiles to make, before compression.
         ways: Cost of reading in halos, and of staging.
@@ -45,6 +46,7 @@ class MapPlan:
     tile_px: int
     window_px: int
     survey: Survey
+    record: Mapping[str, int]
     memory: Mapping[str, int]
     map_bytes: int
     ways: Ways
@@ -76,6 +78,7 @@ class MapPlan:
                 "empty": seen.empty,
                 "outside": seen.outside,
                 "tile_px": self.tile_px,
+                "on_record": dict(self.record),
             },
             "windows": seen.windows,
             "read_bytes": round(seen.archive_bytes),
@@ -125,6 +128,7 @@ class MapPlan:
             "pixels": self.looked_at,
             "tiles": f"{seen.tiles} to make of {self.tile_px} x {self.tile_px} pixels; at no cost: "
             f"{seen.empty} without a scene, {seen.outside} outside the outline",
+            **({"on record": _record_line(self.record)} if self.record else {}),
             "windows": f"{seen.windows} of {self.window_px} x {self.window_px} pixels",
             "read from the archive": f"{size(seen.archive_bytes)}, {seen.halo_factor:.2f} times what lies in "
             f"the tiles; clouds not deducted; files sized {seen.sizes}",
@@ -172,6 +176,16 @@ class MapPlan:
                 f"{m.middle:,.2f} ({m.low:,.2f} .. {m.high:,.2f}) at {self.price:g} a worker and hour"
             )
         return told
+
+
+def _record_line(record: Mapping[str, int]) -> str:
+    """Say what becomes of the tiles on record.
+
+    >>> _record_line({"kept": 12, "scenes": 3})
+    '12 kept, 3 made again (scenes)'
+    """
+    told = [f"{record['kept']} kept"] if record.get("kept") else []
+    return ", ".join(told + [f"{n} made again ({why})" for why, n in sorted(record.items()) if why != "kept"])
 
 
 def _way_line(archive: float, store: float, seconds: float | None) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 from engine.store.objects import Folder
 from engine.values.errors import DataError, InputError
 from engine.values.grid import TileKey
+from engine.values.redact import without_secrets
 
 BLOCK_TILES = 16
 """Tiles along the side of a ledger folder; at most 256 tiles in each."""
@@ -43,7 +44,7 @@ class Gap:
         item: Catalogue item concerned, empty when the whole tile failed.
         asset: Band or file concerned.
         kind: Class of the error, e.g. ``DataError`` or ``quarantined``.
-        message: The error in full.
+        message: The error in full, but for secrets: signatures and tokens are cut out.
     """
 
     tile: str
@@ -51,6 +52,9 @@ class Gap:
     asset: str
     kind: str
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", without_secrets(self.message))
 
 
 @dataclass(frozen=True)
