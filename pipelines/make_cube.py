@@ -33,6 +33,7 @@ from engine.store.layout import StoreSpec, create, update_attrs
 from engine.store.lease import Lease
 from engine.store.ledger import Ledger, Lookup
 from engine.store.storespec import TIME
+from engine.store.widen import fit
 from engine.values.area import Area
 from engine.values.budget import cube_tile_bytes
 from engine.values.errors import ConflictError, InputError
@@ -191,10 +192,10 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, known: bool = True) -> tup
 
 
 def _past(asked: Asked) -> _Past | None:
-    """Read what was staged before; refuse another cube.
+    """Read what was staged before, its layout already as big as a bigger area wants it; refuse another cube.
 
     Raises:
-        ConflictError: If spec, grid or box differ; names each.
+        ConflictError: If spec or grid differ, or the box in another way; names each.
     """
     try:
         layout, staged, attrs = read_staged(asked.url)
@@ -204,6 +205,9 @@ def _past(asked: Asked) -> _Past | None:
     old = {"grid": layout.grid, "box": staged.box, **_fields(past.spec)}
     new = {"grid": asked.grid, "box": asked.box, **_fields(asked.spec)}
     differs = [k for k in old if old[k] != new[k]]
+    at_once = len(staged.stages) == 1 and staged.stages[0].asked == asked.days_text
+    if differs == ["box"] and at_once and asked.box.holds(staged.box):
+        return replace(past, layout=replace(layout, box=asked.box.snap_out(asked.config.tile_px)))
     if differs:
         raise ConflictError(
             "the folder holds another cube",
@@ -324,6 +328,8 @@ def _commit(asked: Asked, whole: StoreSpec, stage: Stage, attrs: dict[str, Any],
     group |= {STAGED_ATTR: Staged(asked.box, tuple(attrs), tuple(stages)).to_dict()}
     if past is None:
         create(asked.url, whole)
+    elif len(stages) == 1:
+        fit(asked.url, whole)  # the area may have grown
     if past is not None and len(_bounds(whole)) > len(_bounds(past.layout)):
         extend(asked.url, whole, group)
     else:
