@@ -12,10 +12,10 @@ McCullagh and Nelder 1989, Generalized Linear Models, ch. 8). The run's time is:
     startup + sum of all tiles / slots + tail
 
 A slot is a place where a tile can run; the tail is the half tile, about, that slots wait for the last one.
-The interval is meant to hold the truth `LEVEL` of the times. Four things widen it: the scatter of the
-probe's tiles through the coefficients; the scatter of the tiles to come, which averages out; the tail; and
-`DRIFT`, by which a whole run is faster or slower than its probe (network, other users). The scatter is
-shrunk towards `PRIOR_SCATTER`, which counts as much as `PRIOR_TILES` tiles: three tiles that agree by luck
+The interval is meant to hold the truth `LEVEL` of the times. Five things widen it: the scatter of the
+probe's tiles through the coefficients; the scatter of the tiles to come, which averages out; the tail;
+`DRIFT`, by which a whole run is faster or slower than its probe (network, other users); and startup, which
+was measured once. The scatter is shrunk towards `PRIOR_SCATTER`, which counts as much as `PRIOR_TILES` tiles: three tiles that agree by luck
 promise nothing.
 """
 
@@ -36,6 +36,9 @@ LEVEL = 0.8
 
 DRIFT = 0.10
 """Standard deviation of a run's speed against its probe's, as a share."""
+
+STARTUP_DRIFT = 0.30
+"""Standard deviation of a startup against the one that was measured, as a share."""
 
 PRIOR_SCATTER, PRIOR_TILES = 0.15, 3
 
@@ -211,7 +214,8 @@ def run_seconds(
     of_tiles = times.scatter**2 * float((expected**2).mean()) / mean**2 / n
     of_sample = float(expected.var()) / mean**2 / len(loads) if n > len(loads) else 0.0
     of_tail = (tail / math.sqrt(3) / (work + tail)) ** 2
-    sd = math.sqrt(of_fit + of_tiles + of_sample + of_tail + DRIFT**2)
+    of_work = math.sqrt(of_fit + of_tiles + of_sample + of_tail + DRIFT**2) * (work + tail)
+    sd = math.hypot(of_work, STARTUP_DRIFT * workers.startup_s) / middle
     reach = math.exp(_student(times.freedom) * sd)
     return Interval(middle / reach, middle, middle * reach)
 
