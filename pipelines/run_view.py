@@ -27,7 +27,7 @@ def duration(seconds: float) -> str:
     """Write a time for people.
 
     >>> duration(0.26), duration(42), duration(61), duration(7_300), duration(200_000)
-    ('0.3 s', '42 s', '1:01 min', '2:02 h', '2 d 7 h')
+    ('0.3 s', '42 s', '1:01 min', '2:01 h', '2 d 7 h')
     """
     if seconds < 59.5:
         return f"{seconds:.{0 if seconds >= 9.95 else 1}f} s"
@@ -42,7 +42,7 @@ def interval(seconds: list[float] | tuple[float, float] | None) -> str:
     """Write the time left.
 
     >>> interval(None), interval([60, 7300]), interval([30.1, 30.4])
-    ('not known yet', '1:00 min to 2:02 h', '30 s')
+    ('not known yet', '1:00 min to 2:01 h', '30 s')
     """
     if seconds is None:
         return "not known yet"

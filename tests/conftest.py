@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from hypothesis import settings
+
+from tests.services.require import require_service
+from tests.services.s3 import bucket, folder_url, s3_folder, s3_server
+
+__all__ = ["bucket", "folder_url", "require_service", "s3_folder", "s3_server"]  # one S3 server for all tests
 
 _DATA = Path(os.environ.get("LANDWEAVE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -21,14 +25,6 @@ def real_data() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     return pytest.skip(message)
-
-
-def require_service(name: str, mend: str) -> NoReturn:
-    """Say that a real service is missing: a failure in CI, a skip that names the mend elsewhere."""
-    message = f"{name} is not installed; {mend}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    pytest.skip(message)
 
 
 # Speed is measured in benchmarks/, never asserted in a test.

@@ -15,8 +15,8 @@ A slot is a place where a tile can run; the tail is the half tile, about, that s
 The interval is meant to hold the truth `LEVEL` of the times. Five things widen it: the scatter of the
 probe's tiles through the coefficients; the scatter of the tiles to come, which averages out; the tail;
 `DRIFT`, by which a whole run is faster or slower than its probe (network, other users); and startup, which
-was measured once. The scatter is shrunk towards `PRIOR_SCATTER`, which counts as much as `PRIOR_TILES` tiles: three tiles that agree by luck
-promise nothing.
+was measured once. The scatter is shrunk towards `PRIOR_SCATTER`, which counts as much as `PRIOR_TILES`
+tiles: three tiles that agree by luck promise nothing.
 """
 
 from __future__ import annotations

@@ -24,9 +24,7 @@ from pipelines.run_status import status_of
 from pipelines.sample.archive import SampleArchive
 from pipelines.verify_run import verify_run
 from tests.pipelines.test_map_area import make_bundle
-from tests.services.s3 import SECRET, S3Server, s3_server
-
-__all__ = ["s3_server"]
+from tests.services.s3 import SECRET, S3Server
 
 
 @pytest.fixture(scope="module")

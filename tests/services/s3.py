@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import require_service
+from tests.services.require import require_service
 
 START_S = 60.0
 SECRET = "loopback-secret-7f3a"
