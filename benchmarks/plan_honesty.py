@@ -21,7 +21,7 @@ import torch
 from engine.inference.bundle import BundleFields, save_bundle
 from engine.models.normalise import Standard
 from engine.models.registry import build
-from engine.runs.driver import RunOptions
+from engine.runs.driver import RunEvent, RunOptions
 from engine.runs.estimate import LEVEL
 from engine.store.lease import Lease
 from engine.values.classes import ClassScheme
@@ -36,18 +36,18 @@ from pipelines.tile_stage import Around, run_jobs
 THREE = ["red", "nir", "swir16"]
 SIX = ["blue", "green", "red", "nir", "swir16", "swir22"]
 RUNS: list[dict[str, Any]] = [
-    {"part": (0.0, 0.0, 0.5, 0.5), "tile": 128, "bands": THREE},
-    {"part": (0.5, 0.0, 1.0, 0.5), "tile": 192, "bands": THREE, "window": 96},
-    {"part": (0.0, 0.5, 0.5, 1.0), "tile": 256, "bands": SIX},
-    {"part": (0.5, 0.5, 1.0, 1.0), "tile": 128, "bands": SIX, "width": 16},
-    {"part": (0.2, 0.2, 0.8, 0.6), "tile": 160, "bands": THREE, "time": "2023-04/2023-07", "dates": 4},
-    {"part": (0.1, 0.3, 0.9, 0.7), "tile": 192, "bands": SIX, "reducer": "geomedian"},
-    {"part": (0.3, 0.1, 0.7, 0.9), "tile": 128, "bands": THREE, "reducer": "max_ndvi", "window": 96},
-    {"part": (0.0, 0.0, 1.0, 0.3), "tile": 256, "bands": THREE, "gap_fill": "linear", "width": 16},
-    {"part": (0.0, 0.2, 0.4, 1.0), "tile": 144, "bands": SIX, "time": "2023-05/2023-09", "dates": 5},
-    {"part": (0.4, 0.4, 1.0, 0.9), "tile": 192, "bands": THREE, "sharpen": "ratio"},
-    {"part": (0.6, 0.0, 1.0, 0.9), "tile": 128, "bands": THREE, "reducer": "best", "window": 32},
-    {"part": (0.1, 0.1, 0.6, 0.6), "tile": 320, "bands": SIX, "width": 16},
+    {"part": (0.0, 0.0, 0.8, 0.7), "tile": 96, "bands": THREE},
+    {"part": (0.3, 0.0, 1.0, 0.8), "tile": 128, "bands": THREE, "window": 96},
+    {"part": (0.0, 0.3, 0.9, 1.0), "tile": 160, "bands": SIX},
+    {"part": (0.2, 0.2, 1.0, 1.0), "tile": 128, "bands": SIX, "width": 16},
+    {"part": (0.1, 0.1, 0.9, 0.8), "tile": 112, "bands": THREE, "time": "2023-04/2023-07", "dates": 4},
+    {"part": (0.1, 0.3, 0.9, 0.9), "tile": 128, "bands": SIX, "reducer": "geomedian"},
+    {"part": (0.3, 0.1, 0.9, 0.9), "tile": 96, "bands": THREE, "reducer": "max_ndvi", "window": 96},
+    {"part": (0.0, 0.0, 1.0, 0.6), "tile": 144, "bands": THREE, "gap_fill": "linear", "width": 16},
+    {"part": (0.0, 0.2, 0.7, 1.0), "tile": 112, "bands": SIX, "time": "2023-05/2023-09", "dates": 5},
+    {"part": (0.2, 0.2, 1.0, 0.9), "tile": 128, "bands": THREE, "sharpen": "ratio"},
+    {"part": (0.3, 0.0, 1.0, 0.9), "tile": 96, "bands": THREE, "reducer": "best", "window": 32},
+    {"part": (0.1, 0.1, 0.8, 0.8), "tile": 192, "bands": SIX, "width": 16},
 ]
 
 
@@ -99,12 +99,18 @@ def config_of(number: int, case: dict[str, Any], archive: SampleArchive, folder:
 
 
 def make_the_rest(config: RunConfig) -> tuple[float, int, int]:
-    """Do as `map` does after its preparations; seconds, tiles, highest memory."""
+    """Do as `map` does after its preparations; seconds to the last record, tiles, highest memory."""
+    last = [0.0]
+
+    def hear(event: RunEvent, km2: float) -> None:
+        if event.kind == "done":
+            last[0] = time.monotonic()
+
     with Lease(config.out) as lease:
         made = prepare(config)
         begun = time.monotonic()
-        _, summaries = run_jobs([made.job], made.area, Around(lease, RunOptions(), config.cluster, None))
-    return time.monotonic() - begun, summaries[-1].done, summaries[-1].peak_bytes
+        _, summaries = run_jobs([made.job], made.area, Around(lease, RunOptions(), config.cluster, hear))
+    return last[0] - begun, summaries[-1].done, summaries[-1].peak_bytes
 
 
 def measure(number: int, archive: SampleArchive, folder: Path, probe: int) -> tuple[bool, float, float]:
