@@ -112,7 +112,7 @@ def tile_shape(job: MapJob, steps: tuple[int, int]) -> TileShape:
     bundle, spec = job.bundle, job.spec
     width = getattr(bundle.config, "width", None)
     return TileShape(
-        core=Box(0, 0, job.tile_px, job.tile_px),
+        core=widest_core(job),
         lattice=bundle.lattice,
         reading=reading_of(spec, steps[1], job.chunk_px),
         n_dates=steps[0],
@@ -122,6 +122,22 @@ def tile_shape(job: MapJob, steps: tuple[int, int]) -> TileShape:
         probability=job.probability,
         weights_bytes=bundle.weights_path.stat().st_size,
     )
+
+
+_FEW_TILES = 64
+
+
+def widest_core(job: MapJob) -> Box:
+    """Return the part of a tile that takes most memory: of few tiles the widest one wanted, else a whole tile.
+
+    A small area may lie across the lines between tiles and fill none of them. To look at all tiles of a
+    country would take time, and some of them are full.
+    """
+    tiles, whole = job.tiles(), Box(0, 0, job.tile_px, job.tile_px)
+    if len(tiles) > _FEW_TILES:
+        return whole
+    cores = [core for tile in tiles if (core := job.core(tile))]
+    return max(cores, key=lambda core: job.bundle.lattice.pad(core).area_px, default=whole)
 
 
 _CHANNELS = 64  # of a network that does not say: few have more on their finest level

@@ -29,8 +29,8 @@ time the finest level is at its widest."""
 SHARPEN_BYTES = 140
 """Bytes of one pixel of a piece while a band is sharpened: pan band, sums and interpolations in double."""
 
-FEATURE_STRIP_BYTES = 4 * 64 * MIB
-"""Strips of a series over all dates, and what statistics are made from beside them."""
+FEATURE_STRIP_BYTES, FEATURE_STRIPS = 64 * MIB, 4
+"""A strip of a series over all dates in float32, at most; and how many of its size statistics are made from."""
 
 
 @dataclass(frozen=True)
@@ -191,12 +191,13 @@ def cube_tile_bytes(shape: CubeTileShape) -> dict[str, int]:
     """
     side = shape.reading.side_px(max(shape.tile.shape_yx))
     piece = shape.threads * side**2
+    strip = min(FEATURE_STRIP_BYTES, 2 * side**2 * shape.pixel_bytes)
     parts = {
         "process": PROCESS_BYTES["cube"],
         "arrays": shape.tile.area_px * shape.pixel_bytes,
         "reading": piece * (shape.reading.pixel_bytes + 2 * shape.step_bytes + 2 * shape.radar_bytes),
         "filling": piece * 2 * shape.series_bytes,
-        "features": shape.features * (shape.threads * FEATURE_STRIP_BYTES + piece * shape.pixel_bytes),
+        "features": shape.features * (shape.threads * FEATURE_STRIPS * strip + piece * shape.pixel_bytes),
         "writing": shape.step_bytes * max(2 * shape.shard_px**2, shape.tile.area_px),
     }
     return {**parts, "total": sum(parts.values())}
