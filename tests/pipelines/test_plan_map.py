@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from engine.values.errors import BudgetError
 from pipelines import probe_tiles
 from pipelines.config import load_config
 from pipelines.map_area import design, map_area, way_of
+from pipelines.plan_area import widest_core
 from pipelines.plan_map import PlanOptions, plan_map
 from pipelines.plan_view import MapPlan
 from pipelines.probe_tiles import cold_tiles, unreachable
@@ -81,6 +83,28 @@ def test_the_tiles_of_the_probe_are_tiles_of_the_run(
     assert set(probed) | set(made) == {str(r.tile) for r in records}
     assert frozen["estimate"]["probe"]["tiles"] == probed
     assert frozen["through"] == "fused"
+
+
+def test_a_small_area_across_tiles_is_not_projected_as_whole_tiles(project: Path) -> None:
+    job = design(load_config(project / "run.yaml"), inputs_dir=str(project / "widest")).job
+    big, small = replace(job, tile_px=4096), job
+    tiles = [big.core(tile) for tile in big.tiles()]
+    assert all(core.area_px < 300 * 300 for core in tiles)
+    assert widest_core(big) == max(tiles, key=lambda core: big.bundle.lattice.pad(core).area_px)
+    assert 0.7 * 64**2 < widest_core(small).area_px <= 64**2
+
+
+def test_on_record_is_counted_by_what_becomes_of_it(
+    followed: tuple[MapPlan, dict[str, Any], list[TileRecord], list[str]],
+    project: Path,
+    sample: SampleArchive,
+) -> None:
+    _, _, records, _ = followed
+    assert planned(project, "followed", 0).record == {"kept": len(records)}
+    make_bundle(project / "other", ClassScheme.from_file(sample.classes), seed=5)
+    other = planned(project, "followed", 0, None, f"bundle={project / 'other'}")
+    assert other.record == {"bundle": len(records)}
+    assert other.lines()["on record"] == f"{len(records)} made again (bundle)"
 
 
 def test_bytes_are_bounded_by_what_the_files_hold(project: Path, sample: SampleArchive) -> None:
