@@ -29,7 +29,7 @@ time the finest level is at its widest."""
 SHARPEN_BYTES = 140
 """Bytes of one pixel of a piece while a band is sharpened: pan band, sums and interpolations in double."""
 
-FEATURE_STRIP_BYTES, FEATURE_STRIPS = 64 * MIB, 4
+FEATURE_STRIP_BYTES, FEATURE_STRIPS = 64 * MIB, 3
 """A strip of a series over all dates in float32, at most; and how many of its size statistics are made from."""
 
 
@@ -184,10 +184,10 @@ def cube_tile_bytes(shape: CubeTileShape) -> dict[str, int]:
 
     Returns:
         Bytes by purpose, and their sum under ``total``: ``process``; ``arrays`` (the tile, all variables);
-        ``reading`` (one time step of one piece, as in `tile_bytes`, and put
-        into place; and of radar); ``filling`` (a piece over
-        all dates, as chunks and as one array); ``features`` (a piece over all dates, and strips of it);
-        ``writing`` (a shard of one step: cut out, and compressed; or one step of the tile read back).
+        ``reading`` (one time step of one piece, as in `tile_bytes`, and put into place; and of radar);
+        ``filling`` (a piece over all dates, as chunks and as one array; the chunks are gone before
+        features are made); ``features`` (a piece over all dates, and strips of it); ``writing`` (a shard of
+        one step: cut out, and compressed; or one step of the tile read back).
     """
     side = shape.reading.side_px(max(shape.tile.shape_yx))
     piece = shape.threads * side**2
@@ -196,7 +196,7 @@ def cube_tile_bytes(shape: CubeTileShape) -> dict[str, int]:
         "process": PROCESS_BYTES["cube"],
         "arrays": shape.tile.area_px * shape.pixel_bytes,
         "reading": piece * (shape.reading.pixel_bytes + 2 * shape.step_bytes + 2 * shape.radar_bytes),
-        "filling": piece * 2 * shape.series_bytes,
+        "filling": piece * (1 if shape.features else 2) * shape.series_bytes,
         "features": shape.features * (shape.threads * FEATURE_STRIPS * strip + piece * shape.pixel_bytes),
         "writing": shape.step_bytes * max(2 * shape.shard_px**2, shape.tile.area_px),
     }
