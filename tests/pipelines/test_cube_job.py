@@ -165,7 +165,7 @@ def test_acquisitions_are_appended_too(project: Path, client: Client) -> None:
     [
         (["cube.reducer=mean"], r"another cube \[cube.reducer\]"),
         (["cube.mask=none", "cube.bands=[red]"], r"cube.bands, cube.mask"),
-        (["halo_px=64"], r"another cube \[box\]"),
+        (["halo_px=16"], r"another cube \[box\]"),
         (["tile_px=64"], "something else .*shard_px"),
         (["crs=EPSG:32632"], r"another cube \[grid, box\]"),
         (["time=2023-03-15/2023-09"], r"do not continue .*2023-03-15"),
