@@ -72,7 +72,7 @@ class Lane:
         self.bundle, self.device = bundle, device
         default = _CPU_BATCH if device == "cpu" or bundle.kind == "onnx" else _GPU_BATCH
         self.batch = default if batch is None else batch
-        self._logits = _onnx_network(bundle, device) if bundle.kind == "onnx" else _network(bundle, device)
+        self._logits = network_of(bundle, device)
         self._count = 0
         self._count_lock = threading.Lock()
         self._device_lock = threading.Lock()
@@ -200,6 +200,16 @@ def _join(parts: list[torch.Tensor]) -> torch.Tensor:
 
 Network = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 """``(x_BTCHW, valid_BTHW) -> outputs_BKHW``, all float32."""
+
+
+def network_of(bundle: Bundle, device: str) -> Network:
+    """Open a bundle's network.
+
+    Raises:
+        DataError: If the weights are damaged or do not fit the architecture.
+        InputError: If the device is not there.
+    """
+    return _onnx_network(bundle, device) if bundle.kind == "onnx" else _network(bundle, device)
 
 
 def _network(bundle: Bundle, device: str) -> Network:
