@@ -153,7 +153,7 @@ def seam_lines(lattice: Lattice, tile_px: int, lo: int, hi: int) -> dict[str, ND
     ([3, 5, 8, 10, 13, 15, 18], [16])
     """
     trim = lattice.kernel == "trim"
-    starts = (lattice.overlap_px // 2,) if trim else (0, lattice.window_px)
+    starts = (0,) if trim else (0, lattice.window_px)
     windows = np.concatenate([_multiples(lattice.stride_px, start, lo, hi) for start in starts])
     tiles = _multiples(tile_px, 0, lo, hi)
     return {"lattice": np.setdiff1d(windows, tiles), "tile": tiles}

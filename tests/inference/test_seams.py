@@ -82,10 +82,10 @@ def test_lines_are_the_borders_inside(lo: int, length: int, window: int, overlap
     lattice = (
         Lattice(window, overlap, kernel) if (window - overlap) * 5 > window else Lattice(window, 0, kernel)
     )
-    stride, half = lattice.stride_px, lattice.overlap_px // 2
+    stride = lattice.stride_px
     inside = range(lo + 1, lo + length)
     lines = seam_lines(lattice, 37, lo, lo + length)
-    offsets = (half,) if kernel == "trim" else (0, window)
+    offsets = (0,) if kernel == "trim" else (0, window)
     assert lines["lattice"].tolist() == [
         r for r in inside if r % 37 and any((r - o) % stride == 0 for o in offsets)
     ]
@@ -236,7 +236,7 @@ def test_tiles_shifted_by_two_pixels_are_found(real_data: Path) -> None:
 @pytest.mark.parametrize("lattice", [Lattice(64, 24, "trim"), Lattice(128, 32, "trim")])
 def test_trimmed_windows_of_a_noisy_model_are_found(real_data: Path, lattice: Lattice) -> None:
     image = ndvi(real_data)
-    noise = per_tile(image.shape, lattice.stride_px, lattice.overlap_px // 2, 0.03, 2)
+    noise = per_tile(image.shape, lattice.stride_px, 0, 0.03, 2)
     seen = found(sums_of(classify(image + noise)).report(lattice, 4096))
     assert {("lattice", "y", "label"), ("lattice", "x", "label")} <= seen
 
