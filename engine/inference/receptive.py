@@ -52,6 +52,9 @@ INPUTS = 3
 SMALL_PX, GROWTH = (64, 128), (1, 1.5, 2, 3, 4)
 """The probe's window: sides below the trained one, and how it grows from there, as long as the network takes it."""
 
+SOME_DATES = 6
+"""Dates of the input of a network that takes any number."""
+
 SHIFTS_PX = (1, 2, 4, 8, 16, 32, 64)
 """Shifts that are tried to find the network's own step."""
 
@@ -148,9 +151,13 @@ def receptive_field(bundle: Bundle, windows: NDArray[np.uint16] | None = None) -
     """
     from engine.inference.lane import network_of
 
+    if bundle.pixelwise:
+        return ReceptiveField(0, 0, 1, 1, False, "layout")
+    n_dates = bundle.n_dates or SOME_DATES
+    days = tuple(1 + 365 * n // n_dates for n in range(n_dates)) if bundle.takes_days else ()
+
     def network_at(side_px: int) -> Network:
-        lattice = Lattice(side_px, 0, "trim")
-        return network_of(replace(bundle, lattice=lattice), "cpu")
+        return network_of(replace(bundle, lattice=Lattice(side_px, 0)), "cpu", days)
 
     draw = partial(_draw, bundle, windows)
     return measure_field(network_at, draw, bundle.lattice.window_px, differences=bundle.kind != "safetensors")
@@ -440,7 +447,7 @@ def _draw(
     if windows is not None and seed < len(windows) and windows.shape[-1] >= side_px <= windows.shape[-2]:
         values = windows[seed][..., :side_px, :side_px]
     else:
-        values = simulated(bundle.n_dates, len(bundle.spec.bands), side_px, seed)
+        values = simulated(bundle.n_dates or SOME_DATES, len(bundle.spec.bands), side_px, seed)
     return prepare(torch.tensor(values)[None], bundle.normalisation)
 
 
