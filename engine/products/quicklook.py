@@ -57,6 +57,7 @@ class Picture:
         confidence: (y, x) uint8 0..250, 255 = no data; None if the map has none.
         counts: Full-resolution pixels per label, 0 included.
         mean_confidence: Over all full-resolution pixels with data, 0..1; None if there is none.
+        steps: Whether the labels are steps of an amount.
         factor: Map pixels per side of a picture pixel.
     """
 
@@ -65,6 +66,7 @@ class Picture:
     counts: dict[int, int]
     mean_confidence: float | None
     factor: int
+    steps: bool = False
 
 
 def read_picture(view: MapView, box: Box, factor: int, block_px: int = 2048) -> Picture:
@@ -73,6 +75,7 @@ def read_picture(view: MapView, box: Box, factor: int, block_px: int = 2048) -> 
     Args:
         view: The map.
         box: Area to show.
+        steps: Whether the labels are steps of an amount.
         factor: Map pixels per side of a picture pixel.
         block_px: Side of the blocks that are read, rounded to whole picture pixels.
     """
@@ -146,7 +149,7 @@ def write_quicklook(
     factor = max(1, math.floor(1 / scale))
     if isinstance(scheme, str):
         steps = read_steps(view, scheme, box, factor)
-        picture, scheme = Picture(steps.label, None, steps.counts, None, factor), steps.scheme
+        picture, scheme = Picture(steps.label, None, steps.counts, None, factor, True), steps.scheme
     else:
         picture = read_picture(view, box, factor)
     place = _Place(view.grid, box, scale, outline)
@@ -227,7 +230,9 @@ def _draw(picture: Picture, place: _Place, scheme: ClassScheme, title: str) -> F
 
     inside = place.inside(picture.label.shape, picture.factor)
     holes = inside & (picture.label == 0)
-    entries = _rows(legend(scheme, picture.counts))
+    found = legend(scheme, picture.counts)
+    # Steps of an amount are read from the highest down, classes from the largest.
+    entries = _rows(sorted(found, key=lambda e: -e.value) if picture.steps else found)
     if holes.sum() > 0.0005 * inside.sum():
         share = _percent(holes.sum() / inside.sum())
         entries.append(LegendEntry(0, f"no data ({share} of the area)", _HOLE))
