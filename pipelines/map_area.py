@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import datetime as dt
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from cluster.size import size_of
 from engine.archive.items import ItemTable
+from engine.inference.bundle import load_bundle
 from engine.inference.lane import instruction_set
 from engine.runs.driver import RunOptions
 from engine.runs.estimate import Way
@@ -21,7 +22,7 @@ from engine.store.lease import Lease
 from engine.store.objects import absolute
 from engine.store.widen import fit
 from engine.values.area import Area
-from engine.values.budget import tile_bytes
+from engine.values.budget import smaller_settings, tile_bytes
 from engine.values.errors import ConflictError, InputError
 from engine.values.tiling import Tiling
 from pipelines.config import AreaConfig, RunConfig
@@ -38,12 +39,13 @@ from pipelines.plan_area import (
     spec_of,
     stage_of,
     tile_shape,
+    tiles_at_once,
 )
 from pipelines.plan_cube import cube_config_of
 from pipelines.plan_tiles import walk_of
 from pipelines.products import Products, make_products
-from pipelines.propose_window import WindowChoice, propose_window
-from pipelines.run_folder import read_plan, write_plan
+from pipelines.propose_window import WindowChoice, candidates, propose_window
+from pipelines.run_folder import PROJECTED_KEY, SMALLER_KEY, read_plan, write_plan
 from pipelines.survey import cheaper_way
 from pipelines.tile_inputs import area_in, put_area, put_items, show_items
 from pipelines.tile_stage import (
@@ -291,7 +293,8 @@ def _require_covered(job: MapJob, area: Area) -> None:
 def _plan(made: Design) -> dict[str, Any]:
     """Freeze what was decided, with the versions and the instruction set that make the bytes."""
     config, job, table = made.config, made.job, made.table
-    memory = tile_bytes(tile_shape(job, made.steps))
+    shape, trained = tile_shape(job, made.steps, tiles_at_once(config.cluster)), load_bundle(config.bundle)
+    other = candidates(trained, job.tile_px * job.stride) if trained.size_free else []
     return {
         "stage": job.name,
         "store": job.store_url.rpartition("/")[2],
@@ -306,7 +309,8 @@ def _plan(made: Design) -> dict[str, Any]:
         "scenes": table.digest(),
         "superseded": list(table.superseded),
         "radiometry": radiometry_of(table),
-        "projected_bytes": memory["total"],
+        PROJECTED_KEY: tile_bytes(shape)["total"],
+        SMALLER_KEY: [asdict(s) for s in smaller_settings(shape, job.tile_px, job.stride, other)],
         "versions": versions("torch", "onnxruntime"),
         "instruction_set": instruction_set(),
         "planned_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from cluster.spec import ClusterSpec
 from engine.archive.items import ItemTable
 from engine.archive.radiometry import radiometry
 from engine.cube.plan import plan_cube
@@ -193,8 +194,8 @@ def check_fit(bundle: Bundle, table: ItemTable, spec: CubeSpec, grid: Grid) -> t
     return len(plan.steps), max(len(s.groups) for s in plan.steps)
 
 
-def tile_shape(job: MapJob, steps: tuple[int, int]) -> TileShape:
-    """Gather what decides the memory of a tile; `steps` as of `check_fit`."""
+def tile_shape(job: MapJob, steps: tuple[int, int], at_once: int = 1) -> TileShape:
+    """Gather what decides the memory of a worker; `steps` as of `check_fit`, `at_once` tiles at a time."""
     bundle, spec = job.bundle, job.spec
     layers = bundle.layers(job.layers)
     width = getattr(bundle.config, "width", None)
@@ -207,8 +208,14 @@ def tile_shape(job: MapJob, steps: tuple[int, int]) -> TileShape:
         channels=_CHANNELS if width is None else int(width),
         filled=spec.gap_fill is not None,
         layer_bytes=1 + layers.n_planes * layers.dtype.itemsize,
+        at_once=at_once,
         weights_bytes=bundle.weights_path.stat().st_size,
     )
+
+
+def tiles_at_once(cluster: ClusterSpec) -> int:
+    """Return how many tiles a worker makes at the same time; 1 where only its scheduler knows."""
+    return cluster.threads_per_worker if cluster.kind == "local" else 1
 
 
 _FEW_TILES = 64

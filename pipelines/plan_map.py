@@ -30,7 +30,7 @@ from pipelines.cube_area import area_of, pad_of, search_scenes
 from pipelines.explain_tile import count_changes, with_cubes
 from pipelines.map_area import Design, design, prepare, window_of
 from pipelines.map_job import MapJob
-from pipelines.plan_area import bundle_of, spec_of, summarise_scenes, tile_shape
+from pipelines.plan_area import bundle_of, spec_of, summarise_scenes, tile_shape, tiles_at_once
 from pipelines.plan_view import MapPlan
 from pipelines.probe_tiles import Probe, run_probe, unreachable
 from pipelines.propose_window import label_difference
@@ -85,7 +85,7 @@ def plan_map(config: RunConfig, options: PlanOptions | None = None, step: Step |
     with Lease(made_folder(config.out), patience_s=run.patience_s, beat_s=run.beat_s) as lease:
         seen = _Surveyed.of(prepare(config, table=table, windows=windows), step)
         around = lease, options.client or config.cluster
-        made = run_probe(seen.job, seen.survey, around, options.probe, sum(seen.memory().values()), step)
+        made = run_probe(seen.job, seen.survey, around, options.probe, step)
         if windows is not None:
             trained = load_bundle(config.bundle).lattice
             windows = replace(windows, difference=label_difference(seen.job, trained))
@@ -114,6 +114,7 @@ class _Surveyed:
         archive: Their footprints and sizes.
         survey: What its tiles have to do.
         steps: Time steps of the cube, and most overpasses in one.
+        at_once: Tiles that a worker makes at the same time.
     """
 
     job: MapJob
@@ -121,15 +122,23 @@ class _Surveyed:
     archive: Archive
     survey: Survey
     steps: tuple[int, int]
+    at_once: int
 
     @classmethod
     def of(cls, made: Design, step: Step) -> _Surveyed:
         archive = Archive(made.table.items, made.job.spec, made.job.cube_grid)
-        return cls(made.job, made.table, archive, survey(made.job, archive, step), made.steps)
+        return cls(
+            made.job,
+            made.table,
+            archive,
+            survey(made.job, archive, step),
+            made.steps,
+            tiles_at_once(made.config.cluster),
+        )
 
     def memory(self) -> dict[str, int]:
         """Return the projected bytes of a worker by part."""
-        parts = tile_bytes(tile_shape(self.job, self.steps))
+        parts = tile_bytes(tile_shape(self.job, self.steps, self.at_once))
         return {name: size for name, size in parts.items() if name != "total"}
 
 
@@ -140,7 +149,7 @@ def _plan(
     job, cluster = seen.job, size_of(config.cluster) if made is None else made.cluster
     slots = 1 if cluster is None else cluster.slots
     workers = Workers(slots, 0.0 if made is None else made.startup_s)
-    bounds = Bounds(workers, None if made is None else made.times, seen.steps)
+    bounds = Bounds(workers, None if made is None else made.times, seen.steps, seen.at_once)
     ways, sizes = (
         compare_ways(job, seen.survey, seen.archive, bounds),
         compare_sizes(job, seen.archive, bounds),

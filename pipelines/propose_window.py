@@ -37,7 +37,7 @@ from engine.inference.decide import CONFIDENCE_ONE
 from engine.inference.lane import Lane
 from engine.inference.predict import predict
 from engine.inference.receptive import SOME_DATES, simulated
-from engine.values.budget import GIB, tile_bytes
+from engine.values.budget import GIB, TileShape, tile_bytes
 from engine.values.grid import Box, TileKey
 from engine.values.head import Classes, Extra
 from engine.values.lattice import Lattice
@@ -187,10 +187,11 @@ def propose_window(job: MapJob, steps: tuple[int, int], cluster: ClusterSize | N
     at_once = max(1, min(cluster.slots, os.cpu_count() or 1)) if cluster else 1
     limit = cluster.memory_limit if cluster else None
     tiles = _some_tiles(job)
+    together = max(1, cluster.slots // cluster.workers) if cluster else 1
     trials: list[WindowTrial] = []
     for lattice in candidates(job.bundle, job.tile_px * job.stride):
         changed = replace(job, bundle=replace(job.bundle, lattice=lattice))
-        trial = _counted(changed, tiles, steps)
+        trial = _counted(changed, tiles, tile_shape(changed, steps, together))
         if not trials or limit is None or trial.memory_bytes <= limit:
             trial = _timed(changed, trial, at_once)
         trials.append(trial)
@@ -310,13 +311,13 @@ def _wanted_px(job: MapJob, tiles: Sequence[TileKey]) -> float:
     return float(sum(job.tiles().part(tile).area for tile in tiles)) / (height * width)
 
 
-def _counted(job: MapJob, tiles: Sequence[TileKey], steps: tuple[int, int]) -> WindowTrial:
+def _counted(job: MapJob, tiles: Sequence[TileKey], shape: TileShape) -> WindowTrial:
     """Say what a window would mean, without trying it."""
     lattice = job.bundle.lattice
     per_window = ROWS if job.bundle.pixelwise else (lattice.window_px // job.stride) ** 2
     windows = sum(job.windows(tile) for tile in tiles)
     evaluations = windows * per_window / max(1.0, _wanted_px(job, tiles))
-    return WindowTrial(lattice, evaluations, tile_bytes(tile_shape(job, steps))["total"])
+    return WindowTrial(lattice, evaluations, tile_bytes(shape)["total"])
 
 
 def _timed(job: MapJob, trial: WindowTrial, at_once: int) -> WindowTrial:
