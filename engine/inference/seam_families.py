@@ -6,10 +6,12 @@ c(i) is the mean rate of the same piece of its control lines. Over a family of l
     difference = Σ n(i) (r(i) - c(i)) / Σ n(i)
 
 A landscape is no coin toss (a field edge may run along a line for a kilometre), so its error is not taken
-from a binomial law but is the largest of four:
+from a binomial law but is the largest of five:
 
 - over pieces: the standard error of the weighted mean of ``r(i) - c(i)``. A seam raises all pieces, a
   field edge that happens to lie on a border raises one, and this error with it;
+- over lines: the same of the lines' own means: one line along a road, or along the edges of a land cut up
+  by rows and columns, is no family (`engine.inference.seam_suspects` looks at single lines);
 - within controls: the error if each piece were one more draw from among its own controls;
 - over offsets: the same difference as if all borders stood d pixels aside, for each control offset d (its
   own control left out), as a root mean square: how large the statistic gets where there is no border;
@@ -80,14 +82,19 @@ class _Contrast:
         rate: (piece,) float64, on the line.
         control_rates: (piece, offset) float64, 0 where `is_control` is False.
         is_control: (piece, offset) bool.
-        lines: Number of lines that the pieces belong to.
+        line: (piece,) int64, the line that a piece belongs to.
     """
 
     weight: NDArray[np.float64]
     rate: NDArray[np.float64]
     control_rates: NDArray[np.float64]
     is_control: NDArray[np.bool_]
-    lines: int
+    line: NDArray[np.int64]
+
+    @property
+    def lines(self) -> int:
+        """Number of lines."""
+        return np.unique(self.line).size
 
     @property
     def control(self) -> NDArray[np.float64]:
@@ -109,6 +116,16 @@ class _Contrast:
         n = paired.size
         spread = (self.weight**2 * (paired - self.mean(paired)) ** 2).sum() * n / (n - 1)
         return float(np.sqrt(spread) / self.weight.sum())
+
+    def error_over_lines(self) -> float:
+        """Return the standard error from the lines' own differences; with one line, the difference itself."""
+        paired = self.rate - self.control
+        weight = np.bincount(self.line, self.weight)
+        excess = np.bincount(self.line, self.weight * (paired - self.mean(paired)))
+        n = self.lines
+        if n < 2:
+            return abs(self.mean(paired))
+        return float(np.sqrt((excess**2).sum() * n / (n - 1)) / weight.sum())
 
     def error_within_controls(self) -> float:
         """Return the error if each piece were one more draw from among its own controls."""
@@ -152,7 +169,7 @@ def _contrast(
         rate=rates[lines][kept],
         control_rates=np.where(is_control, rates[at].swapaxes(1, 2)[kept], 0.0),
         is_control=is_control,
-        lines=int(kept.any(1).sum()),
+        line=np.nonzero(kept)[0],
     )
 
 
@@ -177,7 +194,11 @@ def compare(
     rate, control_rate = pieces.mean(pieces.rate), pieces.mean(pieces.control)
     floor = np.sqrt(control_rate * total + 1) / total if measure.classes else measure.unit / np.sqrt(total)
     error = max(
-        pieces.error_over_pieces(), pieces.error_within_controls(), pieces.error_over_offsets(), floor
+        pieces.error_over_pieces(),
+        pieces.error_over_lines(),
+        pieces.error_within_controls(),
+        pieces.error_over_offsets(),
+        floor,
     )
     return {
         "lines": pieces.lines,

@@ -4,7 +4,7 @@ A family of lines (`engine.inference.seam_families`) averages over the whole map
 tile. Here every place is scored by itself. A piece of a line with n pairs and rate r is set beside the
 same piece of its control lines, 3 to 12 px aside, which have mean c and standard deviation s:
 
-    t = (r - c) / (s sqrt(1 + 1/m)), clipped to ±3          score = Σ sqrt(n) t / sqrt(Σ n)
+    t = (r - c) / (s sqrt(1 + 1/m)), clipped to ±4          score = Σ sqrt(n) t / sqrt(Σ n)
 
 s is at least what chance alone gives (Poisson for labels, one stored step in each pair for amounts). The
 clip is what tells a seam from a field edge that lies along a border for a while: the seam raises all
@@ -47,10 +47,10 @@ Kind = Literal["line", "tile", "border"]
 LISTED = 20
 """Suspects that are named; all are counted."""
 
-FALSE_ALARM = 1e-4
+FALSE_ALARM = 1e-5
 """Chance of a false alarm of each kind of place in a map without seams, by the exponential tail."""
 
-CLIP = 3.0
+CLIP = 4.0
 """No piece counts for more standard deviations: all pieces of a seam must show it."""
 
 _LEAST_ELSEWHERE = 200  # fewer other places give no limit
@@ -242,7 +242,7 @@ class Suspects:
             parts = [self._scored[axis][i].at(line, s) for axis, line, s in at]
             excess, squared, change, expected = np.sum(parts, axis=0)
             if squared > 0 and (score := float(excess / np.sqrt(squared))) > best[1]:
-                best = (name, score, (change + 1e-3) / (expected + 1e-3))
+                best = (name, score, float((change + 1e-3) / (expected + 1e-3)))
         return best
 
     def _elsewhere(self, *, whole: bool) -> Iterator[NDArray[np.float64]]:

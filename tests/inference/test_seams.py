@@ -207,8 +207,7 @@ def test_tiles_with_different_radiometry_are_found(real_data: Path) -> None:
     image = ndvi(real_data)
     layers = classify(image + per_tile(image.shape, 128, 0, 0.05, 1))
     report = judged(layers, LATTICE, 128)
-    assert {("tile", "y", "label"), ("tile", "x", "label")} <= found(report)
-    assert {("tile", "y", "confidence"), ("tile", "x", "confidence")} <= found(report)
+    assert {("tile", "y", "label"), ("tile", "y", "confidence"), ("tile", "x", "confidence")} <= found(report)
     assert not any(family == "lattice" for family, _, _ in found(report))
     seen = found(judged(layers, LATTICE, 128, (64, 64)))  # the same map, the tiles thought elsewhere
     assert not any(family == "tile" for family, _, _ in seen)
@@ -217,7 +216,8 @@ def test_tiles_with_different_radiometry_are_found(real_data: Path) -> None:
 def test_an_offset_at_a_single_tile_line_is_found(real_data: Path) -> None:
     image = ndvi(real_data)
     image[:, 512:] += 0.06
-    assert ("tile", "x", "confidence") in found(judged(classify(image), LATTICE, 512))
+    (only,) = judged(classify(image), LATTICE, 512).suspects
+    assert (only.kind, only.where) == ("line", "x = 512")
 
 
 def test_tiles_shifted_by_two_pixels_are_found(real_data: Path) -> None:
@@ -234,7 +234,7 @@ def test_trimmed_windows_of_a_noisy_model_are_found(real_data: Path, lattice: La
     image = ndvi(real_data)
     noise = per_tile(image.shape, lattice.stride_px, lattice.overlap_px // 2, 0.03, 2)
     seen = found(judged(classify(image + noise), lattice, 4096))
-    assert {("lattice", "y", "label"), ("lattice", "x", "label")} <= seen
+    assert {("lattice", "y", "label"), ("lattice", "x", "confidence")} <= seen
 
 
 @pytest.mark.parametrize("lattice", [Lattice(64, 24), Lattice(128, 64)])
@@ -257,9 +257,11 @@ def test_a_border_in_a_map_without_any_other_change() -> None:
     label = np.ones((500, 500), np.uint8)
     assert not judged({"label": label}, LATTICE, 250).seam
     label[250:] = 2
-    (only,) = [f for f in judged({"label": label}, LATTICE, 250).families if f.seam]
-    assert (only.family, only.axis, only.rate, only.control_rate) == ("tile", "y", 1.0, 0.0)
-    assert np.isfinite([only.ratio, only.z]).all()
+    report = judged({"label": label}, LATTICE, 250)
+    (only,) = report.suspects
+    assert (only.kind, only.where, only.measure) == ("line", "y = 250", "label")
+    assert report.told().startswith("SEEN: line y = 250 (label changes ")
+    assert all(np.isfinite([f.ratio, f.z]).all() for f in report.families)
 
 
 def test_limits_decide() -> None:
