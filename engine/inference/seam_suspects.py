@@ -8,8 +8,9 @@ same piece of its control lines, 3 to 12 px aside, which have mean c and standar
 
 s is at least what chance alone gives (Poisson for labels, one stored step in each pair for amounts). The
 clip is what tells a seam from a field edge that lies along a border for a while: the seam raises all
-pieces, the edge some of them very much. Three kinds of places add up their pieces::
+pieces, the edge some of them very much. Four kinds of places add up their pieces::
 
+    all     ─┼──┼──┼──┼─        all tile borders, or all borders of the windows of one kind
     line    ═══════════════     a tile border across the whole map
     tile         ┌─┐            the four sides of one tile
                  └─┘
@@ -17,7 +18,8 @@ pieces, the edge some of them very much. Three kinds of places add up their piec
 
 How large a score may get by chance depends on the landscape (field edges, roads, coasts), so no formula is
 asked: the same scores are taken at every other place of the same map (all lines that keep off the borders;
-for tiles the frame moved by every number of pixels), and the limit is
+for tiles the frame, and for all borders the whole grid of them, moved by every number of pixels), and the
+limit is
 
     limit = max(largest score elsewhere, u + b log(q n / a))
 
@@ -42,7 +44,7 @@ from numpy.typing import NDArray
 from engine.inference.seam_families import CONTROL_OFFSETS, LEAST_CONTROLS, near_borders
 from engine.inference.seam_sums import AXES, Axis, Measure
 
-Kind = Literal["line", "tile", "border"]
+Kind = Literal["all", "line", "tile", "border"]
 
 LISTED = 20
 """Suspects that are named; all are counted."""
@@ -54,6 +56,7 @@ CLIP = 4.0
 """No piece counts for more standard deviations: all pieces of a seam must show it."""
 
 _LEAST_ELSEWHERE = 200  # fewer other places give no limit
+_MOST_SHIFTS = 256  # of a whole grid along an axis; every pair of them is a place
 _TAIL_SHARE, _TAIL_LEAST = 0.01, 30  # how much of the scores elsewhere is the tail
 
 
@@ -62,8 +65,8 @@ class Suspect:
     """A place that changes more than any other of the map.
 
     Attributes:
-        kind: ``line``, ``tile`` or ``border``.
-        where: ``x = 4096``, ``r2_c5`` or ``r2_c5 | r2_c6``.
+        kind: ``all``, ``line``, ``tile`` or ``border``.
+        where: ``window starts``, ``x = 4096``, ``r2_c5`` or ``r2_c5 | r2_c6``.
         measure: Layer that shows it most.
         score: Excess over its error.
         limit: What the score had to pass.
@@ -86,7 +89,7 @@ class AxisSums:
         sums: Layer -> (2, line, piece) whole numbers; pieces begin at a tile's side.
         pieces: Pieces of a segment.
         tiles: Tiles of a segment: 1, more in a very large map.
-        tile_lines: Indices of the tile borders.
+        lines: Indices of the borders of each family; one of them is ``tile``.
         borders: Indices of all borders, the windows' too.
         first_line: Global number of line 0.
         first_tile: Number of the tile that the first segment lies along, on the other axis.
@@ -96,7 +99,7 @@ class AxisSums:
     sums: Mapping[str, NDArray[Any]]
     pieces: int
     tiles: int
-    tile_lines: NDArray[np.int64]
+    lines: Mapping[str, NDArray[np.int64]]
     borders: NDArray[np.int64]
     first_line: int
     first_tile: int
@@ -107,6 +110,11 @@ class AxisSums:
         """Lines that keep off all borders, (line,)."""
         n_lines = max((s.shape[1] for s in self.sums.values()), default=0)
         return ~near_borders(self.borders, n_lines)
+
+    @property
+    def tile_lines(self) -> NDArray[np.int64]:
+        """Indices of the tile borders."""
+        return self.lines["tile"]
 
     @property
     def segments(self) -> int:
@@ -220,6 +228,9 @@ class Suspects:
         return tuple(found)
 
     def _kinds(self) -> Iterator[tuple[Kind, list[_Place], NDArray[np.float64]]]:
+        for name in self._axes[0].lines:
+            place = _Place(name if name != "tile" else "tiles", tuple(self._family(name)))
+            yield "all", [place] if place.segments else [], self._family_elsewhere(name)
         yield "line", list(self._lines()), np.concatenate(list(self._elsewhere(whole=True)))
         yield "border", list(self._borders()), np.concatenate(list(self._elsewhere(whole=False)))
         if all(of.tiles == 1 for of in self._axes):
@@ -256,6 +267,32 @@ class Suspects:
                 each.append(_score(excess, squared).ravel())
             if each:
                 yield np.fmax.reduce(each)
+
+    def _family(self, name: str) -> Iterator[Segment]:
+        for axis, of in enumerate(self._axes):
+            yield from ((axis, line, s) for line in of.lines[name].tolist() for s in range(of.segments))
+
+    def _family_elsewhere(self, name: str) -> NDArray[np.float64]:
+        """Score a family's whole grid moved by each number of rows and of columns."""
+        shifts = [self._shifted(axis, of.lines[name]) for axis, of in enumerate(self._axes)]
+        each = [
+            _score(np.add.outer(y[0], x[0]), np.add.outer(y[1], x[1])).ravel()
+            for y, x in zip(*shifts, strict=True)
+        ]
+        return np.fmax.reduce(each) if each else np.empty(0)
+
+    def _shifted(self, axis: int, lines: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+        """Add up, for each measure, excess and squared error of lines moved by each number of pixels."""
+        if not lines.size:
+            return [np.zeros((2, 1))] * len(self._measures)
+        free = np.flatnonzero(self._axes[axis].free)
+        period = int(np.diff(lines).min()) if lines.size > 1 else len(self._axes[axis].free)
+        phases, phase = np.unique((free - lines[0]) % period, return_inverse=True)
+        thin = -(-phases.size // _MOST_SHIFTS)
+        return [
+            np.array([np.bincount(phase, v[free].sum(1))[::thin] for v in (of.excess, of.squared)])
+            for of in self._scored[axis]
+        ]
 
     def _lines(self) -> Iterator[_Place]:
         for axis, of in enumerate(self._axes):

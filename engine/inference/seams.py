@@ -103,51 +103,58 @@ class SeamReport:
         return {"seam": self.seam, "told": self.told(), **asdict(self)}
 
 
-def _telling(lines: NDArray[np.int64], n_lines: int, name: str) -> NDArray[np.int64]:
-    """Drop window borders so dense that no room for controls is left between them: nothing can be said."""
-    dense = name != "tile" and 2 * int(near_borders(lines, n_lines).sum()) > n_lines
-    return lines[:0] if dense else lines
+def _telling(lines: Mapping[str, NDArray[np.int64]], n_lines: int) -> dict[str, NDArray[np.int64]]:
+    """Drop window borders so dense that too little room for controls is left: nothing can be said of them."""
+    windows = [at for name, at in lines.items() if name != "tile"]
+    marked = near_borders(np.concatenate([*windows, np.empty(0, np.int64)]), n_lines)
+    dense = 2 * int(marked.sum()) > n_lines
+    return {name: at[:0] if dense and name != "tile" else at for name, at in lines.items()}
 
 
 def _name(family: SeamFamily) -> str:
-    return f"{family.family} lines along {AXES[1 - AXES.index(family.axis)]}, {family.measure}"
+    kind = "tiles" if family.family == "tile" else family.family
+    return f"{kind} along {family.axis}, {family.measure}"
 
 
 def seam_lines(
     lattices: Lattice | Sequence[Lattice], tile_px: int, lo: int, hi: int
 ) -> dict[str, NDArray[np.int64]]:
-    """List the borders strictly inside ``[lo, hi)`` of one axis.
+    """List the borders strictly inside ``[lo, hi)`` of one axis, by family.
 
-    Lattice lines are where a window begins to count or stops to: ``k * stride`` and ``k * stride +
-    window``; for the trim kernel ``k * stride + overlap / 2``, where one window's part ends and the next
-    one's begins. A line of both kinds counts with the tiles, so that a seam is blamed on one of them.
-    Windows of one pixel (a pixel-wise model) have no borders.
+    A window begins to count at ``k * stride`` (``window starts``) and stops to at ``k * stride + window``
+    (``window ends``); under the trim kernel one window's part ends where the next one's begins, at
+    ``k * stride + overlap / 2`` (``window cuts``). A line of several kinds counts with the tiles, or with
+    the first of the others, so that a seam is blamed on one of them. Windows of one pixel (a pixel-wise
+    model) have no borders.
 
     Args:
-        lattices: The window lattice, or those of an ensemble's members, in pixels of the map.
+        lattices: The window lattice, or those of an ensemble's members (numbered from 1), in pixels of
+            the map.
         tile_px: Tile size.
         lo: First pixel.
         hi: Pixel after the last.
 
     >>> lines = seam_lines(Lattice(8, 3), 16, 0, 20)
-    >>> lines["lattice"].tolist(), lines["tile"].tolist()
-    ([3, 5, 8, 10, 13, 15, 18], [16])
+    >>> {name: at.tolist() for name, at in lines.items()}
+    {'tile': [16], 'window starts': [5, 10, 15], 'window ends': [3, 8, 13, 18]}
     """
-    every = dict.fromkeys([lattices] if isinstance(lattices, Lattice) else lattices)
-    tiles = _multiples(tile_px, 0, lo, hi)
-    found = {}
+    every = tuple(dict.fromkeys([lattices] if isinstance(lattices, Lattice) else lattices))
+    found = {"tile": _multiples(tile_px, 0, lo, hi)}
     for i, lattice in enumerate(every):
-        name = "lattice" if len(every) == 1 else f"lattice {i + 1}"
-        found[name] = np.setdiff1d(_window_lines(lattice, lo, hi), tiles)
-    return {**found, "tile": tiles}
+        for name, start in _window_borders(lattice).items():
+            taken = np.concatenate(list(found.values()))
+            lines = _multiples(lattice.stride_px, start, lo, hi)
+            found[name if len(every) == 1 else f"{name} {i + 1}"] = np.setdiff1d(lines, taken)
+    return found
 
 
-def _window_lines(lattice: Lattice, lo: int, hi: int) -> NDArray[np.int64]:
+def _window_borders(lattice: Lattice) -> dict[str, int]:
+    """Return where a window's borders lie, by kind."""
     if lattice.window_px == 1:
-        return np.empty(0, np.int64)
-    trim = lattice.kernel == "trim"
-    starts = (lattice.overlap_px // 2,) if trim else (0, lattice.window_px)
-    return np.concatenate([_multiples(lattice.stride_px, start, lo, hi) for start in starts])
+        return {}
+    if lattice.kernel == "trim":
+        return {"window cuts": lattice.overlap_px // 2}
+    return {"window starts": 0, "window ends": lattice.window_px}
 
 
 def _multiples(step: int, start: int, lo: int, hi: int) -> NDArray[np.int64]:
@@ -214,9 +221,9 @@ class SeamSums:
         axes: dict[Axis, AxisSums] = {}
         for axis, (lo, hi) in self._spans().items():
             lines = {name: at - lo for name, at in seam_lines(every, self.tile_px, lo, hi).items()}
-            lines = {name: _telling(at, hi - lo, name) for name, at in lines.items()}
+            lines = _telling(lines, hi - lo)
             borders = np.unique(np.concatenate(list(lines.values())))
-            axes[axis] = self._axis_sums(axis, lines["tile"], borders)
+            axes[axis] = self._axis_sums(axis, lines, borders)
             for family, name in itertools.product(lines, sorted(self._sums)):
                 found = compare(self._sums[name][axis], lines[family], borders, self._measures[name])
                 seam = found["lines"] > 0 and found["ratio"] > limits.ratio and found["z"] > limits.z
@@ -229,14 +236,16 @@ class SeamSums:
     def _spans(self) -> dict[Axis, tuple[int, int]]:
         return {"y": (self.box.y0, self.box.y1), "x": (self.box.x0, self.box.x1)}
 
-    def _axis_sums(self, axis: Axis, tile_lines: NDArray[np.int64], borders: NDArray[np.int64]) -> AxisSums:
+    def _axis_sums(
+        self, axis: Axis, lines: dict[str, NDArray[np.int64]], borders: NDArray[np.int64]
+    ) -> AxisSums:
         across, along = AXES.index(axis), 1 - AXES.index(axis)
         piece, corner = self._piece_yx[along], (self.box.y0, self.box.x0)
         return AxisSums(
             sums={name: of[axis] for name, of in self._sums.items()},
             pieces=max(1, self.tile_px // piece),
             tiles=max(1, piece // self.tile_px),
-            tile_lines=tile_lines,
+            lines=lines,
             borders=borders,
             first_line=corner[across],
             first_tile=(corner[along] - self._first_yx[along]) // self.tile_px,
