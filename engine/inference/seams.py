@@ -153,7 +153,7 @@ def _window_borders(lattice: Lattice) -> dict[str, int]:
     if lattice.window_px == 1:
         return {}
     if lattice.kernel == "trim":
-        return {"window cuts": lattice.overlap_px // 2}
+        return {"window cuts": 0}
     return {"window starts": 0, "window ends": lattice.window_px}
 
 
