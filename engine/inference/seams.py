@@ -123,7 +123,7 @@ def seam_lines(
 
     A window begins to count at ``k * stride`` (``window starts``) and stops to at ``k * stride + window``
     (``window ends``); under the trim kernel one window's part ends where the next one's begins, at
-    ``k * stride + overlap / 2`` (``window cuts``). A line of several kinds counts with the tiles, or with
+    ``k * stride`` (``window cuts``). A line of several kinds counts with the tiles, or with
     the first of the others, so that a seam is blamed on one of them. Windows of one pixel (a pixel-wise
     model) have no borders.
 
