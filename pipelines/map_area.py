@@ -46,6 +46,7 @@ from pipelines.plan_tiles import walk_of
 from pipelines.products import Products, make_products
 from pipelines.propose_window import WindowChoice, candidates, propose_window
 from pipelines.run_folder import PROJECTED_KEY, SMALLER_KEY, read_plan, write_plan
+from pipelines.seam_check import frozen_lattices
 from pipelines.survey import cheaper_way
 from pipelines.tile_inputs import area_in, put_area, put_items, show_items
 from pipelines.tile_stage import (
@@ -304,6 +305,7 @@ def _plan(made: Design) -> dict[str, Any]:
         "through": config.through,
         "window": job.bundle.lattice.window_px,
         "bundle": job.bundle.digest(),
+        **frozen_lattices(job.bundle),
         "question": made.question,
         "items": job.items,
         "scenes": table.digest(),
