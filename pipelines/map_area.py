@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from engine.archive.items import ItemTable
-from engine.inference.bundle import load_bundle
+from engine.inference.ensemble import halo_px, layers_for, load_model
 from engine.inference.lane import instruction_set
 from engine.runs.driver import RunOptions
 from engine.runs.estimate import Way
@@ -179,10 +179,11 @@ def design(
     """
     check_sizes(config.tile_px)
     run_dir = absolute(config.out)
-    bundle, area = load_bundle(config.bundle), area_of(config.area)
+    bundle, area = load_model(config.bundle), area_of(config.area)
+    layers_for(bundle, config.layers, config.augment)  # refuses before anything is searched
     spec = spec_of(config, bundle)
     grid, _ = grid_and_box(area, config.crs, spec.resolution_m)
-    question = question_of(config, area, pad_of(spec, bundle.lattice.window_px))
+    question = question_of(config, area, pad_of(spec, halo_px(bundle)))
     if table is None and known:
         table = known_scenes(run_dir, question)
     if table is None:
@@ -191,7 +192,7 @@ def design(
     home = inputs_dir or run_dir
     job = MapJob(
         run_dir=home,
-        grid=grid.coarser(bundle.layout.stride),
+        grid=grid.coarser(bundle.stride),
         tile_px=config.tile_px,
         chunk_px=config.chunk_px,
         spec=spec,
@@ -199,6 +200,7 @@ def design(
         items=put_items(home, table),
         outline=put_area(home, area),
         layers=config.layers,
+        augment=config.augment,
         cubes=cubes,
         name=stage_of(config),
     )

@@ -8,7 +8,9 @@ from typing import Any
 from engine.archive.items import ItemTable
 from engine.archive.radiometry import radiometry
 from engine.cube.plan import plan_cube
-from engine.inference.bundle import Bundle, load_bundle
+from engine.inference.augment import views_of
+from engine.inference.bundle import Bundle
+from engine.inference.ensemble import Ensemble, Model, bundles_of, halo_px, load_model
 from engine.values.area import Area
 from engine.values.budget import Reading, TileShape
 from engine.values.grid import Box, Grid
@@ -20,7 +22,7 @@ from pipelines.map_job import MapJob
 
 def describe(config: RunConfig) -> dict[str, Any]:
     """Say what a configuration means, without searching."""
-    bundle, area = load_bundle(config.bundle), area_of(config.area)
+    bundle, area = load_model(config.bundle), area_of(config.area)
     spec = spec_of(config, bundle)
     grid, box = grid_and_box(area, config.crs, spec.resolution_m)
     tiles = box.snap_out(config.tile_px).area_px // config.tile_px**2
@@ -35,19 +37,31 @@ def describe(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def describe_bundle(bundle: Bundle) -> dict[str, Any]:
-    """Say what a bundle needs and gives."""
-    lattice = bundle.lattice
+def describe_bundle(bundle: Model) -> dict[str, Any]:
+    """Say what a bundle, or an ensemble with its members, needs and gives."""
     return {
         "bands": ", ".join(bundle.spec.bands),
         "dates": f"{bundle.n_dates} x {bundle.spec.period or 'acquisitions'}, season {bundle.spec.season or 'any'}",
         "classes": ", ".join(bundle.classes.names),
-        "window": f"{lattice.window_px} px, overlap {lattice.overlap_px} px, {lattice.kernel}",
+        **({"members": _describe_members(bundle)} if isinstance(bundle, Ensemble) else _window(bundle)),
         "model": bundle.digest()[:16],
     }
 
 
-def spec_of(config: RunConfig, bundle: Bundle) -> CubeSpec:
+def _window(bundle: Bundle) -> dict[str, str]:
+    lattice = bundle.lattice
+    return {"window": f"{lattice.window_px} px, overlap {lattice.overlap_px} px, {lattice.kernel}"}
+
+
+def _describe_members(ensemble: Ensemble) -> str:
+    told = (
+        f"{m.bundle.name} (weight {m.weight}, {', '.join(m.bundle.spec.bands)}, {_window(m.bundle)['window']})"
+        for m in ensemble.members
+    )
+    return "; ".join(told)
+
+
+def spec_of(config: RunConfig, bundle: Model) -> CubeSpec:
     """Return the run's cube spec: its own, or the bundle's.
 
     Raises:
@@ -91,12 +105,12 @@ def describe_radiometry(table: ItemTable) -> str:
     return "; ".join([", ".join(f"{o}: {n}" for o, n in sorted(offsets.items())), *said])
 
 
-def search_padded(config: RunConfig, area: Area, bundle: Bundle) -> ItemTable:
+def search_padded(config: RunConfig, area: Area, bundle: Model) -> ItemTable:
     """Search the scenes of an area and of the halo that its windows need, and look at their dark pixels."""
-    return find_scenes(config, area, pad_m=pad_of(spec_of(config, bundle), bundle.lattice.window_px))
+    return find_scenes(config, area, pad_m=pad_of(spec_of(config, bundle), halo_px(bundle)))
 
 
-def check_fit(bundle: Bundle, table: ItemTable, spec: CubeSpec, grid: Grid) -> tuple[int, int]:
+def check_fit(bundle: Model, table: ItemTable, spec: CubeSpec, grid: Grid) -> tuple[int, int]:
     """Refuse scenes that do not make the cube which the bundle was trained on.
 
     Returns:
@@ -111,17 +125,19 @@ def tile_shape(job: MapJob, steps: tuple[int, int]) -> TileShape:
     """Gather what decides the memory of a tile; `steps` as of `check_fit`."""
     bundle, spec = job.bundle, job.spec
     layers = bundle.layers(job.layers)
-    width = getattr(bundle.config, "width", None)
+    members = sorted(bundles_of(bundle), key=lambda b: -b.lattice.window_px)
     return TileShape(
         core=job.fine(widest_core(job)),
-        lattice=bundle.lattice,
+        lattice=members[0].lattice,
+        others=tuple(b.lattice for b in members[1:]),
+        views=max(len(views_of(b, job.augment)) for b in members),
         reading=reading_of(spec, steps[1], job.chunk_px),
         n_dates=steps[0],
         n_classes=len(bundle.classes.values),
-        channels=_CHANNELS if width is None else int(width),
+        channels=max(int(getattr(b.config, "width", _CHANNELS)) for b in members),
         filled=spec.gap_fill is not None,
         layer_bytes=1 + layers.n_planes * layers.dtype.itemsize,
-        weights_bytes=bundle.weights_path.stat().st_size,
+        weights_bytes=sum(b.weights_path.stat().st_size for b in members),
     )
 
 
