@@ -201,8 +201,8 @@ class PixelWise:
     batch = 2
 
     def run(self, x_BTCHW: np.ndarray) -> np.ndarray:
-        share = x_BTCHW.astype(np.int32).sum(axis=(1, 2)) * 7 % 65536
-        return np.stack([share, 65535 - share, share * 0, share * 0], axis=1)
+        share = x_BTCHW.astype(np.int32).sum(axis=(1, 2)) * 7 % 65535
+        return np.stack([share, 65534 - share, share * 0, share * 0], axis=1)
 
 
 def test_rows_of_pixels_and_windows_of_any_size_meet_on_the_same_pixels() -> None:
@@ -221,6 +221,10 @@ def test_rows_of_pixels_and_windows_of_any_size_meet_on_the_same_pixels() -> Non
     np.testing.assert_array_equal(label, p.argmax(axis=0) + 1)
     np.testing.assert_array_equal(confidence, np.floor(250 * p.max(axis=0) / 65535 + 0.5))
     assert set(np.unique(apart)) == {0}
+    head = Values(variable="height", low=0, high=9)
+    heights = predict_mean(lazy, voices, Layers(head, LABELS)).compute(scheduler="sync")
+    np.testing.assert_array_equal(heights[:, wanted], p - 32767)
+    assert set(np.unique(heights[:, ~wanted])) == {-32768}
 
 
 def two(folder: Path) -> tuple[Path, Path]:

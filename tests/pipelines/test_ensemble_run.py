@@ -16,7 +16,7 @@ from distributed import Client
 
 from engine.cube.cube import open_cube
 from engine.inference.bundle import BundleFields, save_bundle
-from engine.inference.ensemble import create_ensemble, load_model
+from engine.inference.ensemble import load_model
 from engine.inference.predict import predict
 from engine.models.normalise import Standard
 from engine.models.registry import build
@@ -29,6 +29,7 @@ from engine.values.lattice import Lattice
 from engine.values.spec import CubeSpec
 from pipelines.config import load_config
 from pipelines.cube_area import area_of, find_scenes, grid_and_box
+from pipelines.make_ensemble import lists_members, make_ensemble
 from pipelines.map_area import MapResult, design, map_area
 from pipelines.plan_area import describe_bundle, tile_shape
 from pipelines.plan_map import PlanOptions, plan_map
@@ -70,7 +71,10 @@ def project(sample: SampleArchive, tmp_path_factory: pytest.TempPathFactory) -> 
     names = list(ClassScheme.from_file(sample.classes).names)
     one = member(folder / "one", ("red", "nir", "swir16"), Lattice(48, 16), names)
     other = member(folder / "other", ("nir", "green"), Lattice(32, 8, "trim"), names[::-1])
-    create_ensemble(folder / "both", [(one, 1), (other, 2)], "both", description="Two networks.")
+    members = [{"bundle": one.name}, {"bundle": str(other), "weight": 2}]
+    (folder / "both.yaml").write_text(yaml.safe_dump({"name": "both", "bundle": "both", "members": members}))
+    assert lists_members(folder / "both.yaml")
+    make_ensemble(folder / "both.yaml", ["description=Two networks."])
     settings = {
         "area": middle_of(Area.from_file(sample.territory)),
         "time": "2023-03/2023-10",
@@ -174,3 +178,18 @@ def test_disagreement_of_one_answer_is_refused_before_anything_is_searched(proje
     config = load_config(project / "run.yaml", settings(project, "one", "alone", "catalog=nowhere.json"))
     with pytest.raises(InputError, match="cannot disagree with itself"):
         map_area(config)
+
+
+def test_an_ensemble_keeps_its_members_windows(project: Path) -> None:
+    for window in ("auto", "96"):
+        config = load_config(project / "run.yaml", settings(project, "both", "window", f"window={window}"))
+        with pytest.raises(InputError, match="keep the windows"):
+            map_area(config)
+
+
+def test_a_yaml_of_an_ensemble_that_is_wrong_names_its_settings(tmp_path: Path) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text(yaml.safe_dump({"name": "x", "bundle": "e", "members": [{"bundle": "a", "weight": 0}]}))
+    with pytest.raises(InputError, match=r"members(.*at least 2|\.0\.weight)"):
+        make_ensemble(path)
+    assert not (tmp_path / "e").exists()
