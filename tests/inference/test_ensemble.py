@@ -285,7 +285,7 @@ def test_a_folder_holds_its_members_and_comes_back_as_it_was(tmp_path: Path) -> 
     made = create_ensemble(tmp_path / "both", [(a, 1), (b, 2), (a, 3)], "both")
     assert [m.bundle.path.name for m in made.members] == ["a", "b", "a-2"]
     assert made == load_model(tmp_path / "both") == pickle.loads(pickle.dumps(made))
-    assert (made.name, made.licence, made.weight_sum) == ("both", "Apache-2.0", 6)
+    assert (made.name, made.licence, made.path) == ("both", "Apache-2.0", tmp_path / "both")
     core = Box(0, 0, 64, 64)
     views = {"none": 1, "flips": 4, "turns": 8}
     windows = sum(m.bundle.windows(core) for m in made.members)
