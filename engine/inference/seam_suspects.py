@@ -49,7 +49,7 @@ Kind = Literal["all", "line", "tile", "border"]
 LISTED = 20
 """Suspects that are named; all are counted."""
 
-FALSE_ALARM = 1e-4
+FALSE_ALARM = 1e-5
 """Chance of a false alarm of each kind of place in a map without seams, by the exponential tail."""
 
 CLIP = 4.0
