@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,7 +182,11 @@ def main() -> None:
     print(f"\n{'false alarms':34}{'maps':>6}{'family':>8}{'place':>8}")
     for kind, n in seen.items():
         print(f"{kind:34}{n:6}{alarms[kind, 'family']:8}{alarms[kind, 'place']:8}")
-    print(f"\n{'found, share of maps':40}{'size':>7}  " + "".join(f"{k:>16}" for k in KINDS) + "   by family, by place")
+    print(
+        f"\n{'found, share of maps':40}{'size':>7}  "
+        + "".join(f"{k:>16}" for k in KINDS)
+        + "   by family, by place"
+    )
     for name, (plant, sizes) in SEAMS.items():
         for size in sizes:
             row, by = [], Counter()
@@ -197,7 +200,12 @@ def main() -> None:
                     by["place"] += bool(report.suspects)
                 row.append(n / options.planted)
             total = options.planted * len(KINDS)
-            print(f"{name:40}{size:7g}  " + "".join(f"{r:16.2f}" for r in row) + f"   {by['family'] / total:.2f} {by['place'] / total:.2f}", flush=True)
+            print(
+                f"{name:40}{size:7g}  "
+                + "".join(f"{r:16.2f}" for r in row)
+                + f"   {by['family'] / total:.2f} {by['place'] / total:.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
