@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from engine.inference.bundle import Bundle
+from engine.inference.ensemble import Model, bundles_of
 from engine.inference.seams import SeamReport, map_seams
 from engine.store.layout import open_spec
 from engine.store.objects import join
@@ -19,15 +19,18 @@ from pipelines.tile_inputs import area_in
 LATTICES_KEY = "lattices"
 
 
-def lattices_of(bundle: Bundle) -> tuple[Lattice, ...]:
-    """Return the windows of a model in pixels of its map, which are coarser where its output is."""
-    lattice, f = bundle.lattice, bundle.layout.stride
-    return (Lattice(lattice.window_px // f, lattice.overlap_px // f, lattice.kernel),)
+def lattices_of(model: Model) -> tuple[Lattice, ...]:
+    """Return the windows of a model, each kind once, in pixels of its map: coarser where its output is."""
+    found = []
+    for bundle in bundles_of(model):
+        lattice, f = bundle.lattice, bundle.layout.stride
+        found.append(Lattice(lattice.window_px // f, lattice.overlap_px // f, lattice.kernel))
+    return tuple(dict.fromkeys(found))
 
 
-def frozen_lattices(bundle: Bundle) -> dict[str, Any]:
+def frozen_lattices(model: Model) -> dict[str, Any]:
     """Return the entry of a plan from which `stored_seams` knows the windows."""
-    return {LATTICES_KEY: [asdict(lattice) for lattice in lattices_of(bundle)]}
+    return {LATTICES_KEY: [asdict(lattice) for lattice in lattices_of(model)]}
 
 
 def area_box(grid: Grid, area: Area, store: str) -> Box:
