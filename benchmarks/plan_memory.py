@@ -98,7 +98,12 @@ def measure(name: str, tile_px: int, archive: SampleArchive, folder: Path) -> fl
     if name in MAPS:
         bundle = bundle_of(folder / "bundle", MAPS[name], archive)
         result = map_area(
-            RunConfig(**common, bundle=str(bundle), products=False, probability=name.endswith("probability"))
+            RunConfig(
+                **common,
+                bundle=str(bundle),
+                products=False,
+                layers=("probability",) if name.endswith("probability") else (),
+            )
         ).summary
         projected = read_plan(str(out))["projected_bytes"]
     else:

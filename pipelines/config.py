@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cluster.spec import ClusterSpec
 from engine.values.errors import InputError
+from engine.values.head import Extra
 from engine.values.lattice import Kernel, Lattice
 from engine.values.spec import CubeSpec
 
@@ -148,7 +149,9 @@ class RunConfig(TiledConfig):
 
     bundle: str = Field(description="Folder of the model bundle.")
     cube: CubeSpec | None = Field(default=None, description="Default: the bundle's own cube spec.")
-    probability: bool = Field(default=False, description="Also store the probability of every class.")
+    layers: tuple[Extra, ...] = Field(
+        default=(), description="Layers of a map of classes beside label and confidence."
+    )
     through: Literal["fused", "staged", "auto"] = Field(
         default="fused",
         description="fused reads the archive for each tile; staged makes cube.zarr first and reads it; auto takes "
@@ -308,7 +311,7 @@ max_cloud: 80              # leave out scenes cloudier than this (percent)
 bundle: bundle             # folder of the model, made by `landweave train`
 out: {out}
 # crs: EPSG:32632          # default: the area's UTM zone, else LAEA
-# probability: true        # also store the probability of every class
+# layers: [probability, entropy, margin]   # beside label and confidence
 # tile_px: 2048            # one Dask task makes one tile
 cluster:
   kind: local              # or address, with `address: tcp://scheduler:8786`

@@ -28,7 +28,7 @@ _MEANING = {
     "outline": "the outline cuts it elsewhere",
     "spec": "the cube is another one: bands, period, reducer, mask",
     "bundle": "the model is another one: weights, window, classes",
-    "probability": "probabilities are wanted, or no longer",
+    "layers": "other layers are wanted",
     "range": "the time is another one",
     "scenes": "other scenes touch it",
     "proj": "PROJ transforms between the scenes and the grid otherwise",

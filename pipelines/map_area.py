@@ -191,14 +191,14 @@ def design(
     home = inputs_dir or run_dir
     job = MapJob(
         run_dir=home,
-        grid=grid,
+        grid=grid.coarser(bundle.layout.stride),
         tile_px=config.tile_px,
         chunk_px=config.chunk_px,
         spec=spec,
         bundle=bundle,
         items=put_items(home, table),
         outline=put_area(home, area),
-        probability=config.probability,
+        layers=config.layers,
         cubes=cubes,
         name=stage_of(config),
     )

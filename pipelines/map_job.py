@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import shapely
 import xarray as xr
 from dask.base import compute
 from numpy.typing import NDArray
@@ -25,9 +26,9 @@ from engine.archive.items import ItemTable
 from engine.cube.cube import open_cube
 from engine.cube.masks import inside_outline
 from engine.cube.stored import open_stored
-from engine.inference.blend import CONFIDENCE_NO_DATA
 from engine.inference.bundle import Bundle
-from engine.inference.predict import predict
+from engine.inference.decide import Layers
+from engine.inference.predict import layer_attributes, predict, stacked
 from engine.runs.driver import TileOutput
 from engine.runs.machine import Unit
 from engine.runs.readable import without_unreadable
@@ -36,6 +37,7 @@ from engine.store.layout import Dim, StoreSpec, Variable
 from engine.store.ledger import Gap, Ledger
 from engine.values.area import Area
 from engine.values.grid import Box, Grid, TileKey, tiles_over
+from engine.values.head import Extra
 from engine.values.spec import ENGINE_FORMAT, CubeSpec
 from engine.values.tiling import Tiling
 from pipelines.cube_job import CubeJob, pipelines_of
@@ -48,14 +50,14 @@ class MapJob:
 
     Attributes:
         run_dir: Run folder with the scenes and the outline.
-        grid: Where pixels lie.
+        grid: Where the map's pixels lie; the cube's are finer where the model's output is coarser than its input.
         tile_px: Side of a tile in pixels.
         chunk_px: Side of a piece inside a tile; changes no value.
         spec: The cube.
         bundle: The model.
         items: File of the scenes in the run folder.
         outline: File of the outline in the run folder.
-        probability: Store the probability of every class.
+        layers: What to store beside label and confidence.
         cubes: Stages of the cube to read; none reads the archive.
         name: Stage of the ledger and name of the store: ``map``, or ``map-<version>``.
     """
@@ -68,7 +70,7 @@ class MapJob:
     bundle: Bundle
     items: str
     outline: str
-    probability: bool = False
+    layers: tuple[Extra, ...] = ()
     cubes: tuple[CubeJob, ...] = ()
     name: str = "map"
 
@@ -95,9 +97,41 @@ class MapJob:
             "outline": hashlib.sha256(self.tiles().part(tile).wkb).hexdigest(),
             "spec": self.spec.digest(),
             "bundle": self.bundle.digest(),
-            "probability": self.probability,
+            "layers": list(self.layers),
             **(self._cube_inputs(core) if self.cubes else self._archive_inputs(core)),
         }
+
+    @property
+    def cube_grid(self) -> Grid:
+        """Where the cube's pixels lie."""
+        return self.grid.finer(self.stride)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the cube per pixel of the map."""
+        return self.bundle.layout.stride
+
+    def fine(self, box: Box) -> Box:
+        """Return the cube's pixels under some of the map's."""
+        f = self.stride
+        return Box(box.y0 * f, box.x0 * f, box.y1 * f, box.x1 * f)
+
+    def outer(self, core: Box) -> Box:
+        """Return the cube's pixels that some of the map's depend on."""
+        return self.bundle.outer(self.fine(core))
+
+    def windows(self, tile: TileKey) -> int:
+        """Return how many windows a tile needs: those that meet the outline."""
+        core = self.core(tile)
+        if not core:
+            return 0
+        whole = shapely.box(*self.grid.bounds_of_box(core))
+        wanted = None if self.tiles().part(tile).covers(whole) else self.wanted(core)
+        return self.bundle.windows(self.fine(core), wanted)
+
+    def wanted(self, core: Box) -> NDArray[np.bool_]:
+        """Tell which pixels of a core lie in the outline, (y, x) bool."""
+        return inside_outline(self._outline(), self.grid, core)
 
     def _archive_inputs(self, core: Box) -> dict[str, Any]:
         """Return what a tile reads from the archive."""
@@ -120,7 +154,7 @@ class MapJob:
         if not core:
             return
         for cube in self.cubes:
-            for tile in tiles_over(self.bundle.lattice.pad(core) & cube.cube_box, cube.tile_px):
+            for tile in tiles_over(self.outer(core) & cube.cube_box, cube.tile_px):
                 if tile in cube.tiles():
                     yield cube, Unit(cube.name, tile)
 
@@ -145,28 +179,30 @@ class MapJob:
         """Make a tile from some scenes, or from the staged cube."""
         box = self.box(tile)
         arrays = self._blank(box)
-        mapped = predict(self._cube(core, scenes), self.bundle, core=core, probability=self.probability)
+        wanted = self.wanted(core)
+        mapped = predict(
+            self._cube(core, scenes), self.bundle, core=self.fine(core), layers=self.layers, wanted=wanted
+        )
         names = [str(n) for n in mapped.data_vars]
         values = compute(*(mapped[n].data for n in names), scheduler="threads", num_workers=threads)
-        inside = inside_outline(self._outline(), self.grid, core)
         at = core.slices_in(box)
         for name, value in zip(names, values, strict=True):
-            np.copyto(arrays[name][(..., *at)], value, where=inside)
+            np.copyto(arrays[name][(..., *at)], value, where=wanted)
         counts = {
-            "windows": self.bundle.lattice.count(core),
+            "windows": self.windows(tile),
             "scenes": 0 if scenes is None else len(scenes),
-            "pixels": int((arrays["label"] != 0).sum()),
+            "pixels": int((next(iter(arrays.values())) != self._no_data[0]).sum()),
         }
         return TileOutput(arrays, counts)
 
     def _cube(self, core: Box, scenes: ItemTable | None) -> xr.Dataset:
         """Open the cube of a tile and its halo."""
-        outer, chunks = self.bundle.lattice.pad(core), (self.chunk_px, self.chunk_px)
+        outer, chunks = self.outer(core), (self.chunk_px, self.chunk_px)
         if scenes is None:
             return open_stored(
-                self.cubes[0].store_url, grid=self.grid, box=outer, chunks_yx=chunks, partial=True
+                self.cubes[0].store_url, grid=self.cube_grid, box=outer, chunks_yx=chunks, partial=True
             )
-        return open_cube(scenes, self.spec, grid=self.grid, box=outer, chunks_yx=chunks)
+        return open_cube(scenes, self.spec, grid=self.cube_grid, box=outer, chunks_yx=chunks)
 
     def _gaps_under(self, tile: TileKey, core: Box) -> tuple[Gap, ...]:
         """Return what the cube under a tile does without: the tile does without it too."""
@@ -180,29 +216,32 @@ class MapJob:
         """Describe the Zarr of the whole area, grown outward to whole tiles."""
         whole = self.grid.box_of_bounds(area.to_crs(self.grid.crs).bounds).snap_out(self.tile_px)
         shard = min(self.tile_px, SHARD_MAX_PX)
-        flags = {**self.bundle.classes.flag_attributes(), "long_name": "class"}
-        share = {"long_name": "probability of the class", "scale": 1 / 250, "units": "1"}
-        variables = [
-            Variable("label", "uint8", 0, attrs=flags),
-            Variable("confidence", "uint8", CONFIDENCE_NO_DATA, attrs=share),
-            Variable("observations", "uint8", 0, attrs={"long_name": "clear observations, at most 255"}),
-        ]
-        if self.probability:
-            classes = Dim("class", self.bundle.classes.names, chunk=1)
-            variables.append(Variable("probability", "uint8", CONFIDENCE_NO_DATA, (classes,), share))
+        counts = Variable("observations", "uint8", 0, attrs={"long_name": "clear observations, at most 255"})
+        variables = (*(self._variable(name) for name in self._layers.slices), counts)
         chunk = next(c for c in (256, 128, 64, 32, 16) if shard % c == 0)
-        return StoreSpec(self.grid, whole, shard, tuple(variables), chunk_px=chunk, title=title)
+        return StoreSpec(self.grid, whole, shard, variables, chunk_px=chunk, title=title)
 
-    def _blank(self, box: Box) -> dict[str, NDArray[np.uint8]]:
-        arrays = {
-            "label": np.zeros(box.shape_yx, np.uint8),
-            "confidence": np.full(box.shape_yx, CONFIDENCE_NO_DATA, np.uint8),
-            "observations": np.zeros(box.shape_yx, np.uint8),
-        }
-        if self.probability:
-            shape = (len(self.bundle.classes.values), *box.shape_yx)
-            arrays["probability"] = np.full(shape, CONFIDENCE_NO_DATA, np.uint8)
-        return arrays
+    @property
+    def _layers(self) -> Layers:
+        return self.bundle.layers(self.layers)
+
+    def _variable(self, name: str) -> Variable:
+        """Describe one layer in the store."""
+        layers, dim = self._layers, stacked(self.bundle, name)
+        dims = (Dim(dim, self.bundle.classes.names, chunk=1),) if dim else ()
+        attrs = layer_attributes(self.bundle, name)
+        return Variable(name, layers.dtype.name, layers.no_data(name), dims, attrs)
+
+    @property
+    def _no_data(self) -> tuple[int, ...]:
+        return tuple(self._layers.no_data(name) for name in self._layers.slices)
+
+    def _blank(self, box: Box) -> dict[str, NDArray[Any]]:
+        layers, arrays = self._layers, {}
+        for name, planes in layers.slices.items():
+            deep = (planes.stop - planes.start,) if stacked(self.bundle, name) else ()
+            arrays[name] = np.full((*deep, *box.shape_yx), layers.no_data(name), layers.dtype)
+        return arrays | {"observations": np.zeros(box.shape_yx, np.uint8)}
 
     def _outline(self) -> Any:
         return outline_in(self.run_dir, self.outline, self.grid.crs)
@@ -237,4 +276,4 @@ class MapJob:
         """
         if self.spec.period is None:
             return table
-        return table.in_bounds(self.grid.bounds_of_box(self.bundle.lattice.pad(core)), self.grid.crs)
+        return table.in_bounds(self.cube_grid.bounds_of_box(self.outer(core)), self.grid.crs)

@@ -110,16 +110,17 @@ def check_fit(bundle: Bundle, table: ItemTable, spec: CubeSpec, grid: Grid) -> t
 def tile_shape(job: MapJob, steps: tuple[int, int]) -> TileShape:
     """Gather what decides the memory of a tile; `steps` as of `check_fit`."""
     bundle, spec = job.bundle, job.spec
+    layers = bundle.layers(job.layers)
     width = getattr(bundle.config, "width", None)
     return TileShape(
-        core=widest_core(job),
+        core=job.fine(widest_core(job)),
         lattice=bundle.lattice,
         reading=reading_of(spec, steps[1], job.chunk_px),
         n_dates=steps[0],
         n_classes=len(bundle.classes.values),
         channels=_CHANNELS if width is None else int(width),
         filled=spec.gap_fill is not None,
-        probability=job.probability,
+        layer_bytes=1 + layers.n_planes * layers.dtype.itemsize,
         weights_bytes=bundle.weights_path.stat().st_size,
     )
 
@@ -137,7 +138,7 @@ def widest_core(job: MapJob) -> Box:
     if len(tiles) > _FEW_TILES:
         return whole
     cores = [core for tile in tiles if (core := job.core(tile))]
-    return max(cores, key=lambda core: job.bundle.lattice.pad(core).area_px, default=whole)
+    return max(cores, key=lambda core: job.outer(core).area_px, default=whole)
 
 
 _CHANNELS = 64  # of a network that does not say: few have more on their finest level

@@ -117,7 +117,7 @@ class _Surveyed:
 
     @classmethod
     def of(cls, made: Design, step: Step) -> _Surveyed:
-        archive = Archive(made.table.items, made.job.spec, made.job.grid)
+        archive = Archive(made.table.items, made.job.spec, made.job.cube_grid)
         return cls(made.job, made.table, archive, survey(made.job, archive, step), made.steps)
 
     def memory(self) -> dict[str, int]:
@@ -177,7 +177,8 @@ def _seconds(seen: Survey, made: Probe | None, workers: Workers) -> tuple[Interv
 
 def _pixel_bytes(job: MapJob) -> int:
     """Return the bytes of a pixel in all variables of the map."""
-    return 3 + (len(job.bundle.classes.values) if job.probability else 0)
+    layers = job.bundle.layers(job.layers)
+    return 1 + layers.n_planes * layers.dtype.itemsize
 
 
 def describe_looks(table: ItemTable, reason: str) -> str:

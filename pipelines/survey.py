@@ -89,9 +89,15 @@ def survey(job: MapJob, archive: Archive, step: Step | None = None) -> Survey:
         if scenes is None or not len(scenes):
             empty += 1
             continue
-        windows += job.bundle.lattice.count(core)
+        windows += (n_windows := job.windows(tile))
         if made % stride == 0:
-            rows.append((tile, _load(job, archive, scenes, core), _bytes(job, archive, scenes, core)))
+            rows.append(
+                (
+                    tile,
+                    Load(_bytes(job, archive, scenes, job.outer(core)), n_windows),
+                    _bytes(job, archive, scenes, job.fine(core)),
+                )
+            )
         made += 1
         if step is not None and n % 100 == 0:
             step(n, total, f"{len(scenes)} scenes")
@@ -107,10 +113,6 @@ def survey(job: MapJob, archive: Archive, step: Step | None = None) -> Survey:
         cores_bytes=tuple(once for _, _, once in rows),
         sizes=str(archive.sizes),
     )
-
-
-def _load(job: MapJob, archive: Archive, scenes: ItemTable, core: Box) -> Load:
-    return Load(_bytes(job, archive, scenes, job.bundle.lattice.pad(core)), job.bundle.lattice.count(core))
 
 
 def _bytes(job: MapJob, archive: Archive, scenes: ItemTable, box: Box) -> float:
@@ -156,7 +158,9 @@ def _size(job: MapJob, archive: Archive, bounds: Bounds, sampled: int = 150) -> 
         core = job.core(tile)
         scenes = job.scenes_near(core)
         loads.append(
-            _load(job, archive, scenes, core) if scenes is not None and len(scenes) else Load(0.0, 0.0)
+            Load(_bytes(job, archive, scenes, job.outer(core)), job.windows(tile))
+            if scenes is not None and len(scenes)
+            else Load(0.0, 0.0)
         )
     busy = [load for load in loads if load.windows]
     tiles = round(count * len(busy) / max(1, len(loads)))
@@ -206,7 +210,7 @@ def compare_ways(job: MapJob, seen: Survey, archive: Archive, bounds: Bounds) ->
 
 def _halo_pixels(job: MapJob, seen: Survey) -> float:
     """Return the pixels that all tiles look at, halos included."""
-    areas = [job.bundle.lattice.pad(job.core(tile)).area_px for tile in seen.sample]
+    areas = [job.outer(job.core(tile)).area_px for tile in seen.sample]
     return sum(areas) / max(1, len(areas)) * seen.tiles
 
 
@@ -214,7 +218,7 @@ def _staged(job: MapJob, archive: Archive, seen: Survey) -> tuple[float, float, 
     """Return bytes read, pixels and tiles of a staged cube: the tiles of the walk, and the halo around them."""
     once = pixels = 0.0
     for tile in seen.sample:
-        part = job.core(tile).snap_out(BLOCK_PX) & job.box(tile)
+        part = job.fine(job.core(tile)).snap_out(BLOCK_PX) & job.fine(job.box(tile))
         scenes = job.scenes_of(tile)
         pixels += part.area_px
         once += _bytes(job, archive, scenes, part) if scenes is not None else 0.0
@@ -225,13 +229,13 @@ def _staged(job: MapJob, archive: Archive, seen: Survey) -> tuple[float, float, 
 
 def _ring(job: MapJob) -> float:
     """Return by how much the outline grows with a window's halo."""
-    halo = job.bundle.lattice.window_px * max(job.grid.resolution_yx)
+    halo = job.bundle.lattice.window_px * max(job.cube_grid.resolution_yx)
     outline = _outline(job)
     return float(outline.buffer(halo).area / outline.area) if outline.area else 1.0
 
 
 def cheaper_way(job: MapJob, table: ItemTable, steps: tuple[int, int]) -> Way:
     """Choose the way that moves fewer bytes, where nothing was measured."""
-    archive = Archive(table.items, job.spec, job.grid)
+    archive = Archive(table.items, job.spec, job.cube_grid)
     ways = compare_ways(job, survey(job, archive), archive, Bounds(Workers(1), None, steps))
     return choose_way(ways.fused, ways.staged)

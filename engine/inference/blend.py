@@ -1,6 +1,6 @@
-"""Pure kernels of prediction: windows in, exact integer sums out, classes from sums.
+"""Pure kernels of prediction: windows in, exact integer sums out.
 
-No Dask and no I/O here. Shapes: T dates, C bands, K classes, W window, all arrays (…, y, x).
+No Dask and no I/O here. Shapes: T dates, C bands, K outputs, W window, all arrays (…, y, x).
 
 One block of the cube evaluates the windows that start in it (●) and so needs up to W - 1 rows and
 columns of its right and lower neighbours. Its sums reach as far; what lies beyond the block is its
@@ -15,27 +15,37 @@ spill, which the neighbours add::
       └───────────────┴────────┘
 
 Integer sums do not depend on the order of adding, so any chunking gives the same bits.
+
+A network whose output is coarser by a factor f (``Frame.factor``) is cut out of the fine pixels and added
+up on the coarse ones: windows and their distance are whole multiples of f. A pixel-wise network (window 1)
+has no windows: the pixels asked for are evaluated in rows of `ROWS`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.values.errors import InputError
 from engine.values.grid import Box
-from engine.values.lattice import PROBABILITY_ONE, Lattice
+from engine.values.lattice import Lattice
 
-CONFIDENCE_ONE = 250
-"""Value of probability 1 in the uint8 outputs."""
+ROWS = 4096
+"""Pixels of one evaluation of a pixel-wise network; the last ones are filled up with zeros."""
 
-CONFIDENCE_NO_DATA = 255
+Border = Literal["reflect", "edge", "missing"]
+"""What lies beyond the input: its mirror image, its last pixel again, or no data."""
 
 Run = Callable[[NDArray[np.uint16]], NDArray[np.int32]]
-"""A device lane: (B, T, C, W, W) uint16 cube values to (B, K, W, W) int32 probabilities, 0..65535."""
+"""A device lane: (B, T, C, W, W) uint16 cube values to (B, K, W / f, W / f) int32, 0..65535."""
+
+_PAD_MODES: dict[Border, Any] = {"reflect": "reflect", "edge": "edge", "missing": "constant"}
 
 
 @dataclass(frozen=True)
@@ -43,14 +53,66 @@ class Frame:
     """What is known and what is wanted.
 
     Attributes:
-        outer: Pixels for which there is input; beyond it the border rule applies (reflection).
+        outer: Pixels for which there is input; beyond it the border rule applies.
         core: Pixels for which an answer is wanted, inside `outer`.
         lattice: The windows.
+        border: What lies beyond `outer`.
+        factor: Input pixels per output pixel, along each axis; `outer`, `core` and the lattice are whole
+            multiples of it.
+        wanted: (y, x) bool over the core's output pixels, those that are asked for; None: all of them.
+
+    Raises:
+        InputError: If a box or the lattice is no multiple of the factor, or the mask is not of the core.
     """
 
     outer: Box
     core: Box
     lattice: Lattice
+    border: Border = "reflect"
+    factor: int = 1
+    wanted: NDArray[np.bool_] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        sides = {"window": self.lattice.window_px, "overlap": self.lattice.overlap_px}
+        sides |= {
+            f"{name}.{k}": getattr(getattr(self, name), k) for name in ("outer", "core") for k in _EDGES
+        }
+        uneven = {k: v for k, v in sides.items() if v % self.factor}
+        if uneven:
+            raise InputError(
+                "the network's output is coarser than its input, and these are no multiples of the factor",
+                where=", ".join(uneven),
+                found=list(uneven.values()),
+                limit=f"multiples of {self.factor} px",
+            )
+        if self.wanted is not None and self.wanted.shape != self.output_box(self.core).shape_yx:
+            raise InputError(
+                "the mask of wanted pixels is not of the core",
+                where="wanted",
+                found=self.wanted.shape,
+                limit=self.output_box(self.core).shape_yx,
+            )
+
+    @property
+    def reach_px(self) -> int:
+        """Input pixels beyond a block that its windows may look at."""
+        return self.lattice.window_px - self.factor
+
+    @functools.cached_property
+    def small(self) -> Frame:
+        """The same in output pixels; itself where the factor is 1."""
+        if self.factor == 1:
+            return self
+        f, lattice = self.factor, self.lattice
+        lattice = Lattice(lattice.window_px // f, lattice.overlap_px // f, lattice.kernel)
+        return Frame(
+            self.output_box(self.outer), self.output_box(self.core), lattice, self.border, 1, self.wanted
+        )
+
+    def output_box(self, box: Box) -> Box:
+        """Return the output pixels of a box whose sides are multiples of the factor."""
+        f = self.factor
+        return Box(box.y0 // f, box.x0 // f, box.y1 // f, box.x1 // f)
 
     def windows_of(self, block: Box) -> list[tuple[int, int]]:
         """List the origins (y, x) of the windows that `block` evaluates.
@@ -62,12 +124,55 @@ class Frame:
         cols = [x for x in self._cols() if block.x0 <= max(x, self.outer.x0) < block.x1]
         return [(y, x) for y in rows for x in cols]
 
+    def asked(self, has_data: NDArray[np.bool_], extent: Box) -> NDArray[np.bool_]:
+        """Tell which output pixels of an extent need an answer: wanted ones of the core that have data.
+
+        Args:
+            has_data: (y, x) bool over the extent's output pixels.
+            extent: In input pixels.
+        """
+        asked = np.zeros_like(has_data)
+        small, core = self.output_box(extent), self.output_box(self.core)
+        inside = small & core
+        if inside:
+            at = inside.slices_in(small)
+            asked[at] = has_data[at]
+            if self.wanted is not None:
+                asked[at] &= self.wanted[inside.slices_in(core)]
+        return asked
+
+    def count(self) -> int:
+        """Return how many windows, or rows of pixels, are evaluated where there is data everywhere."""
+        small = self.small
+        if self.lattice.window_px == 1:
+            n = small.core.area_px if self.wanted is None else int(self.wanted.sum())
+            return -(-n // ROWS)
+        rows, cols = small._rows(), small._cols()
+        if self.wanted is None:
+            return len(rows) * len(cols)
+        # Sums over the upper left rectangle of each corner: a window's pixels are four of them.
+        corner = np.zeros(tuple(n + 1 for n in self.wanted.shape), np.int64)
+        np.cumsum(np.cumsum(self.wanted, 0, dtype=np.int64), 1, out=corner[1:, 1:])
+        (y0, y1), (x0, x1) = (
+            np.clip([starts, np.add(starts, small.lattice.window_px)], lo, hi) - lo
+            for starts, lo, hi in (
+                (rows, small.core.y0, small.core.y1),
+                (cols, small.core.x0, small.core.x1),
+            )
+        )
+        found = (
+            corner[np.ix_(y1, x1)] - corner[np.ix_(y0, x1)] - corner[np.ix_(y1, x0)] + corner[np.ix_(y0, x0)]
+        )
+        return int((found > 0).sum())
+
     def weight_sums(self, block: Box) -> NDArray[np.int32]:
         """Return the summed weight of the windows over each pixel of a block, (y, x) int32.
 
         0 only where no window answers: outside the core.
         """
         lattice, stride = self.lattice, self.lattice.stride_px
+        if lattice.window_px == 1:  # no windows: what is asked for is answered
+            return lattice.weight_sums(block)
         rows, cols = self._rows(), self._cols()
         all_rows = {k * stride for k in lattice.touching(block.y0, block.y1)}
         all_cols = {k * stride for k in lattice.touching(block.x0, block.x1)}
@@ -90,12 +195,21 @@ class Frame:
         return [k * self.lattice.stride_px for k in self.lattice.needed(core, outer)]
 
 
-def valid_pixels(values: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Tell where at least one date has all bands, (T, C, y, x) uint16 with 0 = no data -> (y, x) bool."""
+_EDGES = ("y0", "x0", "y1", "x1")
+
+
+def valid_pixels(values: NDArray[np.uint16], factor: int = 1) -> NDArray[np.bool_]:
+    """Tell where at least one date has all bands, (T, C, y, x) uint16 with 0 = no data -> (y, x) bool.
+
+    With a factor: where any of its ``factor x factor`` pixels does, per output pixel.
+    """
     valid = np.zeros(values.shape[-2:], np.bool_)
     for date in values:
-        valid |= date.all(axis=0)
-    return valid
+        valid[date.all(axis=0)] = True
+    if factor == 1:
+        return valid
+    height, width = values.shape[2] // factor, values.shape[3] // factor
+    return np.asarray(valid.reshape(height, factor, width, factor).any(axis=(1, 3)), np.bool_)
 
 
 def window_sums(
@@ -108,24 +222,49 @@ def window_sums(
         extent: The block and as much of its right and lower neighbours as there is.
         block: The pixels whose windows are evaluated here.
         frame: Input, wanted pixels and lattice.
-        lane: The runner, its fixed batch and the number of classes K.
+        lane: The runner, its fixed batch and the number of outputs K.
 
     Returns:
-        (K + 1, y, x) int32 over `extent`: weighted probability sums, and last 1 where a pixel of
-        `block` has data.
+        (K + 1, y, x) int32 over the output pixels of `extent`: weighted sums, and last 1 where a pixel of
+        `block` is asked for and has data.
     """
-    run, batch, n_classes = lane
-    sums = np.zeros((n_classes + 1, *extent.shape_yx), np.int32)
-    has_data = valid_pixels(values)
-    own = block.slices_in(extent)
-    sums[n_classes][own] = has_data[own]
-    origins = [o for o in frame.windows_of(block) if _holds_data(has_data, extent, o, frame)]
-    weights = frame.lattice.weights().astype(np.int32)
+    run, batch, n_outputs = lane
+    small, place = frame.small, frame.output_box(extent)
+    sums = np.zeros((n_outputs + 1, *place.shape_yx), np.int32)
+    asked = frame.asked(valid_pixels(values, frame.factor), extent)
+    own = frame.output_box(block).slices_in(place)
+    sums[n_outputs][own] = asked[own]
+    if frame.lattice.window_px == 1:
+        _add_pixels(sums, values, asked, own, run)
+        return sums
+    origins = [o for o in frame.windows_of(block) if _is_asked(asked, extent, o, frame)]
+    weights = small.lattice.weights().astype(np.int32)
     for some in _batches(origins, batch):
         x_BTCHW = np.stack([_cut_window(values, extent, o, frame) for o in some])
-        for origin, p_KHW in zip(some, run(x_BTCHW), strict=True):
-            _add_window(sums, extent, origin, p_KHW, weights)
+        for (y, x), p_KHW in zip(some, run(x_BTCHW), strict=True):
+            at = y // frame.factor - place.y0, x // frame.factor - place.x0
+            _add_weighted(sums, p_KHW, weights, *at)
     return sums
+
+
+def _add_pixels(
+    sums: NDArray[np.int32],
+    values: NDArray[np.uint16],
+    asked: NDArray[np.bool_],
+    own: tuple[slice, slice],
+    run: Run,
+) -> None:
+    """Evaluate the block's pixels that are asked for, in rows of fixed length."""
+    weight = np.int32(Lattice(1, 0).weights()[0, 0])
+    ys, xs = np.nonzero(asked[own])
+    ys, xs = ys + (own[0].start or 0), xs + (own[1].start or 0)
+    n_dates, n_bands = values.shape[:2]
+    for start in range(0, len(ys), ROWS):
+        at = ys[start : start + ROWS], xs[start : start + ROWS]
+        rows_TCN = np.zeros((n_dates, n_bands, ROWS), np.uint16)
+        rows_TCN[..., : len(at[0])] = values[:, :, at[0], at[1]]
+        p_KN = run(rows_TCN[None, ..., None])[0, :, :, 0]
+        sums[(slice(0, -1), *at)] = p_KN[:, : len(at[0])] * weight
 
 
 def _batches(origins: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
@@ -138,16 +277,16 @@ def _window_box(origin: tuple[int, int], frame: Frame) -> Box:
     return Box(y, x, y + frame.lattice.window_px, x + frame.lattice.window_px)
 
 
-def _holds_data(has_data: NDArray[np.bool_], extent: Box, origin: tuple[int, int], frame: Frame) -> bool:
-    """A window without one valid pixel is not evaluated; no valid pixel can miss it."""
-    inside = _window_box(origin, frame) & extent
-    return bool(has_data[inside.slices_in(extent)].any())
+def _is_asked(asked: NDArray[np.bool_], extent: Box, origin: tuple[int, int], frame: Frame) -> bool:
+    """A window without one pixel that is asked for is not evaluated; no such pixel can miss it."""
+    inside, place = frame.output_box(_window_box(origin, frame) & extent), frame.output_box(extent)
+    return bool(asked[inside.slices_in(place)].any())
 
 
 def _cut_window(
     values: NDArray[np.uint16], extent: Box, origin: tuple[int, int], frame: Frame
 ) -> NDArray[np.uint16]:
-    """Cut one window, reflected at the edge of `outer`, (T, C, W, W)."""
+    """Cut one window, continued beyond `outer` by the border rule, (T, C, W, W)."""
     window = _window_box(origin, frame)
     inside = window & frame.outer
     part = values[(..., *inside.slices_in(extent))]
@@ -155,19 +294,7 @@ def _cut_window(
         return part
     pad_y = (inside.y0 - window.y0, window.y1 - inside.y1)
     pad_x = (inside.x0 - window.x0, window.x1 - inside.x1)
-    return np.pad(part, ((0, 0), (0, 0), pad_y, pad_x), mode="reflect")
-
-
-def _add_window(
-    sums: NDArray[np.int32],
-    extent: Box,
-    origin: tuple[int, int],
-    p_KHW: NDArray[np.int32],
-    weights: NDArray[np.int32],
-) -> None:
-    y, x = origin
-    at_y, at_x = y - extent.y0, x - extent.x0
-    _add_weighted(sums, p_KHW, weights, at_y, at_x)
+    return np.pad(part, ((0, 0), (0, 0), pad_y, pad_x), mode=_PAD_MODES[frame.border])
 
 
 @numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
@@ -186,59 +313,3 @@ def _add_weighted(
         for y in range(y_lo, y_hi):
             for x in range(x_lo, x_hi):
                 sums[k, at_y + y, at_x + x] += p_KHW[k, y, x] * weights[y, x]
-
-
-def classes_from_sums(
-    sums: NDArray[np.int32],
-    weight_sums: NDArray[np.int32],
-    labels: NDArray[np.uint8],
-    with_probability: bool,
-) -> NDArray[np.uint8]:
-    """Turn sums into the map: label, confidence and, if wanted, the probability of each class.
-
-    Args:
-        sums: (K + 1, y, x) int32 from `window_sums`, spills added; the last plane tells data.
-        weight_sums: (y, x) int32, the summed weights (`Frame.weight_sums`); 0 = not answered.
-        labels: (K,) uint8, the label of each class.
-        with_probability: Add K planes.
-
-    Returns:
-        (2 or 2 + K, y, x) uint8: label (0 = no data; ties to the lowest class index), confidence and
-        probabilities 0..250 rounded half up (255 = no data).
-    """
-    n_classes = sums.shape[0] - 1
-    out = np.empty((2 + (n_classes if with_probability else 0), *sums.shape[1:]), np.uint8)
-    _decide(sums, weight_sums, labels, out)
-    return out
-
-
-@numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
-def _decide(
-    sums: NDArray[np.int32],
-    weight_sums: NDArray[np.int32],
-    labels: NDArray[np.uint8],
-    out: NDArray[np.uint8],
-) -> None:
-    n_classes = sums.shape[0] - 1
-    for y in range(sums.shape[1]):
-        for x in range(sums.shape[2]):
-            if sums[n_classes, y, x] == 0 or weight_sums[y, x] == 0:
-                out[0, y, x] = 0
-                out[1:, y, x] = CONFIDENCE_NO_DATA
-                continue
-            best = 0
-            for k in range(1, n_classes):
-                if sums[k, y, x] > sums[best, y, x]:
-                    best = k
-            scale = np.int64(weight_sums[y, x]) * PROBABILITY_ONE
-            out[0, y, x] = labels[best]
-            out[1, y, x] = _to_uint8(sums[best, y, x], scale)
-            for k in range(out.shape[0] - 2):
-                out[2 + k, y, x] = _to_uint8(sums[k, y, x], scale)
-
-
-@numba.njit(nogil=True, cache=True, inline="always")  # pragma: no cover - compiled
-def _to_uint8(value: np.int32, scale: np.int64) -> np.uint8:
-    """``250 * value / scale`` rounded half up, in exact integers, at most 250."""
-    scaled = (2 * CONFIDENCE_ONE * np.int64(value) + scale) // (2 * scale)
-    return np.uint8(scaled if scaled < CONFIDENCE_ONE else CONFIDENCE_ONE)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from engine.inference.blend import Border, Frame
+from engine.inference.decide import Layers
 from engine.inference.manifest import (
     FORMAT,
     MANIFEST,
@@ -19,22 +21,27 @@ from engine.inference.manifest import (
     LatticeFields,
     Layout,
     ManifestFields,
+    Precision,
     read_fields,
     read_item,
     to_item,
     weights_name,
 )
-from engine.models.configs import UNetConfig
+from engine.models.configs import NetworkConfig
 from engine.models.normalise import LogSigmoid, Standard
-from engine.models.registry import check_config
+from engine.models.registry import check_config, takes_days
 from engine.values.classes import ClassScheme
 from engine.values.errors import DataError, InputError, TrustError
+from engine.values.grid import Box
+from engine.values.head import ONE_CLASS, Classes, Extra, MultiLabel, Values
 from engine.values.lattice import Lattice
 from engine.values.masking import refuse_functions
 from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 Kind = Literal["safetensors", "onnx"]
 
@@ -50,8 +57,8 @@ class Bundle:
 
     Attributes:
         spec: Cubes that the model runs on.
-        n_dates: Dates of such a cube.
-        classes: Classes in the order of the outputs.
+        n_dates: Dates of such a cube; None: any number.
+        classes: Names of the outputs, in their order.
         lattice: Windows, overlap and blending.
         normalisation: From uint16 reflectance to the network's input.
         temperature: Divides the logits before the softmax.
@@ -61,6 +68,10 @@ class Bundle:
         architecture: Name in the registry; None for ONNX.
         config: Its configuration; None for ONNX.
         path: The folder.
+        head: What the outputs mean.
+        border: What lies beyond the input.
+        precision: What the network computes in.
+        size_free: Whether windows of another size give the same answers but for their rims.
         name: Short name.
         description: A sentence or two.
         licence: SPDX identifier.
@@ -68,7 +79,7 @@ class Bundle:
     """
 
     spec: CubeSpec
-    n_dates: int
+    n_dates: int | None
     classes: ClassScheme
     lattice: Lattice
     normalisation: Standard | LogSigmoid
@@ -77,8 +88,12 @@ class Bundle:
     kind: Kind
     weights_sha256: str
     architecture: str | None
-    config: UNetConfig | None
+    config: NetworkConfig | None
     path: Path = field(compare=False)
+    head: Classes | MultiLabel | Values = ONE_CLASS
+    border: Border = "reflect"
+    precision: Precision = "float32"
+    size_free: bool = field(default=False, compare=False)
     name: str = field(default="", compare=False)
     description: str = field(default="", compare=False)
     licence: str = field(default="other", compare=False)
@@ -89,10 +104,41 @@ class Bundle:
         """The weights file."""
         return self.path / f"model.{self.kind}"
 
+    @property
+    def pixelwise(self) -> bool:
+        """Whether the network looks at one pixel at a time."""
+        return self.lattice.window_px == 1
+
+    @property
+    def takes_days(self) -> bool:
+        """Whether the network asks for the day of the year of each date."""
+        return self.architecture is not None and takes_days(self.architecture)
+
+    def frame(self, outer: Box, core: Box, wanted: NDArray[np.bool_] | None = None) -> Frame:
+        """Say what is known and what is wanted, for this model."""
+        return Frame(outer, core, self.lattice, self.border, self.layout.stride, wanted)
+
+    def layers(self, extras: tuple[Extra, ...] = ()) -> Layers:
+        """Return the layers of this model's maps."""
+        return Layers(self.head, self.classes.values, extras)
+
+    def outer(self, core: Box) -> Box:
+        """Return all input that the pixels of a core depend on, both in input pixels."""
+        return self.lattice.pad(core)
+
+    def windows(self, core: Box, wanted: NDArray[np.bool_] | None = None) -> int:
+        """Return how many windows (of a pixel-wise network: rows of pixels) a core in input pixels needs.
+
+        Args:
+            core: What an answer is wanted for; its halo is there.
+            wanted: (y, x) bool over the core's output pixels; None: all of them.
+        """
+        return self.frame(self.outer(core), core, wanted).count()
+
     def digest(self) -> str:
         """Return the sha256 over everything that changes a byte of the map.
 
-        Weights, cube spec, dates, class values, lattice, normalisation, temperature, layout and
+        Weights, cube spec, dates, class values, head, lattice, normalisation, temperature, layout, precision and
         architecture count; names, colours, paths and scores do not.
         """
         parts = {
@@ -102,7 +148,9 @@ class Bundle:
             "spec": self.spec.model_dump(mode="json"),
             "n_dates": self.n_dates,
             "classes": self.classes.values,
-            "lattice": (self.lattice.window_px, self.lattice.overlap_px, self.lattice.kernel),
+            "lattice": (self.lattice.window_px, self.lattice.overlap_px, self.lattice.kernel, self.border),
+            "head": self.head.model_dump(mode="json"),
+            "precision": self.precision,
             "normalisation": self.normalisation.model_dump(mode="json"),
             "temperature": self.temperature,
             "layout": self.layout.model_dump(mode="json"),
@@ -140,15 +188,22 @@ class Bundle:
 
 @dataclass(frozen=True)
 class BundleFields:
-    """What is needed, beside the weights, to write a bundle; attributes as in `Bundle`."""
+    """What is needed, beside the weights, to write a bundle; attributes as in `Bundle`.
+
+    `size_free` None: true of networks of the registry, false of foreign ones.
+    """
 
     name: str
     spec: CubeSpec
-    n_dates: int
+    n_dates: int | None
     classes: ClassScheme
     lattice: Lattice
     normalisation: Standard | LogSigmoid
     temperature: float = 1.0
+    head: Classes | MultiLabel | Values = ONE_CLASS
+    border: Border = "reflect"
+    precision: Precision = "float32"
+    size_free: bool | None = None
     description: str = ""
     licence: str = "other"
     training: dict[str, Any] = field(default_factory=dict)
@@ -203,7 +258,7 @@ def save_bundle(
     from safetensors.torch import save
 
     config = module.config
-    if not isinstance(config, UNetConfig):
+    if not isinstance(config, NetworkConfig):
         raise InputError("the network is not of the registry", where="module.config", found=type(config))
     state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     about = Description(
@@ -263,9 +318,15 @@ def _manifest_fields(fields: BundleFields, model: dict[str, Any]) -> ManifestFie
         cube=fields.spec,
         n_dates=fields.n_dates,
         classes=fields.classes,
+        head=fields.head,
         lattice=LatticeFields(
-            window_px=lattice.window_px, overlap_px=lattice.overlap_px, kernel=lattice.kernel
+            window_px=lattice.window_px,
+            overlap_px=lattice.overlap_px,
+            kernel=lattice.kernel,
+            border=fields.border,
         ),
+        size_free="architecture" in model if fields.size_free is None else fields.size_free,
+        precision=fields.precision,
         normalisation=fields.normalisation,
         temperature=fields.temperature,
         training=fields.training,
@@ -302,6 +363,10 @@ def _bundle(folder: Path, kind: Kind, fields: ManifestFields, about: dict[str, A
         architecture=fields.architecture,
         config=check_config(str(fields.architecture), fields.config or {}) if known else None,
         path=folder,
+        head=fields.head,
+        border=fields.lattice.border,
+        precision=fields.precision,
+        size_free=fields.size_free,
         name=str(about.get("mlm:name", folder.name)),
         description=str(about.get("description", "")),
         licence=str(about.get("license", "other")),
@@ -324,10 +389,23 @@ def _check(bundle: Bundle) -> None:
             "the layout does not fit the weights' format",
             where="landweave:layout.order",
             found=f"{bundle.layout.order} for {bundle.kind}",
-            limit="BTCHW for safetensors, NCHW or NHWC for onnx",
+            limit="BTCHW for safetensors, another for onnx",
         )
+    _check_lattice(bundle)
     if bundle.kind == "safetensors":
         _check_config(bundle, n_bands)
+
+
+def _check_lattice(bundle: Bundle) -> None:
+    """Refuse windows that do not divide by the output's stride, and rows of pixels with windows."""
+    if (bundle.layout.order in ("NF", "NTC")) and not bundle.pixelwise:
+        raise InputError(
+            "a network on rows of pixels has no windows",
+            where="landweave:lattice",
+            found=f"{bundle.lattice.window_px} px, overlap {bundle.lattice.overlap_px} px",
+            limit="window 1 px, overlap 0 px",
+        )
+    bundle.frame(Box(0, 0, 0, 0), Box(0, 0, 0, 0)).small.lattice.weights()
 
 
 def _check_config(bundle: Bundle, n_bands: int) -> None:

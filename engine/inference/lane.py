@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.inference.blend import ROWS
 from engine.inference.bundle import Bundle
+from engine.inference.heads import fixed_point
 from engine.models.normalise import prepare
 from engine.values.errors import DataError, InputError, SpecError
-from engine.values.lattice import PROBABILITY_ONE
 
 if TYPE_CHECKING:
     import torch
@@ -32,26 +33,30 @@ if TYPE_CHECKING:
 _CPU_BATCH = 1  # measured: larger batches leave the cache and are slower with one thread
 _GPU_BATCH = 16
 
-_lanes: dict[tuple[str, str], Lane] = {}
+Days = tuple[int, ...]
+"""Day of the year (1..366) of each date of the cube; empty where the network does not ask."""
+
+_lanes: dict[tuple[str, str, Days], Lane] = {}
 _lanes_lock = threading.Lock()
 _thread = threading.local()
 
 
-def lane_for(bundle: Bundle, device: str = "cpu") -> Lane:
+def lane_for(bundle: Bundle, device: str = "cpu", days: Days = ()) -> Lane:
     """Return this process's lane of a bundle; built once, whichever thread asks first.
 
     Args:
         bundle: The model.
         device: ``cpu``, ``cuda`` or ``cuda:n``.
+        days: Day of the year of each date, for networks that take it.
 
     Raises:
         DataError: If the weights are damaged or do not fit the architecture.
         InputError: If the device is not there.
     """
-    key = (bundle.digest(), device)
+    key = (bundle.digest(), device, days)
     with _lanes_lock:
         if key not in _lanes:
-            _lanes[key] = Lane(bundle, device)
+            _lanes[key] = Lane(bundle, device, days=days)
         return _lanes[key]
 
 
@@ -65,20 +70,24 @@ class Lane:
         device: ``cpu``, ``cuda`` or ``cuda:n``.
         batch: Windows per evaluation; by default 1 on a CPU and for ONNX, 16 on a GPU. Two lanes with
             different batches may differ in the last bits of a probability.
+        days: Day of the year of each date, for networks that take it.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "cpu", batch: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, device: str = "cpu", batch: int | None = None, days: Days = ()
+    ) -> None:
         _one_thread()
-        self.bundle, self.device = bundle, device
-        default = _CPU_BATCH if device == "cpu" or bundle.kind == "onnx" else _GPU_BATCH
+        self.bundle, self.device, self.days = bundle, device, days
+        default = _CPU_BATCH if device == "cpu" or bundle.kind == "onnx" or bundle.pixelwise else _GPU_BATCH
         self.batch = default if batch is None else batch
-        self._logits = _onnx_network(bundle, device) if bundle.kind == "onnx" else _network(bundle, device)
+        onnx = bundle.kind == "onnx"
+        self._logits = _onnx_network(bundle, device) if onnx else _network(bundle, device, days)
         self._count = 0
         self._count_lock = threading.Lock()
         self._device_lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return lane_for, (self.bundle, self.device)
+        return lane_for, (self.bundle, self.device, self.days)
 
     @property
     def n_classes(self) -> int:
@@ -94,10 +103,11 @@ class Lane:
         """Evaluate windows.
 
         Args:
-            x_BTCHW: uint16, any number of windows of the lattice's size, 0 = no data.
+            x_BTCHW: uint16, any number of windows of the lattice's size, 0 = no data; for a pixel-wise
+                network rows of `ROWS` pixels, (B, T, C, ROWS, 1).
 
         Returns:
-            Probabilities (B, K, H, W), int32 fixed point: 0..65535 = round(p * 65535).
+            (B, K, H, W) int32 fixed point, 0..65535; H and W divided by the output's stride.
 
         Raises:
             SpecError: If dtype, dates, bands or window are not the bundle's.
@@ -105,7 +115,8 @@ class Lane:
         """
         self._check(x_BTCHW)
         _one_thread()
-        n_windows, _, _, height, width = x_BTCHW.shape
+        n_windows = len(x_BTCHW)
+        height, width = (side // self.bundle.layout.stride for side in x_BTCHW.shape[3:])
         n_classes = len(self.bundle.classes.classes)
         out_BKHW = np.empty((n_windows, n_classes, height, width), np.int32)
         for start in range(0, n_windows, self.batch):
@@ -137,7 +148,7 @@ class Lane:
             ]
             logits_BKHW = self._logits(_join([x for x, _ in windows]), _join([v for _, v in windows]))
             fixed = [
-                fixed_point(logits_KHW, bundle.temperature, bundle.layout.output)
+                fixed_point(logits_KHW, bundle.temperature, bundle.layout.output, bundle.head)
                 for logits_KHW in logits_BKHW
             ]
             found: NDArray[np.int32] = torch.stack(fixed).cpu().numpy()
@@ -145,7 +156,9 @@ class Lane:
 
     def _check(self, x_BTCHW: NDArray[np.uint16]) -> None:
         bundle, window = self.bundle, self.bundle.lattice.window_px
-        limit = (bundle.n_dates, len(bundle.spec.bands), window, window)
+        sides = (ROWS, 1) if bundle.pixelwise else (window, window)
+        dates = bundle.n_dates or (x_BTCHW.shape[1] if x_BTCHW.ndim == 5 else 1)
+        limit = (dates, len(bundle.spec.bands), *sides)
         if x_BTCHW.dtype != np.uint16 or x_BTCHW.ndim != 5 or x_BTCHW.shape[1:] != limit:
             raise SpecError(
                 "the windows are not what the bundle was trained on",
@@ -154,37 +167,6 @@ class Lane:
                 limit=f"uint16 {limit}",
                 mend="open the cube with the bundle's own spec (bundle.spec)",
             )
-
-
-def fixed_point(logits_KHW: torch.Tensor, temperature: float, output: str = "logits") -> torch.Tensor:
-    """Turn one window's outputs into fixed-point probabilities.
-
-    Args:
-        logits_KHW: float32; logits, or probabilities when `output` says so.
-        temperature: ``p = softmax(logits / temperature)`` (Guo et al. 2017).
-        output: ``logits`` or ``probabilities``.
-
-    Returns:
-        int32 (K, H, W), 0..65535; ``round(p * 65535)``, halves to even.
-
-    Raises:
-        DataError: If a value is not finite.
-    """
-    import torch
-
-    if not bool(torch.isfinite(logits_KHW).all()):
-        raise DataError(
-            "the network gave values that are not finite",
-            where="lane",
-            mend="check the bundle's normalisation and the cube's values",
-        )
-    scores_KHW = logits_KHW.contiguous()
-    if output == "probabilities":
-        if temperature == 1.0:
-            return torch.round(scores_KHW.clamp(0, 1) * PROBABILITY_ONE).to(torch.int32)
-        scores_KHW = torch.log(scores_KHW.clamp_min(1e-12))
-    p_KHW = torch.softmax(scores_KHW / temperature, dim=0)
-    return torch.round(p_KHW * PROBABILITY_ONE).to(torch.int32)
 
 
 def _tensor(torch: Any, x_TCHW: NDArray[np.uint16], device: str) -> torch.Tensor:
@@ -202,7 +184,7 @@ Network = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 """``(x_BTCHW, valid_BTHW) -> outputs_BKHW``, all float32."""
 
 
-def _network(bundle: Bundle, device: str) -> Network:
+def _network(bundle: Bundle, device: str, days: Days) -> Network:
     """Build a registry network: batch norms folded, channels last (measured: 1.5 times as fast)."""
     import torch
     from safetensors.torch import load
@@ -222,9 +204,14 @@ def _network(bundle: Bundle, device: str) -> Network:
         ) from error
     module = fold_batchnorm(module).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     module.requires_grad_(False)
+    if bundle.takes_days and not days:
+        raise InputError(
+            "the network asks for the day of each date", where="lane", mend="give a cube with time"
+        )
+    more = (torch.tensor(days, dtype=torch.float32, device=device),) if bundle.takes_days else ()
 
     def run(x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = module(x_BTCHW, valid_BTHW)
+        found: torch.Tensor = module(x_BTCHW, valid_BTHW, *more)
         return found
 
     return run
@@ -252,14 +239,26 @@ def _onnx_network(bundle: Bundle, device: str) -> Network:
     layout = bundle.layout
 
     def run(x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
-        x_BFHW = x_BTCHW.flatten(1, 2)
-        feed = x_BFHW.permute(0, 2, 3, 1) if layout.order == "NHWC" else x_BFHW
-        (found,) = session.run([output], {name: feed.contiguous().cpu().numpy()})
-        outputs_BKHW = torch.from_numpy(np.moveaxis(found, layout.class_axis, 1))
-        _check_output(bundle, tuple(outputs_BKHW.shape), len(x_BTCHW))
+        feed = _fed(x_BTCHW, layout.order).contiguous().cpu().numpy()
+        (found,) = session.run([output], {name: feed})
+        if bundle.pixelwise and found.ndim == 2:  # (row, K) -> (1, K, row, 1)
+            outputs_BKHW = torch.from_numpy(found).T[None, ..., None]
+        else:
+            outputs_BKHW = torch.from_numpy(np.moveaxis(found, layout.class_axis, 1))
+        _check_output(bundle, tuple(outputs_BKHW.shape), x_BTCHW)
         return outputs_BKHW
 
     return run
+
+
+def _fed(x_BTCHW: torch.Tensor, order: str) -> torch.Tensor:
+    """Bring windows, or rows of pixels (1, T, C, rows, 1), into the order that an ONNX network wants."""
+    if order == "NF":
+        return x_BTCHW[0, ..., 0].flatten(0, 1).T
+    if order == "NTC":
+        return x_BTCHW[0, ..., 0].permute(2, 0, 1)
+    x_BFHW = x_BTCHW.flatten(1, 2)
+    return x_BFHW.permute(0, 2, 3, 1) if order == "NHWC" else x_BFHW
 
 
 def _onnx_names(session: Any, bundle: Bundle) -> tuple[str, str]:
@@ -279,9 +278,9 @@ def _onnx_names(session: Any, bundle: Bundle) -> tuple[str, str]:
     return bundle.layout.input_name or inputs[0], bundle.layout.output_name or outputs[0]
 
 
-def _check_output(bundle: Bundle, shape_BKHW: tuple[int, ...], batch: int) -> None:
-    window = bundle.lattice.window_px
-    limit = (batch, len(bundle.classes.classes), window, window)
+def _check_output(bundle: Bundle, shape_BKHW: tuple[int, ...], x_BTCHW: torch.Tensor) -> None:
+    sides = [side // bundle.layout.stride for side in x_BTCHW.shape[3:]]
+    limit = (len(x_BTCHW), len(bundle.classes.classes), *sides)
     if shape_BKHW != limit:
         raise InputError(
             "the ONNX network's output is not what the layout says",

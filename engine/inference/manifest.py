@@ -14,16 +14,21 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from engine.inference.blend import Border
 from engine.models.normalise import Normalisation, Standard
 from engine.values.bands import band
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
+from engine.values.head import ONE_CLASS, Head, MultiLabel, Values
 from engine.values.lattice import Kernel, Lattice
 from engine.values.spec import CubeSpec
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 """Raised when a reader of an older version could not read a manifest of this one."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""What a network computes in; sums and decisions stay exact."""
 
 _PREFIX = "landweave:"
 _EXTENSIONS = (
@@ -40,28 +45,31 @@ class Layout(BaseModel):
     Attributes:
         order: ``BTCHW`` for networks of the registry, which also get the validity planes; ``NCHW`` or
             ``NHWC`` for foreign ONNX, dates merged into the channels (all bands of the first date, then
-            of the second).
-        output: What the network gives: ``logits`` or ``probabilities``.
+            of the second); ``NF`` or ``NTC`` for foreign ONNX on rows of pixels, NF merged likewise.
+        output: What the network gives: ``logits`` or ``probabilities``; no matter for values.
         class_axis: Axis of the output (0..3) that holds the classes.
+        stride: Input pixels per output pixel, along y and x; the map's grid is coarser by it.
         input_name: Name of the ONNX input; empty takes the only one.
         output_name: Name of the ONNX output; empty takes the first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    order: Literal["BTCHW", "NCHW", "NHWC"] = "BTCHW"
+    order: Literal["BTCHW", "NCHW", "NHWC", "NF", "NTC"] = "BTCHW"
     output: Literal["logits", "probabilities"] = "logits"
     class_axis: int = Field(default=1, ge=1, le=3)
+    stride: int = Field(default=1, ge=1)
     input_name: str = ""
     output_name: str = ""
 
 
 class LatticeFields(BaseModel):
-    """A `Lattice` as JSON."""
+    """A `Lattice` as JSON, and what lies beyond the input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     window_px: int = Field(ge=1)
     overlap_px: int = Field(ge=0)
     kernel: Kernel
+    border: Border = "reflect"
 
     def lattice(self) -> Lattice:
         """Return the value; raises what `Lattice` raises."""
@@ -74,9 +82,12 @@ class ManifestFields(BaseModel):
     Attributes:
         format: Version of these fields.
         cube: Spec of the cubes that the model was trained on.
-        n_dates: Dates of such a cube.
-        classes: Classes in the order of the outputs.
+        n_dates: Dates of such a cube; None: any number.
+        classes: Names of the outputs, in their order.
+        head: What the outputs mean.
         lattice: Windows and blending.
+        size_free: Whether windows of another size give the same answers but for their rims.
+        precision: What the network computes in.
         normalisation: From reflectance x 10000 to the network's input.
         layout: Input and output order.
         temperature: Logits are divided by it before the softmax (calibration).
@@ -89,9 +100,12 @@ class ManifestFields(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int
     cube: CubeSpec
-    n_dates: int = Field(ge=1)
+    n_dates: int | None = Field(default=None, ge=1)
     classes: ClassScheme
+    head: Head = ONE_CLASS
     lattice: LatticeFields
+    size_free: bool = False
+    precision: Precision = "float32"
     normalisation: Normalisation
     layout: Layout
     temperature: float = Field(gt=0, allow_inf_nan=False)
@@ -171,7 +185,7 @@ def _mlm(fields: ManifestFields, about: Description) -> dict[str, Any]:
     found: dict[str, Any] = {
         "mlm:name": about.name,
         "mlm:architecture": about.architecture,
-        "mlm:tasks": ["semantic-segmentation"],
+        "mlm:tasks": [_task(fields)],
         "mlm:framework": about.framework,
         "mlm:framework_version": about.framework_version,
         "mlm:total_parameters": about.n_parameters,
@@ -185,11 +199,14 @@ def _mlm(fields: ManifestFields, about: Description) -> dict[str, Any]:
 
 def _mlm_input(fields: ManifestFields) -> dict[str, Any]:
     side, n_bands = fields.lattice.window_px, len(fields.cube.bands)
-    merged = n_bands * fields.n_dates
+    dates = fields.n_dates or -1  # -1: any number
+    merged = n_bands * fields.n_dates if fields.n_dates else -1
     shape, order = {
-        "BTCHW": ([-1, fields.n_dates, n_bands, side, side], ["batch", "time", "channel", "height", "width"]),
+        "BTCHW": ([-1, dates, n_bands, side, side], ["batch", "time", "channel", "height", "width"]),
         "NCHW": ([-1, merged, side, side], ["batch", "channel", "height", "width"]),
         "NHWC": ([-1, side, side, merged], ["batch", "height", "width", "channel"]),
+        "NF": ([-1, merged], ["batch", "feature"]),
+        "NTC": ([-1, dates, n_bands], ["batch", "time", "channel"]),
     }[fields.layout.order]
     return {
         "name": "window of the cube",
@@ -214,14 +231,23 @@ def _value_scaling(normalisation: Any) -> list[dict[str, Any]]:
     ]
 
 
+def _task(fields: ManifestFields) -> str:
+    """Name the task as the extension does; pixel-wise regression and features have no name of their own there."""
+    if isinstance(fields.head, Values):
+        return "regression"
+    return "multi-label-classification" if isinstance(fields.head, MultiLabel) else "semantic-segmentation"
+
+
 def _mlm_output(fields: ManifestFields) -> dict[str, Any]:
-    side, n_classes = fields.lattice.window_px, len(fields.classes.classes)
+    side, n_classes = fields.lattice.window_px // fields.layout.stride, len(fields.classes.classes)
     shape, order = [-1, side, side], ["batch", "height", "width"]
+    if fields.layout.order in ("NF", "NTC"):
+        shape, order = [-1], ["batch"]
     shape.insert(fields.layout.class_axis, n_classes)
     order.insert(fields.layout.class_axis, "class")
     return {
-        "name": fields.layout.output,
-        "tasks": ["semantic-segmentation"],
+        "name": fields.head.variable if isinstance(fields.head, Values) else fields.layout.output,
+        "tasks": [_task(fields)],
         "result": {"shape": shape, "dim_order": order, "data_type": "float32"},
         "classification:classes": [
             {

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +25,13 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
-from engine.inference.blend import CONFIDENCE_NO_DATA, CONFIDENCE_ONE, Frame, classes_from_sums, window_sums
+from engine.inference.blend import Frame, window_sums
+from engine.inference.decide import CONFIDENCE_ONE, Layers, decide
 from engine.values.bands import common_name
 from engine.values.errors import InputError, SpecError
 from engine.values.georef import georef_coords, georef_of
 from engine.values.grid import Box
+from engine.values.head import Extra, Values
 from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ def predict(
     bundle: Bundle,
     *,
     core: Box | None = None,
-    probability: bool = False,
+    layers: Sequence[Extra] = (),
+    wanted: NDArray[np.bool_] | None = None,
     device: str = "cpu",
 ) -> xr.Dataset:
     """Map a cube with a model bundle, lazily.
@@ -54,55 +57,94 @@ def predict(
             ``observations`` (time, y, x) uint8, as `engine.open_cube` makes it. Chunks may be anything.
         bundle: The model, from `engine.load_bundle`.
         core: Global pixels for which an answer is wanted; the rest of the cube is halo. Default: the
-            whole cube, whose edge is then the border (windows reach beyond it by reflection).
-        probability: Also return every class's probability.
+            whole cube, whose edge is then the border (windows reach beyond it by the bundle's rule).
+        layers: What a map of classes has beside label and confidence: ``probability``, ``entropy``,
+            ``margin``, ``disagreement``.
+        wanted: (y, x) bool over the core's output pixels: those asked for. Default: all. Windows without one
+            that has data are not evaluated.
         device: ``"cpu"`` or a torch device.
 
     Returns:
-        Lazy Dataset over `core`: ``label`` (y, x) uint8 (0 = no data), ``confidence`` (y, x) uint8
-        (0..250 = 0..1, 255 = no data), ``observations`` (y, x) uint8 where the cube has them, and
-        ``probability`` (class, y, x) uint8 if asked for.
+        Lazy Dataset over `core`; for classes ``label`` (y, x) uint8 (0 = no data), ``confidence`` (y, x) uint8
+        (0..250 = 0..1, 255 = no data) and the layers asked for, ``probability`` (class, y, x); for many classes
+        a pixel ``probability`` alone; for values one variable (output, y, x) int16 (-32768 = no data). And
+        ``observations`` (y, x) uint8 where the cube has them. Where the network's output is coarser than
+        its input, so is the grid, and edges that do not fill an output pixel are left out.
 
     Raises:
         SpecError: If the cube is not what the bundle was trained on; names each difference.
+        InputError: If the core lies outside the cube, or the model has no such layer.
     """
     from engine.inference.lane import lane_for
 
     values = _values_for(cube, bundle)
-    grid, outer = georef_of(cube)
-    frame = Frame(outer, outer if core is None else core, bundle.lattice)
-    if not frame.outer.holds(frame.core) or not frame.core:
-        raise InputError("the core must lie in the cube", where="core", found=frame.core, limit=outer)
-    labels = np.array(bundle.classes.values, np.uint8)
-    packed = predict_array(values, frame, partial(lane_for, bundle, device), labels, probability=probability)
-    return _to_dataset(packed, cube, bundle, frame, georef_coords(grid, frame.core))
+    _, extent = georef_of(cube)
+    frame = _frame_of(bundle, extent, extent if core is None else core, wanted)
+    values = values[(..., *frame.outer.slices_in(extent))]
+    asked = bundle.layers(tuple(layers))
+    packed = predict_array(
+        values, frame, partial(lane_for, bundle, device, _days_of(cube) if bundle.takes_days else ()), asked
+    )
+    return to_dataset(packed, cube, bundle, frame, asked)
 
 
-def predict_array(
-    values: da.Array, frame: Frame, lane_for: LaneFor, labels: NDArray[np.uint8], *, probability: bool = False
-) -> da.Array:
-    """Run a lane over a Dask array on the window lattice.
+def _frame_of(bundle: Bundle, extent: Box, core: Box, wanted: NDArray[np.bool_] | None) -> Frame:
+    if not extent.holds(core) or not core:
+        raise InputError("the core must lie in the cube", where="core", found=core, limit=extent)
+    stride = bundle.layout.stride
+    frame = bundle.frame(_whole(extent, stride), _whole(core, stride), wanted)
+    if not frame.core:
+        raise InputError(
+            "the core holds no whole output pixel", where="core", found=core, limit=f"{stride} px"
+        )
+    return frame
+
+
+def _whole(box: Box, factor: int) -> Box:
+    """Shrink a box to whole multiples of a factor; one that holds none comes back empty."""
+    y0, x0 = -(-box.y0 // factor) * factor, -(-box.x0 // factor) * factor
+    return Box(y0, x0, max(y0, box.y1 // factor * factor), max(x0, box.x1 // factor * factor))
+
+
+def _days_of(cube: xr.Dataset) -> tuple[int, ...]:
+    """Return the day of the year of each date; nothing for a cube whose dates are no dates."""
+    times = cube["time"] if "time" in cube.coords else None
+    if times is None or not np.issubdtype(times.dtype, np.datetime64):
+        return ()
+    return tuple(int(d) for d in times.dt.dayofyear.values)
+
+
+def predict_array(values: da.Array, frame: Frame, lane_for: LaneFor, layers: Layers) -> da.Array:
+    """Run a lane over a Dask array on the window lattice and decide.
 
     Args:
         values: (time, band, y, x) uint16 over ``frame.outer``, 0 = no data.
         frame: Input, wanted pixels and lattice.
         lane_for: Gives the lane of the process that runs the task.
-        labels: (K,) uint8, the label of each class.
-        probability: Add the class planes.
+        layers: What to make.
 
     Returns:
-        (2 or 2 + K, y, x) uint8 over ``frame.core``; planes as in `blend.classes_from_sums`.
+        (`Layers.n_planes`, y, x) uint8 or int16 over the output pixels of ``frame.core``.
     """
-    reach = frame.lattice.reach_px
-    merged = values.rechunk(
-        (-1, -1, _merge_thin(values.chunks[2], reach), _merge_thin(values.chunks[3], reach))
-    )
-    rows, cols = merged.chunks[2:]
-    extended = (len(labels) + 1,), _extend(rows, reach), _extend(cols, reach)
+    sums, chunks = _lazy_sums(values, frame, lane_for, layers.n_outputs)
+    packed = _gather(sums, frame, chunks, layers)
+    small = frame.small
+    return packed[(slice(None), *small.core.slices_in(small.outer))]
+
+
+def _lazy_sums(
+    values: da.Array, frame: Frame, lane_for: LaneFor, n_outputs: int
+) -> tuple[da.Array, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Layer 1: the sums of each block with its spill, and the blocks' sides in input pixels."""
+    reach, factor = frame.reach_px, frame.factor
+    rows, cols = (_merge_thin(_even(c, factor), reach) for c in values.chunks[2:])
+    merged = values.rechunk((-1, -1, rows, cols))
+    extended = (n_outputs + 1,), _extend(rows, reach, factor), _extend(cols, reach, factor)
+    depth = {0: 0, 1: 0, **{axis: (0, reach if len(c) > 1 else 0) for axis, c in ((2, rows), (3, cols))}}
     sums = da.map_overlap(
         _block_sums,
         merged,
-        depth={0: 0, 1: 0, **{axis: (0, reach if len(c) > 1 else 0) for axis, c in ((2, rows), (3, cols))}},
+        depth=depth,
         boundary="none",
         trim=False,
         allow_rechunk=False,
@@ -113,9 +155,9 @@ def predict_array(
         frame=frame,
         edges=(_edges(rows, frame.outer.y0), _edges(cols, frame.outer.x0)),
         lane_for=lane_for,
+        n_outputs=n_outputs,
     )
-    packed = _gather(sums, frame, (rows, cols), labels, probability)
-    return packed[(slice(None), *frame.core.slices_in(frame.outer))]
+    return sums, (rows, cols)
 
 
 def _block_sums(
@@ -123,6 +165,7 @@ def _block_sums(
     frame: Frame,
     edges: tuple[tuple[int, ...], tuple[int, ...]],
     lane_for: LaneFor,
+    n_outputs: int,
     block_id: tuple[int, ...] | None = None,
 ) -> NDArray[np.int32]:
     """Layer 1, one block. The position comes from the block's number (block_info counts overlaps in)."""
@@ -132,35 +175,32 @@ def _block_sums(
     block = Box(edges[0][row], edges[1][col], edges[0][row + 1], edges[1][col + 1])
     extent = Box(block.y0, block.x0, block.y0 + values.shape[2], block.x0 + values.shape[3])
     lane = lane_for()
-    return window_sums(values, extent, block, frame, (lane.run, lane.batch, lane.n_classes))
+    return window_sums(values, extent, block, frame, (lane.run, lane.batch, n_outputs))
 
 
 def _gather(
-    sums: da.Array,
-    frame: Frame,
-    chunks: tuple[tuple[int, ...], tuple[int, ...]],
-    labels: NDArray[np.uint8],
-    probability: bool,
+    sums: da.Array, frame: Frame, chunks: tuple[tuple[int, ...], tuple[int, ...]], layers: Layers
 ) -> da.Array:
     """Layer 2: add the spills of the left and upper neighbours to each block, then decide."""
-    rows, cols = chunks
-    token = tokenize(sums.name, frame, labels.tolist(), probability)
+    small = frame.small
+    rows, cols = (tuple(size // frame.factor for size in sizes) for sizes in chunks)
+    token = tokenize(sums.name, frame, layers)
     piece, name = f"landweave-spill-{token}", f"landweave-map-{token}"
     graph: dict[Any, Any] = {}
-    edges_y, edges_x = _edges(rows, frame.outer.y0), _edges(cols, frame.outer.x0)
+    edges_y, edges_x = _edges(rows, small.outer.y0), _edges(cols, small.outer.x0)
+    sides = (0, 1) if frame.reach_px else (0,)
     for i, j in itertools.product(range(len(rows)), range(len(cols))):
         spills = []
-        for up, left in itertools.product((0, 1), (0, 1)):
+        for up, left in itertools.product(sides, sides):
             if i >= up and j >= left:
                 key = (f"{piece}-{up}{left}", i - up, j - left)
                 size = rows[i - up], cols[j - left]
                 graph[key] = (_cut_piece, (sums.name, 0, i - up, j - left), size, (up, left))
                 spills.append(key)
         block = Box(edges_y[i], edges_x[j], edges_y[i + 1], edges_x[j + 1])
-        graph[(name, 0, i, j)] = (_decide_block, spills, block, frame, labels, probability)
-    planes = 2 + (len(labels) if probability else 0)
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[sums])  # type: ignore[list-item]
-    return da.Array(layers, name, chunks=((planes,), rows, cols), dtype=np.uint8)
+        graph[(name, 0, i, j)] = (_decide_block, spills, block, small, layers)
+    graphs = HighLevelGraph.from_collections(name, graph, dependencies=[sums])  # type: ignore[list-item]
+    return da.Array(graphs, name, chunks=((layers.n_planes,), rows, cols), dtype=layers.dtype)
 
 
 def _cut_piece(sums: NDArray[np.int32], size: tuple[int, int], side: tuple[int, int]) -> NDArray[np.int32]:
@@ -170,14 +210,22 @@ def _cut_piece(sums: NDArray[np.int32], size: tuple[int, int], side: tuple[int, 
     return np.ascontiguousarray(sums[:, ys, xs])
 
 
-def _decide_block(
-    pieces: list[NDArray[np.int32]], block: Box, frame: Frame, labels: NDArray[np.uint8], probability: bool
-) -> NDArray[np.uint8]:
+def _decide_block(pieces: list[NDArray[np.int32]], block: Box, frame: Frame, layers: Layers) -> NDArray[Any]:
     total = pieces[0].copy()
     for spill in pieces[1:]:  # the last plane, which tells data, is zero in every spill
         height, width = min(spill.shape[1], total.shape[1]), min(spill.shape[2], total.shape[2])
         total[:, :height, :width] += spill[:, :height, :width]
-    return classes_from_sums(total, frame.weight_sums(block), labels, probability)
+    return decide(total, frame.weight_sums(block), layers)
+
+
+def _even(chunks: tuple[int, ...], factor: int) -> tuple[int, ...]:
+    """Move the borders between chunks down to multiples of a factor; chunks that vanish are left out.
+
+    >>> _even((3, 3, 6), 4), _even((3, 3, 6), 1)
+    ((4, 8), (3, 3, 6))
+    """
+    edges = [0, *(edge // factor * factor for edge in itertools.accumulate(chunks))]
+    return tuple(b - a for a, b in itertools.pairwise(edges) if b > a)
 
 
 def _merge_thin(chunks: tuple[int, ...], least: int) -> tuple[int, ...]:
@@ -201,9 +249,9 @@ def _edges(chunks: tuple[int, ...], first: int) -> tuple[int, ...]:
     return tuple(itertools.accumulate(chunks, initial=first))
 
 
-def _extend(chunks: tuple[int, ...], reach: int) -> tuple[int, ...]:
-    """Sizes of the blocks with their one-sided overlap; the last one has no neighbour."""
-    return (*(size + reach for size in chunks[:-1]), chunks[-1])
+def _extend(chunks: tuple[int, ...], reach: int, factor: int) -> tuple[int, ...]:
+    """Output sizes of the blocks with their one-sided overlap; the last one has no neighbour."""
+    return tuple(size // factor for size in (*(size + reach for size in chunks[:-1]), chunks[-1]))
 
 
 def _values_for(cube: xr.Dataset, bundle: Bundle) -> da.Array:
@@ -239,7 +287,7 @@ def _check_spec(cube: xr.Dataset, bundle: Bundle, n_dates: int) -> None:
         return
     grid, _ = georef_of(cube)
     differs: dict[str, tuple[Any, Any]] = {}
-    if n_dates != bundle.n_dates:
+    if bundle.n_dates not in (None, n_dates):
         differs["dates"] = (n_dates, bundle.n_dates)
     if max(abs(r / bundle.spec.resolution_m - 1) for r in grid.resolution_yx) > 0.01:
         differs["resolution_m"] = (grid.resolution_yx, bundle.spec.resolution_m)
@@ -253,24 +301,59 @@ def _check_spec(cube: xr.Dataset, bundle: Bundle, n_dates: int) -> None:
         )
 
 
-def _to_dataset(
-    packed: da.Array, cube: xr.Dataset, bundle: Bundle, frame: Frame, coords: dict[str, Any]
+_LONG_NAMES = {
+    "label": "class",
+    "confidence": "probability of the class, x 250",
+    "probability": "probability of each class, x 250",
+    "entropy": "entropy of the classes' probabilities over its maximum, x 250",
+    "margin": "probability of the class less that of the second, x 250",
+    "disagreement": "disagreement of the predictions that were averaged, x 250",
+}
+
+
+def layer_attributes(bundle: Bundle, name: str) -> dict[str, Any]:
+    """Return a layer's attributes: no-data, scale, meaning; for labels the CF flags."""
+    if isinstance(head := bundle.head, Values):
+        return {"scale": head.step, "offset": head.offset, "units": head.unit, "long_name": head.variable}
+    if name == "label":
+        return {**bundle.classes.flag_attributes(), "long_name": _LONG_NAMES[name]}
+    return {"scale": 1 / CONFIDENCE_ONE, "units": "1", "long_name": _LONG_NAMES[name]}
+
+
+def stacked(bundle: Bundle, name: str) -> str | None:
+    """Return the dimension along which a layer has a plane for each output, None for a flat layer."""
+    if isinstance(bundle.head, Values):
+        return "output" if len(bundle.classes.names) > 1 else None
+    return "class" if name == "probability" else None
+
+
+def to_dataset(
+    packed: da.Array, cube: xr.Dataset, bundle: Bundle, frame: Frame, layers: Layers
 ) -> xr.Dataset:
-    mapped = {"grid_mapping": "spatial_ref"}
-    scaled = {**mapped, "scale": 1 / CONFIDENCE_ONE, "nodata": CONFIDENCE_NO_DATA}
-    label = {**mapped, **bundle.classes.flag_attributes(), "nodata": 0, "long_name": "class"}
-    variables: dict[str, Any] = {
-        "label": (("y", "x"), packed[0], label),
-        "confidence": (("y", "x"), packed[1], {**scaled, "long_name": "probability of the class, x 250"}),
-    }
-    if packed.shape[0] > 2:
-        long_name = {"long_name": "probability of each class, x 250"}
-        variables["probability"] = (("class", "y", "x"), packed[2:], {**scaled, **long_name})
-        coords = {**coords, "class": list(bundle.classes.names)}
+    """Name the packed planes, and put the cube's observations beside them."""
+    grid, extent = georef_of(cube)
+    grid = grid.coarser(frame.factor)
+    coords: dict[str, Any] = georef_coords(grid, frame.small.core)
+    variables: dict[str, Any] = {}
+    for name, planes in layers.slices.items():
+        attributes = {
+            "grid_mapping": "spatial_ref",
+            **layer_attributes(bundle, name),
+            "nodata": layers.no_data(name),
+        }
+        if dim := stacked(bundle, name):
+            coords[dim] = list(bundle.classes.names)
+            variables[name] = ((dim, "y", "x"), packed[planes], attributes)
+        else:
+            variables[name] = (("y", "x"), packed[planes.start], attributes)
     if "observations" in cube:
-        ys, xs = frame.core.slices_in(frame.outer)
-        counts = cube["observations"].isel(y=ys, x=xs).data
-        total = da.minimum(counts.sum(axis=0, dtype=np.uint16), 255).astype(np.uint8)
-        attributes = {**mapped, "long_name": "clear observations over all dates, at most 255"}
+        counts = cube["observations"].isel(dict(zip("yx", frame.core.slices_in(extent), strict=True))).data
+        total = da.minimum(da.asarray(counts).sum(axis=0, dtype=np.uint16), 255).astype(np.uint8)
+        if frame.factor > 1:
+            total = da.coarsen(np.max, total, {0: frame.factor, 1: frame.factor})
+        attributes = {
+            "grid_mapping": "spatial_ref",
+            "long_name": "clear observations over all dates, at most 255",
+        }
         variables["observations"] = (("y", "x"), total, attributes)
     return xr.Dataset(variables, coords=coords, attrs={"landweave_bundle": json.dumps(bundle.digest())})

@@ -7,13 +7,31 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class UNetConfig(BaseModel):
+class NetworkConfig(BaseModel):
+    """What every network of the registry is built from.
+
+    Attributes:
+        n_dates: Dates (T) of the input; None: any number.
+        n_bands: Bands (C) of each date.
+        n_classes: Outputs (K).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    n_dates: int | None = Field(default=None, ge=1, le=366)
+    n_bands: int = Field(ge=1, le=512)
+    n_classes: int = Field(ge=1, le=4096)
+
+    @property
+    def window_multiple(self) -> int:
+        """Windows must be a multiple of this many pixels."""
+        return 1
+
+
+class UNetConfig(NetworkConfig):
     """What `engine.models.unet.UNet` is built from.
 
     Attributes:
         n_dates: Dates (T) of the input.
-        n_bands: Bands (C) of each date.
-        n_classes: Outputs (K).
         stem: Channels of the pixel-wise first layer, which mixes all dates and bands before the
             network looks at neighbours.
         width: Channels at full resolution; each level below has twice as many, up to `width_max`.
@@ -24,10 +42,7 @@ class UNetConfig(BaseModel):
         dropout: Share of bottleneck channels dropped in training.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     n_dates: int = Field(ge=1, le=366)
-    n_bands: int = Field(ge=1, le=512)
-    n_classes: int = Field(ge=1, le=255)
     stem: int = Field(default=32, ge=1)
     width: int = Field(default=16, ge=1)
     width_max: int = Field(default=64, ge=1)

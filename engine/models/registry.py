@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from engine.models.configs import UNetConfig
+from engine.models.configs import NetworkConfig, UNetConfig
 from engine.values.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,11 +28,13 @@ class Architecture:
         config_type: The pydantic model of its configuration.
         module: Module that holds the network class.
         name: Name of the class there; called with the configuration.
+        takes_days: Whether its forward also takes ``days_T``, float32, the day of the year of each date.
     """
 
-    config_type: type[UNetConfig]
+    config_type: type[NetworkConfig]
     module: str
     name: str
+    takes_days: bool = False
 
 
 _ARCHITECTURES: dict[str, Architecture] = {"unet": Architecture(UNetConfig, "engine.models.unet", "UNet")}
@@ -47,7 +49,7 @@ def architectures() -> tuple[str, ...]:
     return tuple(sorted(_ARCHITECTURES))
 
 
-def check_config(architecture: str, config: Mapping[str, Any]) -> UNetConfig:
+def check_config(architecture: str, config: Mapping[str, Any]) -> NetworkConfig:
     """Read a configuration, filling in defaults; loads no torch.
 
     Raises:
@@ -66,6 +68,11 @@ def check_config(architecture: str, config: Mapping[str, Any]) -> UNetConfig:
         ) from error
 
 
+def takes_days(architecture: str) -> bool:
+    """Tell whether a network's forward also takes ``days_T``, float32, the day of the year of each date."""
+    return _entry(architecture).takes_days
+
+
 def build(architecture: str, config: Mapping[str, Any]) -> torch.nn.Module:
     """Build a network with fresh weights (draw them under `torch.manual_seed`).
 
@@ -74,7 +81,8 @@ def build(architecture: str, config: Mapping[str, Any]) -> torch.nn.Module:
         config: Fields of its configuration.
 
     Returns:
-        A module ``forward(x_BTCHW float32, valid_BTHW float32) -> logits_BKHW float32``.
+        A module ``forward(x_BTCHW float32, valid_BTHW float32) -> logits_BKHW float32``, and with
+        ``days_T`` where `takes_days` says so.
 
     Raises:
         InputError: As `check_config`.

@@ -87,7 +87,7 @@ class TileShape:
         n_classes: Classes of the network.
         channels: Channels of the network's finest level.
         filled: Whether gaps are filled.
-        probability: Whether the probability of every class is stored.
+        layer_bytes: Bytes of one pixel in all layers of the map.
         threads: Pieces made at the same time.
         batch: Windows in one batch.
         weights_bytes: Size of the network.
@@ -100,7 +100,7 @@ class TileShape:
     n_classes: int
     channels: int = 32
     filled: bool = False
-    probability: bool = False
+    layer_bytes: int = 3
     threads: int = 1
     batch: int = 1
     weights_bytes: int = 0
@@ -124,7 +124,6 @@ def tile_bytes(shape: TileShape) -> dict[str, int]:
     series, window = 2 * shape.n_dates * reading.n_bands, shape.lattice.window_px**2
     inputs = INPUT_BYTES * shape.n_dates * (reading.n_bands + 1)
     in_network = max(inputs, CHANNEL_BYTES * shape.channels) + CLASS_BYTES * shape.n_classes
-    planes = 3 + (shape.n_classes if shape.probability else 0)
     parts = {
         "process": PROCESS_BYTES["map"],
         "cube": series * (2 * outer + shape.threads * extended),
@@ -132,7 +131,7 @@ def tile_bytes(shape: TileShape) -> dict[str, int]:
         "reading": shape.threads * piece_y * piece_x * reading.pixel_bytes,
         "sums": 4 * (shape.n_classes + 1) * (outer + shape.threads * extended),
         "batch": shape.threads * shape.batch * window * in_network + 3 * shape.weights_bytes,
-        "layers": 3 * planes * shape.core.area_px,
+        "layers": 3 * shape.layer_bytes * shape.core.area_px,
     }
     return {**parts, "total": sum(parts.values())}
 

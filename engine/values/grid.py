@@ -181,6 +181,26 @@ class Grid:
         grid = cls(normal_crs(crs), (res_y, res_x), (off_x, 0.0 - off_y))
         return grid, Box(row, col, row + shape_yx[0], col + shape_yx[1])
 
+    def coarser(self, factor: int) -> Grid:
+        """Return the grid whose pixels hold ``factor x factor`` of this one's; the anchor stays.
+
+        >>> Grid("EPSG:32633", (10.0, 10.0)).coarser(2).resolution_yx
+        (20.0, 20.0)
+        """
+        if factor == 1:
+            return self
+        return Grid(
+            self.crs, (self.resolution_yx[0] * factor, self.resolution_yx[1] * factor), self.anchor_xy
+        )
+
+    def finer(self, factor: int) -> Grid:
+        """Return the grid of which this one is ``coarser(factor)``."""
+        if factor == 1:
+            return self
+        return Grid(
+            self.crs, (self.resolution_yx[0] / factor, self.resolution_yx[1] / factor), self.anchor_xy
+        )
+
     def box_of_bounds(self, bounds_xyxy: tuple[float, float, float, float]) -> Box:
         """Return the smallest box that covers ``(left, bottom, right, top)`` in CRS units.
 

@@ -141,8 +141,8 @@ class CubeSpec(BaseModel):
             raise InputError("period is None: the cube has no composites", where="cube.period")
         return spans_of(self.period, start, end)
 
-    def require(self, other: CubeSpec, *, n_dates: int, other_n_dates: int) -> None:
-        """Refuse a cube (`other`) that this spec, a bundle's, was not trained on.
+    def require(self, other: CubeSpec, *, n_dates: int | None, other_n_dates: int) -> None:
+        """Refuse a cube (`other`) that this spec, a bundle's, was not trained on; `n_dates` None takes any.
 
         Raises:
             SpecError: Naming each field that differs.
@@ -154,7 +154,7 @@ class CubeSpec(BaseModel):
             if own.get("sha256") is None:  # a bundle written by hand names the mask's model, not its bytes
                 own.pop("sha256", None), found.pop("sha256", None)
         differs = {k: (theirs[k], mine[k]) for k in mine if mine[k] != theirs[k]}
-        if n_dates != other_n_dates:
+        if n_dates not in (None, other_n_dates):
             differs["dates"] = (other_n_dates, n_dates)
         if differs:
             raise SpecError(

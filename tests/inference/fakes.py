@@ -81,11 +81,13 @@ def used(core: tuple[int, int], outer: tuple[int, int], lattice: Lattice) -> lis
 def oracle(values: NDArray[np.uint16], frame: Frame) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Untiled answer in plain int64: (K, y, x) sums, (y, x) weights over the core, windows evaluated.
 
+    Windows without a pixel of the core that is wanted and has data are not evaluated.
+
     The border rule: what lies of a window inside `outer` is mirrored to fill the window.
     """
     lattice, outer, core = frame.lattice, frame.outer, frame.core
     size, weights = lattice.window_px, lattice.weights().astype(np.int64)
-    valid = values.all(axis=1).any(axis=0)
+    asked = asked_for(values, frame)
     sums = np.zeros((N_CLASSES, *outer.shape_yx), np.int64)
     sum_w = np.zeros(outer.shape_yx, np.int64)
     count = 0
@@ -98,7 +100,7 @@ def oracle(values: NDArray[np.uint16], frame: Frame) -> tuple[NDArray[np.int64],
             cols = mirror(x, x + size, inside.x0, inside.x1) - outer.x0
             at, cut = inside.slices_in(outer), inside.slices_in(window)
             sum_w[at] += weights[cut]
-            if valid[at].any():
+            if asked[at].any():
                 count += 1
                 p_KHW = probabilities(values[:, :, rows[:, None], cols])
                 sums[(slice(None), *at)] += (p_KHW * weights)[(slice(None), *cut)]
@@ -106,10 +108,20 @@ def oracle(values: NDArray[np.uint16], frame: Frame) -> tuple[NDArray[np.int64],
     return sums[(slice(None), *wanted)], sum_w[wanted], count
 
 
+def asked_for(values: NDArray[np.uint16], frame: Frame) -> NDArray[np.bool_]:
+    """(y, x) bool over `outer`: pixels of the core that are wanted and have data."""
+    asked = np.zeros(frame.outer.shape_yx, np.bool_)
+    at = frame.core.slices_in(frame.outer)
+    asked[at] = values.all(axis=1).any(axis=0)[at]
+    if frame.wanted is not None:
+        asked[at] &= frame.wanted
+    return asked
+
+
 def oracle_map(values: NDArray[np.uint16], frame: Frame) -> tuple[NDArray[np.uint8], int]:
-    """Untiled (2 + K, y, x) uint8 planes as `classes_from_sums` lays them out, and windows evaluated."""
+    """Untiled (2 + K, y, x) uint8 planes as `decide` lays them out, and windows evaluated."""
     sums, weights, count = oracle(values, frame)
-    valid = values.all(axis=1).any(axis=0)[frame.core.slices_in(frame.outer)]
+    valid = asked_for(values, frame)[frame.core.slices_in(frame.outer)]
     share = np.floor(250 * sums / (weights * 65535.0) + 0.5).astype(np.int64)
     planes = [sums.argmax(axis=0) + 1, share.max(axis=0), *share]
     out = np.stack([np.where(valid, p, 0 if i == 0 else 255) for i, p in enumerate(planes)])

@@ -15,12 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.inference.blend import Frame
+from engine.inference.decide import Layers
 from engine.inference.predict import predict_array
 from engine.values.grid import Box
+from engine.values.head import ONE_CLASS
 from engine.values.lattice import Kernel, Lattice
 from tests.inference.fakes import FakeLane, evaluations, oracle_map, random_cube
 
-LABELS = np.array([1, 2, 3, 4], np.uint8)
+LABELS = (1, 2, 3, 4)
 
 
 def _ragged(total: int, cuts: list[int]) -> tuple[int, ...]:
@@ -30,7 +32,9 @@ def _ragged(total: int, cuts: list[int]) -> tuple[int, ...]:
 
 def _lazy(values: np.ndarray, frame: Frame, chunks: tuple[tuple[int, ...], ...], log: Path) -> da.Array:
     array = da.from_array(values, chunks=((1, 1), (2, 1), *chunks))
-    return predict_array(array, frame, partial(FakeLane, str(log)), LABELS, probability=True)
+    return predict_array(
+        array, frame, partial(FakeLane, str(log)), Layers(ONE_CLASS, LABELS, ("probability",))
+    )
 
 
 lattices = st.builds(
@@ -137,6 +141,6 @@ def test_a_cube_without_data_costs_nothing_and_is_no_data(tmp_path: Path) -> Non
 def test_the_graph_has_few_tasks_a_block(tmp_path: Path) -> None:
     values = da.zeros((2, 3, 2000, 2000), chunks=(2, 3, 200, 200), dtype=np.uint16)
     frame = Frame(Box(0, 0, 2000, 2000), Box(0, 0, 2000, 2000), Lattice(64, 24))
-    result = predict_array(values, frame, partial(FakeLane, str(tmp_path / "log")), LABELS)
+    result = predict_array(values, frame, partial(FakeLane, str(tmp_path / "log")), Layers(ONE_CLASS, LABELS))
     (optimized,) = dask.optimize(result)
     assert len(dict(optimized.__dask_graph__())) / 100 < 25

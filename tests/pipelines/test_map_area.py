@@ -97,7 +97,7 @@ def whole(project: Path) -> xr.Dataset:
     scenes = find_scenes(config, area, pad_m=480)
     outer = bundle.lattice.pad(box)
     cube = open_cube(scenes, bundle.spec, grid=grid, box=outer, chunks_yx=(4096, 4096))
-    return predict(cube, bundle, core=box, probability=True).compute(scheduler="sync")
+    return predict(cube, bundle, core=box, layers=("probability",)).compute(scheduler="sync")
 
 
 def compare(found: xr.Dataset, whole: xr.Dataset) -> None:
@@ -125,7 +125,7 @@ def test_every_layout_gives_the_bytes_of_the_untiled_map(
 
 
 def test_probabilities_are_those_of_the_untiled_map(project: Path, client: Client, whole: xr.Dataset) -> None:
-    run(project, client, "prob", "probability=true", "tile_px=128")
+    run(project, client, "prob", "layers=[probability]", "tile_px=128")
     found = xr.open_zarr(project / "prob" / "map.zarr", chunks=None).sel(y=whole.y, x=whole.x)
     inside = found.label.values > 0
     np.testing.assert_array_equal(found.probability.values[:, inside], whole.probability.values[:, inside])

@@ -34,7 +34,7 @@ def test_no_tile_with_its_halo_is_wider_than_the_widest(
     ("changes", "grown"),
     [
         ({"filled": True}, "filling"),
-        ({"probability": True}, "layers"),
+        ({"layer_bytes": 7}, "layers"),
         ({"n_dates": 16}, "cube"),
         ({"channels": 128}, "batch"),
         ({"n_classes": 9}, "sums"),

@@ -1,0 +1,66 @@
+"""From a network's outputs to fixed point, by what they mean; window by window.
+
+Shape suffixes: K output, H row, W column.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from engine.values.errors import DataError
+from engine.values.head import VALUE_ONE, Classes, MultiLabel, Values
+from engine.values.lattice import PROBABILITY_ONE
+
+if TYPE_CHECKING:
+    import torch
+
+Given = Literal["logits", "probabilities"]
+
+_TINY = 1e-12
+
+
+def fixed_point(
+    outputs_KHW: torch.Tensor,
+    temperature: float = 1.0,
+    given: Given = "logits",
+    head: Classes | MultiLabel | Values | None = None,
+) -> torch.Tensor:
+    """Turn one window's outputs into fixed point.
+
+    One window at a time: a softmax over a batch may take another path through memory for each batch size.
+
+    Args:
+        outputs_KHW: float32 (or bfloat16, float16: computed in float32); for `Values` in their own unit.
+        temperature: Divides the logits of classes; calibration.
+        given: Whether classes come as logits or probabilities.
+        head: What the outputs mean; None: classes.
+
+    Returns:
+        (K, H, W) int32, 0..65535: ``round(p * 65535)``, for values ``round((v - low) / step)``, 0..65534.
+
+    Raises:
+        DataError: If an output is not finite.
+    """
+    import torch
+
+    if not bool(torch.isfinite(outputs_KHW).all()):
+        raise DataError(
+            "the network gave values that are not finite",
+            where="lane",
+            mend="check the bundle's normalisation and the cube's values",
+        )
+    scores_KHW = outputs_KHW.float().contiguous()
+    if isinstance(head, Values):
+        steps_KHW = (scores_KHW.clamp(head.low, head.high) - head.low) * (VALUE_ONE / (head.high - head.low))
+        return torch.round(steps_KHW).to(torch.int32)
+    if given == "probabilities" and temperature == 1.0:
+        return torch.round(scores_KHW.clamp(0, 1) * PROBABILITY_ONE).to(torch.int32)
+    if isinstance(head, MultiLabel):
+        if given == "probabilities":
+            scores_KHW = torch.logit(scores_KHW, eps=_TINY)
+        p_KHW = torch.sigmoid(scores_KHW / temperature)
+    else:
+        if given == "probabilities":
+            scores_KHW = torch.log(scores_KHW.clamp_min(_TINY))
+        p_KHW = torch.softmax(scores_KHW / temperature, dim=0)
+    return torch.round(p_KHW * PROBABILITY_ONE).to(torch.int32)
