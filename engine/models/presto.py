@@ -13,7 +13,7 @@ nobody looks at::
 The published weights also know Sentinel-1, ERA5 weather, Dynamic World labels, the elevation and the place;
 their layers are kept, so that the weights fill the encoder exactly. A cube of reflectance gives tokens to
 the Sentinel-2 groups alone. Reflectance goes in divided by 10000, without an offset
-(nasaharvest/presto, MIT: its Sentinel-2 shift is 0 and its divisor 1e4); it was trained on monthly mosaics
+(nasaharvest/presto, MIT: its shift of Sentinel-2 is 0, its divisor 1e4); it was trained on monthly mosaics
 of top-of-atmosphere reflectance (L1C), up to 24 months.
 
 Shape suffixes: B batch, T date, C band, H row, W column, K output, N pixel, L token, D feature.
@@ -112,7 +112,7 @@ class Encoder(nn.Module):
         Returns:
             (N, T, D), or (N, 1, D) for the elevation, which has no date.
         """
-        group = list((*PRESTO_GROUPS, _LABELS)).index(name)
+        group = [*PRESTO_GROUPS, _LABELS].index(name)
         embed = self.dw_embed if name == _LABELS else self.eo_patch_embed[name]
         channel_D = self.channel_embed.weight[group]
         if name == _STATIC:
@@ -179,12 +179,13 @@ class Presto(nn.Module):
         self.encoder = Encoder(config.n_positions)
         self.head = _head(config)
 
-    def forward(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor, days_T: torch.Tensor) -> torch.Tensor:
         """Compute logits, or embeddings, of each pixel by itself.
 
         Args:
             x_BTCHW: float32, reflectance 0..1 (reflectance x 10000 divided by 10000), 0 = no data.
             valid_BTHW: float32, 1 = all bands of that date are there, 0 = no data.
+            days_T: float32, day of the year of each month (its first, or any other day of it).
 
         Returns:
             (B, K, H, W) float32.
@@ -192,31 +193,43 @@ class Presto(nn.Module):
         Raises:
             InputError: If dates or bands do not fit the configuration.
         """
-        self._check(x_BTCHW)
+        self._check(x_BTCHW, days_T)
+        months_T = months_of(days_T)
         batch, dates, bands, height, width = x_BTCHW.shape
         x_NTC = x_BTCHW.permute(0, 3, 4, 1, 2).reshape(-1, dates, bands)
         valid_NT = valid_BTHW.permute(0, 2, 3, 1).reshape(-1, dates) > 0
-        found_NK = torch.cat([self._pixels(x, valid) for x, valid in _pieces(x_NTC, valid_NT)])
+        found_NK = torch.cat([self._pixels(x, valid, months_T) for x, valid in _pieces(x_NTC, valid_NT)])
         return found_NK[: len(x_NTC)].view(batch, height, width, -1).permute(0, 3, 1, 2)
 
-    def _pixels(self, x_NTC: torch.Tensor, valid_NT: torch.Tensor) -> torch.Tensor:
-        months_T = torch.tensor(self.config.months, device=x_NTC.device) - 1
+    def _pixels(self, x_NTC: torch.Tensor, valid_NT: torch.Tensor, months_T: torch.Tensor) -> torch.Tensor:
         series = sentinel2_series(x_NTC, self.config.bands)
-        tokens, known = self.encoder(
-            series, dict.fromkeys(series, valid_NT), months_T, self.config.place
-        )
+        tokens, known = self.encoder(series, dict.fromkeys(series, valid_NT), months_T, self.config.place)
         found: torch.Tensor = self.head(self.encoder.embedding(tokens, known))
         return found
 
-    def _check(self, x_BTCHW: torch.Tensor) -> None:
-        limit = (self.config.n_dates, self.config.n_bands)
-        if x_BTCHW.ndim != 5 or tuple(x_BTCHW.shape[1:3]) != limit:
+    def _check(self, x_BTCHW: torch.Tensor, days_T: torch.Tensor) -> None:
+        config = self.config
+        dates = x_BTCHW.shape[1] if config.n_dates is None else config.n_dates
+        found = (*x_BTCHW.shape[1:3], len(days_T))
+        if found != (dates, config.n_bands, dates) or dates > config.n_positions:
             raise InputError(
                 "the input does not fit the network",
-                where="(date, band)",
-                found=tuple(x_BTCHW.shape),
-                limit=limit,
+                where="(dates, bands, days)",
+                found=found,
+                limit=f"({dates}, {config.n_bands}, {dates}), at most {config.n_positions} months",
             )
+
+
+def months_of(days_T: torch.Tensor) -> torch.Tensor:
+    """Return the month, 0 = January, of days of the year 1..366.
+
+    In leap years the last day of a month counts as the first of the next.
+
+    >>> months_of(torch.tensor([1.0, 31.0, 32.0, 60.0, 366.0])).tolist()
+    [0, 0, 1, 2, 11]
+    """
+    first = torch.tensor([32, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335], device=days_T.device)
+    return torch.bucketize(days_T, first.to(days_T.dtype), right=True)
 
 
 def sentinel2_series(x_NTC: torch.Tensor, bands: tuple[str, ...]) -> dict[str, torch.Tensor]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from engine.values.bands import band
-
+from engine.models.configs import NetworkConfig
+from engine.values.bands import common_name
 
 PRESTO_FEATURES = 128
 """Length of Presto's embedding."""
@@ -29,56 +29,36 @@ PRESTO_GROUPS: dict[str, tuple[str, ...]] = {
 """Presto's groups of bands, one token each (Tseng et al. 2023, arXiv:2304.14065), by landweave's names."""
 
 
-class PrestoConfig(BaseModel):
+class PrestoConfig(NetworkConfig):
     """What `engine.models.presto.Presto` is built from.
 
     Attributes:
         bands: Bands of the cube in its order; those of a group come together or not at all.
-        n_dates: Months (T) of the series.
-        first_month: Month of the year of the first date, 1 = January; the dates are months in a row.
         head: ``embedding`` (128 outputs), ``linear`` (a linear map to classes) or ``mlp`` (64 hidden units).
         n_classes: Outputs (K); 128 for embeddings.
         place: Latitude and longitude in degrees of the area; None leaves the token of the place out.
-        n_positions: Longest series that the weights know.
+        n_positions: Longest series, in months, that the weights know.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     bands: tuple[str, ...] = Field(min_length=1)
-    n_dates: int = Field(ge=1)
-    first_month: int = Field(ge=1, le=12)
     head: Literal["embedding", "linear", "mlp"] = "embedding"
     n_classes: int = Field(default=PRESTO_FEATURES, ge=1, le=255)
-    place: tuple[Annotated[float, Field(ge=-90, le=90)], Annotated[float, Field(ge=-180, le=180)]] | None = None
+    place: tuple[Annotated[float, Field(ge=-90, le=90)], Annotated[float, Field(ge=-180, le=180)]] | None = (
+        None
+    )
     n_positions: int = Field(default=24, ge=1, le=366)
 
     @model_validator(mode="after")
     def _fits(self) -> PrestoConfig:
-        if self.n_dates > self.n_positions:
-            raise ValueError(f"the weights know series of at most {self.n_positions} months, not {self.n_dates}")
+        if self.n_dates is not None and self.n_dates > self.n_positions:
+            raise ValueError(f"the weights know at most {self.n_positions} months, not {self.n_dates}")
         if self.head == "embedding" and self.n_classes != PRESTO_FEATURES:
             raise ValueError(f"an embedding has {PRESTO_FEATURES} outputs, not {self.n_classes}")
-        have = {band(name).name for name in self.bands}
+        if len(self.bands) != self.n_bands:
+            raise ValueError(f"n_bands is {self.n_bands}, but there are {len(self.bands)} bands")
+        have = {common_name(name) for name in self.bands}
         used = {b for names in PRESTO_GROUPS.values() if set(names) <= have for b in names}
         if have - used:
             groups = "; ".join(", ".join(g) for k, g in PRESTO_GROUPS.items() if k.startswith("S2"))
             raise ValueError(f"Presto has no use for {sorted(have - used)}: its groups are {groups}")
         return self
-
-    @property
-    def n_bands(self) -> int:
-        """Bands (C) of each date."""
-        return len(self.bands)
-
-    @property
-    def months(self) -> tuple[int, ...]:
-        """Month of the year of each date, 1 = January.
-
-        >>> PrestoConfig(bands=("nir",), n_dates=3, first_month=11).months
-        (11, 12, 1)
-        """
-        return tuple((self.first_month - 1 + i) % 12 + 1 for i in range(self.n_dates))
-
-    @property
-    def window_multiple(self) -> int:
-        """Windows may have any size: each pixel stands by itself."""
-        return 1
