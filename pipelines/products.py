@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.archive.items import ItemTable
+from engine.inference.predict import layer_attributes, stacked
 from engine.inference.seams import SeamReport, map_seams
 from engine.products.cog import write_cog
 from engine.products.overviews import build_overviews
@@ -86,14 +87,20 @@ def _make(job: MapJob, area: Area, table: ItemTable, home: Path) -> Products:
         build_overviews(url)
     seams = map_seams(url, job.bundle.lattice, job.tile_px, box, grid=job.grid)
     (run / SEAMS_FILE).write_text(json.dumps(asdict(seams), indent=1))
+    names = _published(job)
     files = {
         name: write_cog(url, run / COGS / f"{name}.tif", variable=name, box=box, scheme=classes)
-        for name in ("label", "confidence", "observations")
+        for name in names
     }
-    write_qml(run / COGS / "label.qml", classes)
-    subtitle = _subtitle(job, table)
+    if "label" in names:
+        write_qml(run / COGS / "label.qml", classes)
     files["quicklook"] = write_quicklook(
-        url, run / QUICKLOOK, classes, title=f"{title}\n{subtitle}", outline=area.geometry, box=box
+        url,
+        run / QUICKLOOK,
+        classes if "label" in names else names[0],
+        title=f"{title}\n{_subtitle(job, table)}",
+        outline=area.geometry,
+        box=box,
     )
     files["zarr"] = home / f"{job.name}.zarr"
     product = MapProduct(
@@ -106,12 +113,37 @@ def _make(job: MapJob, area: Area, table: ItemTable, home: Path) -> Products:
         end=last,
         outline=area.geometry,
         files=files,
+        layers={name: _band(job, name) for name in names if name not in ("label", "observations")},
         model=_model(job),
         sources=(str(home / job.items),),
         version=_version(),
     )
     item = write_stac(run / STAC, product)
     return Products({k: str(v) for k, v in files.items() if k != "zarr"}, str(item), seams)
+
+
+_MOST_BANDS = 32  # of a file: beyond that a reader wants the Zarr
+
+
+def _published(job: MapJob) -> list[str]:
+    """List the layers that become files, the main one first: flat ones, and all where there is no label."""
+    layers = job.bundle.layers(job.layers)
+    sizes = {name: planes.stop - planes.start for name, planes in layers.slices.items()}
+    flat = [name for name, size in sizes.items() if size == 1]
+    deep = [name for name, size in sizes.items() if 1 < size <= _MOST_BANDS and "label" not in sizes]
+    return [*deep, *flat, "observations"]
+
+
+def _band(job: MapJob, name: str) -> dict[str, Any]:
+    """Say how a layer is stored, by the names of the raster extension."""
+    attributes, layers = layer_attributes(job.bundle, name), job.bundle.layers(job.layers)
+    found = {"data_type": layers.dtype.name, "nodata": layers.no_data(name), "scale": attributes["scale"]}
+    found |= {"offset": attributes.get("offset", 0.0)}
+    if attributes["units"] != "1":
+        found["unit"] = attributes["units"]
+    if stacked(job.bundle, name):
+        found["planes"] = list(job.bundle.classes.names)
+    return found
 
 
 def _item_id(text: str) -> str:
