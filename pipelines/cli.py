@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.cli_bundle import app as bundle_app
 from pipelines.cli_run import app as run_app
 
 EXIT_PARTIAL, EXIT_INTERRUPTED = 3, 5
@@ -25,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-bundle_app = typer.Typer(help="Make and look at model bundles.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(run_app)
 
@@ -238,30 +238,6 @@ def train(
     with steps_progress("train", "batches") as show:
         bundle, trained = train_model(settings, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"))
     _print({"bundle": bundle.path, **score_lines(trained)}, as_json=False)
-
-
-@bundle_app.command("create")
-def bundle_create(
-    config: Annotated[Path, typer.Argument(help="YAML: name, onnx, cube, classes, layout, normalisation.")],
-    override: Override = None,
-) -> None:
-    """Wrap a foreign ONNX network as a bundle."""
-    from pipelines.make_bundle import make_bundle
-    from pipelines.plan_area import describe_bundle
-
-    bundle = make_bundle(config, override)
-    _print({"bundle": bundle.path, **describe_bundle(bundle)}, as_json=False)
-
-
-@bundle_app.command("show")
-def bundle_show(
-    path: Annotated[Path, typer.Argument(help="Folder of the bundle.")], as_json: Json = False
-) -> None:
-    """Say what a bundle is: bands, dates, classes, window, scores; checks its weights."""
-    from engine.inference.bundle import load_bundle
-    from pipelines.plan_area import describe_bundle
-
-    _print(describe_bundle(load_bundle(path)), as_json)
 
 
 @app.command("indices")

@@ -212,6 +212,11 @@ def read_yaml(path: str | Path, overrides: list[str] | None, *, paths: tuple[str
     if not isinstance(raw, dict):
         raise InputError("the configuration is not a mapping", where=str(path), mend="landweave init")
     _anchor_paths(raw, path.parent, paths)
+    return with_overrides(raw, overrides)
+
+
+def with_overrides(raw: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
+    """Apply ``key=value`` overrides to a mapping, in place, and return it."""
     for text in overrides or []:
         _override(raw, text)
     return raw

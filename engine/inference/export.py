@@ -13,8 +13,8 @@ The temperature is not: it stays in the manifest, as for every bundle.
 from __future__ import annotations
 
 import copy
-import io
 import json
+import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     import torch
 
 Target = Literal["onnx", "pt2", "safetensors"]
+
+FORMATS: dict[str, Target] = {"onnx": "onnx", "pt2": "pt2", "safetensors": "safetensors"}
+"""By the name that a person gives."""
 
 _OPSET = 17
 
@@ -62,8 +65,6 @@ def export_bundle(
     name = f"{bundle.architecture} (exported)"
     if to == "onnx":
         return create_onnx_bundle(folder, _to_onnx(graph, example, bundle), layout, fields, name)
-    import tempfile
-
     import torch
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -170,18 +171,18 @@ def _to_onnx(graph: torch.nn.Module, example: torch.Tensor, bundle: Bundle) -> b
             "writing ONNX needs the package onnx", where="onnx", mend="pip install onnx"
         ) from error
     free: dict[str, Any] = {} if bundle.pixelwise else {"reflectance": {0: "batch"}, "outputs": {0: "batch"}}
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), torch.no_grad():
+        file = Path(scratch) / "model.onnx"
         # The exporter by tracing needs no further package; what it warns of are checks of fixed shapes.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph,
             (example,),
-            buffer,
+            file,
             dynamo=False,
             opset_version=_OPSET,
             input_names=["reflectance"],
             output_names=["outputs"],
             dynamic_axes=free,
         )
-    return buffer.getvalue()
+        return file.read_bytes()

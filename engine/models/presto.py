@@ -55,8 +55,9 @@ class Attention(nn.Module):
     def forward(self, x_NLD: torch.Tensor, known_NL: torch.Tensor) -> torch.Tensor:
         """Mix tokens; rows of unknown tokens are computed too, and mean nothing."""
         n, tokens, features = x_NLD.shape
-        heads = self.qkv(x_NLD).view(n, tokens, 3, _HEADS, features // _HEADS).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(*heads, attn_mask=known_NL[:, None, None, :])
+        query, key, value = self.qkv(x_NLD).view(n, tokens, 3, _HEADS, features // _HEADS).permute(2, 0, 3, 1, 4)
+        looked_at = known_NL[:, None, None, :]
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=looked_at)
         found: torch.Tensor = self.proj(mixed.transpose(1, 2).reshape(n, tokens, features))
         return found
 
