@@ -43,6 +43,9 @@ Only = Annotated[
 Refresh = Annotated[
     bool, typer.Option("--refresh", help="Search again; tiles that other scenes touch now are made again.")
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust-model", help="Open a bundle that may run code; only if you trust its maker.")
+]
 
 
 def main() -> None:
@@ -124,12 +127,14 @@ def schema(kind: Annotated[str, typer.Option(help="map or cube.")] = "map") -> N
 
 
 @app.command()
-def check(config: Config, override: Override = None, as_json: Json = False) -> None:
+def check(
+    config: Config, override: Override = None, trust_model: Trust = False, as_json: Json = False
+) -> None:
     """Read a run's YAML, its area and its bundle, and say what would be mapped; searches nothing."""
     from pipelines.config import load_config
     from pipelines.plan_area import describe
 
-    _print(describe(load_config(config, override)), as_json)
+    _print(describe(load_config(config, _trusted(override, trust_model))), as_json)
 
 
 @app.command()
@@ -200,12 +205,14 @@ def plan(
         str | None, typer.Option("--explain", help="Why this tile (r3_c-4) would be made again, or not.")
     ] = None,
     refresh: Refresh = False,
+    trust_model: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Say what the map needs before it runs: scenes, tiles, bytes, memory, storage, hours, money.
 
     A few tiles are made to tell the time; they stay, and `map` does not make them again.
     """
+    override = _trusted(override, trust_model)
     if explain is not None:
         from pipelines.config import load_config
         from pipelines.explain_tile import explain_tile
@@ -278,6 +285,7 @@ def map_command(
     only: Only = None,
     refresh: Refresh = False,
     no_resume: NoResume = False,
+    trust_model: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Map an area; running it again goes on where it stopped, and makes again only what changed."""
@@ -286,7 +294,7 @@ def map_command(
     from pipelines.map_area import map_area
 
     settings = {"out": out, "chunk_px": chunk, "tile_px": tile, "cluster.n_workers": workers}
-    run = load_config(config, [*(override or []), *_as_overrides(settings, cluster)])
+    run = load_config(config, [*_trusted(override, trust_model), *_as_overrides(settings, cluster)])
     with map_progress(quiet=as_json) as listener:
         part = None if only is None else part_named(only, run.area)
         result = map_area(run, resume=not no_resume, refresh=refresh, only=part, listener=listener)
@@ -305,6 +313,7 @@ def cube_command(
     cluster: Cluster = None,
     refresh: Refresh = False,
     no_resume: NoResume = False,
+    trust_model: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Stage a cube as OUT/cube.zarr; again, it goes on; with a later time, it appends.
@@ -316,11 +325,16 @@ def cube_command(
     from pipelines.plan_cube import load_cube_config
 
     settings = {"out": out, "chunk_px": chunk, "tile_px": tile, "cluster.n_workers": workers}
-    run = load_cube_config(config, [*(override or []), *_as_overrides(settings, cluster)])
+    run = load_cube_config(config, [*_trusted(override, trust_model), *_as_overrides(settings, cluster)])
     with map_progress(quiet=as_json) as listener:
         result = make_cube(run, resume=not no_resume, refresh=refresh, listener=listener)
     _print(result.as_dict(), as_json)
     raise typer.Exit(result.exit_code)
+
+
+def _trusted(override: list[str] | None, trust_model: bool) -> list[str]:
+    """Add the word of trust, which no file can give, to the overrides."""
+    return [*(override or []), *(["trust_model=true"] if trust_model else [])]
 
 
 def _as_overrides(settings: dict[str, Any], cluster: str | None) -> list[str]:

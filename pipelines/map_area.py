@@ -179,7 +179,7 @@ def design(
     """
     check_sizes(config.tile_px)
     run_dir = absolute(config.out)
-    bundle, area = load_bundle(config.bundle), area_of(config.area)
+    bundle, area = load_bundle(config.bundle, trust_model=config.trust_model), area_of(config.area)
     spec = spec_of(config, bundle)
     grid, _ = grid_and_box(area, config.crs, spec.resolution_m)
     question = question_of(config, area, pad_of(spec, bundle.lattice.window_px))

@@ -20,7 +20,7 @@ from pipelines.map_job import MapJob
 
 def describe(config: RunConfig) -> dict[str, Any]:
     """Say what a configuration means, without searching."""
-    bundle, area = load_bundle(config.bundle), area_of(config.area)
+    bundle, area = load_bundle(config.bundle, trust_model=config.trust_model), area_of(config.area)
     spec = spec_of(config, bundle)
     grid, box = grid_and_box(area, config.crs, spec.resolution_m)
     tiles = box.snap_out(config.tile_px).area_px // config.tile_px**2

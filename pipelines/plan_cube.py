@@ -46,7 +46,7 @@ def cube_config_of(run: RunConfig, halo_px: int | None = None) -> CubeConfig:
     """Return the staging of the cube that a map needs."""
     from engine.inference.bundle import load_bundle
 
-    bundle = load_bundle(run.bundle)
+    bundle = load_bundle(run.bundle, trust_model=run.trust_model)
     shared = {name: getattr(run, name) for name in CubeConfig.model_fields if name in RunConfig.model_fields}
     halo = bundle.lattice.window_px if halo_px is None else halo_px
     return CubeConfig(**shared | {"cube": spec_of(run, bundle), "halo_px": halo})

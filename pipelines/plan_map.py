@@ -91,7 +91,7 @@ def plan_map(config: RunConfig, options: PlanOptions | None = None, step: Step |
 
 def _scenes(config: RunConfig, *, known: bool) -> ItemTable:
     """Return the scenes that the run folder knows, or search; no pixel is looked at."""
-    bundle, area = load_bundle(config.bundle), area_of(config.area)
+    bundle, area = load_bundle(config.bundle, trust_model=config.trust_model), area_of(config.area)
     pad_m = pad_of(spec_of(config, bundle), bundle.lattice.window_px)
     table = known_scenes(absolute(config.out), question_of(config, area, pad_m)) if known else None
     return search_scenes(config, area, pad_m=pad_m) if table is None else table
