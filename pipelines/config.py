@@ -218,7 +218,9 @@ def read_yaml(path: str | Path, overrides: list[str] | None, *, paths: tuple[str
         raise InputError("the configuration is not a mapping", where=str(path), mend="landweave init")
     if "trust_model" in raw:
         raise TrustError(
-            "trust is not given in a file", where=f"{path}: trust_model", mend="say --trust-model when you run it"
+            "trust is not given in a file",
+            where=f"{path}: trust_model",
+            mend="say --trust-model when you run it",
         )
     _anchor_paths(raw, path.parent, paths)
     return with_overrides(raw, overrides)

@@ -73,9 +73,9 @@ def check_bundle(bundle: Bundle, *, device: str = "cpu", precision: bool = False
         return [*found, Finding("runs", False, str(error))]
     shape = "x".join(map(str, out_BKHW.shape[1:]))
     found.append(Finding("runs", True, f"{len(x_BTCHW)} drawn windows give finite {shape} (outputs, y, x)"))
-    found.append(
-        _same(bundle, "repeats itself", "two runs", out_BKHW, Lane(bundle, device, days=days).run(x_BTCHW))
-    )
+    found.append(_same("repeats itself", "again in this process", out_BKHW, lane.run(x_BTCHW)))
+    fresh = Lane(bundle, device, days=days).run(x_BTCHW)
+    found.append(_same("starts alike", "built anew", out_BKHW, fresh))
     found += _slots(bundle, x_BTCHW, lambda batch: Lane(bundle, device, batch, days=days))
     if precision:
         found += _precisions(bundle, x_BTCHW, lambda other: Lane(other, device, days=days))
@@ -83,20 +83,20 @@ def check_bundle(bundle: Bundle, *, device: str = "cpu", precision: bool = False
 
 
 def drawn_windows(bundle: Bundle, seed: int = 0) -> NDArray[np.uint16]:
-    """Draw windows (3, T, C, W, W), or rows of pixels (3, T, C, ROWS, 1), uint16.
+    """Draw windows (3, T, C, W, W), or one row of pixels (1, T, C, ROWS, 1), uint16.
 
-    Smooth reflectance with some noise; a corner of the first has no data on one date, the last none at all.
+    Smooth reflectance with some noise; a part of the first has no data on one date, another none at all.
     """
     rng = np.random.default_rng(seed)
     height, width = (ROWS, 1) if bundle.pixelwise else (bundle.lattice.window_px,) * 2
-    shape = (_WINDOWS, bundle.n_dates or _ANY_DATES, len(bundle.spec.bands))
+    shape = (1 if bundle.pixelwise else _WINDOWS, bundle.n_dates or _ANY_DATES, len(bundle.spec.bands))
     rows, cols = np.arange(height)[:, None], np.arange(width)[None, :]
     level, across, along = (rng.uniform(0.5, 4.0, (*shape, 1, 1)) for _ in range(3))
     smooth = 1500 + 400 * level + 500 * np.sin(rows * across / 40) * np.cos(cols * along / 40)
     noisy = smooth + rng.normal(0, 60, (*shape, height, width))
     drawn = np.clip(noisy, 1, 10_000).astype(np.uint16)
     drawn[0, 0, :, : height // 3] = 0
-    drawn[-1] = 0
+    drawn[0, :, :, : height // 6] = 0
     return drawn
 
 
@@ -115,13 +115,12 @@ def _manifest(path: Path) -> Iterator[Finding]:
     import pystac
 
     fields = json.loads(path.read_text())
-    item = pystac.Item.from_dict({**fields, "stac_extensions": []})
     try:
-        item.validate()
+        pystac.Item.from_dict({**fields, "stac_extensions": []}).validate()
         yield Finding("STAC item", True, f"valid STAC {fields['stac_version']}")
     except ImportError:
         yield Finding("STAC item", None, "not checked: pip install jsonschema")
-    except pystac.STACValidationError as error:
+    except (pystac.STACError, KeyError, TypeError, ValueError) as error:
         yield Finding("STAC item", False, str(error)[:300])
     problems = list(_mlm_problems(fields))
     yield Finding(
@@ -164,16 +163,22 @@ def _slots(bundle: Bundle, x_BTCHW: NDArray[np.uint16], lane_of: Callable[[int],
     if bundle.pixelwise:
         lane = lane_of(1)
         turned = lane.run(np.ascontiguousarray(x_BTCHW[..., ::-1, :]))[..., ::-1, :]
-        yield _same(bundle, "rows are independent", "a row turned round", lane.run(x_BTCHW), turned)
+        yield _same("rows are independent", "a row turned round", lane.run(x_BTCHW), turned)
         return
-    lane = lane_of(_WINDOWS + 1)
-    together, turned = lane.run(x_BTCHW), lane.run(np.ascontiguousarray(x_BTCHW[::-1]))[::-1]
-    alone = lane.run(x_BTCHW[:1])
-    yield _same(bundle, "slots are independent", "other places in a batch", together, turned)
-    yield _same(bundle, "neighbours do not matter", "alone in a batch", together[:1], alone)
+    try:
+        lane = lane_of(_WINDOWS + 1)
+        together, turned = lane.run(x_BTCHW), lane.run(np.ascontiguousarray(x_BTCHW[::-1]))[::-1]
+        alone = lane.run(x_BTCHW[:1])
+    except Exception as error:  # of the runtime of a graph that was written for one size of batch
+        if bundle.kind == "safetensors":
+            raise
+        yield Finding("slots are independent", None, f"takes no larger batch: {str(error)[:120]}")
+        return
+    yield _same("slots are independent", "other places in a batch", together, turned)
+    yield _same("neighbours do not matter", "alone in a batch", together[:1], alone)
 
 
-def _same(bundle: Bundle, name: str, what: str, one: NDArray[np.int32], other: NDArray[np.int32]) -> Finding:
+def _same(name: str, what: str, one: NDArray[np.int32], other: NDArray[np.int32]) -> Finding:
     differing = int((one != other).any(axis=1).sum())
     if not differing:
         return Finding(name, True, f"{what}: the same bits")
@@ -190,10 +195,10 @@ def _precisions(
     if bundle.kind != "safetensors":
         yield Finding("precision", None, "a graph computes in what it was written in")
         return
-    exact = lane_of(replace(bundle, precision="float32")).run(x_BTCHW)[:-1]
+    exact = lane_of(replace(bundle, precision="float32")).run(x_BTCHW)
     for precision in _PRECISIONS:
         try:
-            found = lane_of(replace(bundle, precision=precision)).run(x_BTCHW)[:-1]
+            found = lane_of(replace(bundle, precision=precision)).run(x_BTCHW)
         except (LandweaveError, RuntimeError) as error:
             yield Finding(precision, None, f"does not run here: {str(error)[:200]}")
             continue

@@ -69,8 +69,9 @@ def export_bundle(
 
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "model.pt2"
+        free = None if bundle.pixelwise else ({0: torch.export.Dim.DYNAMIC},)
         with torch.no_grad():
-            torch.export.save(torch.export.export(graph, (example,)), file)
+            torch.export.save(torch.export.export(graph, (example,), dynamic_shapes=free), file)
         return create_pt2_bundle(folder, file, layout, fields, trust_model=True, architecture=name)
 
 
@@ -157,7 +158,7 @@ def _graph(bundle: Bundle, days: tuple[int, ...]) -> tuple[torch.nn.Module, torc
             return found[0, ..., 0].T if rows else found
 
     side = bundle.lattice.window_px
-    shape = (ROWS, dates * bands) if rows else (1, dates * bands, side, side)
+    shape = (ROWS, dates * bands) if rows else (2, dates * bands, side, side)  # 1 would be taken as fixed
     return SelfContained().eval(), torch.full(shape, 1000.0)
 
 

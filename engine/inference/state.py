@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,9 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
             mend="pip install -U torch",
         )
     try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an unusual pickle, which is refused below
+            state = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TrustError(
             "the file holds more than tensors, and opening it may run code, so it was not opened",

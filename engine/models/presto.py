@@ -42,6 +42,7 @@ _LABELS = "dynamic_world"
 _N_LABELS = 9
 _CPU_ROWS = 128  # pixels at a time: their tokens stay in the cache
 _GPU_ROWS = 4096
+_TRACED_ROWS = 1024  # each piece is a copy of the network in an exported graph
 
 
 class Attention(nn.Module):
@@ -55,7 +56,9 @@ class Attention(nn.Module):
     def forward(self, x_NLD: torch.Tensor, known_NL: torch.Tensor) -> torch.Tensor:
         """Mix tokens; rows of unknown tokens are computed too, and mean nothing."""
         n, tokens, features = x_NLD.shape
-        query, key, value = self.qkv(x_NLD).view(n, tokens, 3, _HEADS, features // _HEADS).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            self.qkv(x_NLD).view(n, tokens, 3, _HEADS, features // _HEADS).permute(2, 0, 3, 1, 4)
+        )
         looked_at = known_NL[:, None, None, :]
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=looked_at)
         found: torch.Tensor = self.proj(mixed.transpose(1, 2).reshape(n, tokens, features))
@@ -294,6 +297,8 @@ def _head(config: PrestoConfig) -> nn.Module:
 def _pieces(x_NTC: torch.Tensor, valid_NT: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Cut rows into pieces of one fixed size, the last filled up: odd row counts change the last bits."""
     rows = _CPU_ROWS if x_NTC.device.type == "cpu" else _GPU_ROWS
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        rows = _TRACED_ROWS
     missing = -len(x_NTC) % rows
     x_NTC = functional.pad(x_NTC, (0, 0, 0, 0, 0, missing))
     valid_NT = functional.pad(valid_NT, (0, 0, 0, missing))
