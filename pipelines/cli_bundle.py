@@ -63,6 +63,9 @@ def check(
     precision: Annotated[
         bool, typer.Option("--precision", help="Also count the labels that bfloat16 and float16 change.")
     ] = False,
+    field: Annotated[
+        bool, typer.Option("--field", help="Also measure how far the network looks around a pixel.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, or cuda where there is one.")] = "cpu",
     as_json: Json = False,
     trust_model: Trust = False,
@@ -72,10 +75,12 @@ def check(
     The network runs on drawn pixels, which tell nothing about its accuracy. Exit code 4 if a check fails.
     """
     from engine.inference.bundle import load_bundle
+    from engine.inference.check import check_bundle
     from engine.values.errors import DataError
-    from pipelines.view_bundle import check_lines, examined
+    from pipelines.view_bundle import check_lines
 
-    findings = examined(load_bundle(folder, trust_model=trust_model), device=device, precision=precision)
+    bundle = load_bundle(folder, trust_model=trust_model)
+    findings = check_bundle(bundle, device=device, precision=precision, field=field)
     if as_json:
         typer.echo(json.dumps([vars(f) for f in findings], indent=2))
     else:

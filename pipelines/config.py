@@ -7,7 +7,7 @@ import datetime as dt
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -156,6 +156,11 @@ class RunConfig(TiledConfig):
         default="fused",
         description="fused reads the archive for each tile; staged makes cube.zarr first and reads it; auto takes "
         "what `plan` finds cheaper. Same map.",
+    )
+    window: Literal["trained", "auto"] | Annotated[int, Field(ge=16, le=8192)] = Field(
+        default="trained",
+        description="Side of the network's windows: trained, a number of pixels, or auto, which takes the one that "
+        "`plan` finds fastest and freezes it. Not trained: only for bundles free of the input size; another map.",
     )
     version: str | None = Field(
         default=None,

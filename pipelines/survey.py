@@ -137,11 +137,13 @@ class Bounds:
         workers: Where the tiles run.
         times: Seconds of a tile, None where nothing was measured.
         steps: Time steps of the cube, and most overpasses in one.
+        at_once: Tiles that a worker makes at the same time.
     """
 
     workers: Workers
     times: TileTimes | None
     steps: tuple[int, int]
+    at_once: int = 1
 
 
 def compare_sizes(job: MapJob, archive: Archive, bounds: Bounds) -> list[TileSize]:
@@ -168,7 +170,9 @@ def _size(job: MapJob, archive: Archive, bounds: Bounds, sampled: int = 150) -> 
     seconds = None
     if bounds.times is not None:
         seconds = run_seconds(bounds.times, busy, bounds.workers, tiles=tiles).middle
-    return TileSize(job.tile_px, tiles, read, tile_bytes(tile_shape(job, bounds.steps))["total"], seconds)
+    return TileSize(
+        job.tile_px, tiles, read, tile_bytes(tile_shape(job, bounds.steps, bounds.at_once))["total"], seconds
+    )
 
 
 @dataclass(frozen=True)

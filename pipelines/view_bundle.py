@@ -106,13 +106,6 @@ def _classes(bundle: Bundle) -> Any:
     return table
 
 
-def examined(bundle: Bundle, *, device: str, precision: bool) -> list[Finding]:
-    """Check a bundle."""
-    from engine.inference.check import check_bundle
-
-    return check_bundle(bundle, device=device, precision=precision)
-
-
 def check_lines(findings: list[Finding]) -> list[str]:
     """Write findings as aligned lines."""
     width = max(len(f.name) for f in findings)

@@ -51,13 +51,16 @@ class Finding:
     told: str
 
 
-def check_bundle(bundle: Bundle, *, device: str = "cpu", precision: bool = False) -> list[Finding]:
+def check_bundle(
+    bundle: Bundle, *, device: str = "cpu", precision: bool = False, field: bool = False
+) -> list[Finding]:
     """Check manifest, weights and answers of a bundle that `load_bundle` opened.
 
     Args:
         bundle: The model; `load_bundle` has compared its weights with their checksum.
         device: Where it runs.
         precision: Also compare the labels of bfloat16 and float16 with those of float32.
+        field: Also measure how far the network looks, and whether that agrees with ``size_free``.
 
     Returns:
         Findings in order; later ones are left out where the network does not run at all.
@@ -77,6 +80,8 @@ def check_bundle(bundle: Bundle, *, device: str = "cpu", precision: bool = False
     fresh = Lane(bundle, device, days=days).run(x_BTCHW)
     found.append(_same("starts alike", "built anew", out_BKHW, fresh))
     found += _slots(bundle, x_BTCHW, lambda batch: Lane(bundle, device, batch, days=days))
+    if field:
+        found.append(_field(bundle))
     if precision:
         found += _precisions(bundle, x_BTCHW, lambda other: Lane(other, device, days=days))
     return found
@@ -185,6 +190,17 @@ def _same(name: str, what: str, one: NDArray[np.int32], other: NDArray[np.int32]
     worst = int(np.abs(one.astype(np.int64) - other).max())
     return Finding(
         name, False, f"{what}: {differing} of {one[:, 0].size} pixels differ, by up to {worst}/65535"
+    )
+
+
+def _field(bundle: Bundle) -> Finding:
+    """Measure the receptive field; a bundle may not call itself free of the window's size when it is not."""
+    from engine.inference.receptive import receptive_field
+
+    field = receptive_field(bundle)
+    wrong = bundle.size_free and not field.size_free
+    return Finding(
+        "looks", False if wrong else None, field.line() + (", yet size_free is set" if wrong else "")
     )
 
 

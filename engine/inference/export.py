@@ -121,14 +121,7 @@ def _graph(bundle: Bundle, days: tuple[int, ...]) -> tuple[torch.nn.Module, torc
     from engine.models.fold import fold_batchnorm
     from engine.models.registry import build
 
-    dates, bands = bundle.n_dates, len(bundle.spec.bands)
-    if dates is None:
-        raise InputError(
-            "a graph has a fixed number of dates",
-            where="n_dates",
-            found="any",
-            mend="set n_dates in the bundle",
-        )
+    dates, bands = _dates(bundle), len(bundle.spec.bands)
     if bundle.takes_days and len(days) != dates:
         raise InputError(
             "the network asks for the day of the year of each date, and a graph has no input for it",
@@ -160,6 +153,17 @@ def _graph(bundle: Bundle, days: tuple[int, ...]) -> tuple[torch.nn.Module, torc
     side = bundle.lattice.window_px
     shape = (ROWS, dates * bands) if rows else (2, dates * bands, side, side)  # 1 would be taken as fixed
     return SelfContained().eval(), torch.full(shape, 1000.0)
+
+
+def _dates(bundle: Bundle) -> int:
+    if bundle.n_dates is None:
+        raise InputError(
+            "a graph has a fixed number of dates",
+            where="n_dates",
+            found="any",
+            mend="write the bundle again with n_dates",
+        )
+    return bundle.n_dates
 
 
 def _to_onnx(graph: torch.nn.Module, example: torch.Tensor, bundle: Bundle) -> bytes:

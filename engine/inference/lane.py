@@ -83,8 +83,7 @@ class Lane:
             _CPU_BATCH if device == "cpu" or bundle.kind != "safetensors" or bundle.pixelwise else _GPU_BATCH
         )
         self.batch = default if batch is None else batch
-        onnx = bundle.kind == "onnx"
-        self._logits = _onnx_network(bundle, device) if onnx else _network(bundle, device, days)
+        self._logits = network_of(bundle, device, days)
         self._count = 0
         self._count_lock = threading.Lock()
         self._device_lock = threading.Lock()
@@ -185,6 +184,21 @@ def _join(parts: list[torch.Tensor]) -> torch.Tensor:
 
 Network = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 """``(x_BTCHW, valid_BTHW) -> outputs_BKHW``, all float32."""
+
+
+def network_of(bundle: Bundle, device: str, days: Days = ()) -> Network:
+    """Open a bundle's network.
+
+    Args:
+        bundle: The model.
+        device: ``cpu``, ``cuda`` or ``cuda:n``.
+        days: Day of the year of each date, for networks that take it.
+
+    Raises:
+        DataError: If the weights are damaged or do not fit the architecture.
+        InputError: If the device is not there, or the days are missing.
+    """
+    return _onnx_network(bundle, device) if bundle.kind == "onnx" else _network(bundle, device, days)
 
 
 def _network(bundle: Bundle, device: str, days: Days) -> Network:

@@ -297,7 +297,7 @@ def _head(config: PrestoConfig) -> nn.Module:
 def _pieces(x_NTC: torch.Tensor, valid_NT: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Cut rows into pieces of one fixed size, the last filled up: odd row counts change the last bits."""
     rows = _CPU_ROWS if x_NTC.device.type == "cpu" else _GPU_ROWS
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+    if torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting():
         rows = _TRACED_ROWS
     missing = -len(x_NTC) % rows
     x_NTC = functional.pad(x_NTC, (0, 0, 0, 0, 0, missing))
