@@ -114,13 +114,14 @@ def init(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Option(help="map or cube.")] = "map") -> None:
+def schema(kind: Annotated[str, typer.Option(help="map, cube or bundle.")] = "map") -> None:
     """Print the JSON Schema of a run's YAML: every setting with its meaning and limits."""
     from engine.values.errors import InputError
     from pipelines.config import CubeConfig, RunConfig
     from pipelines.config import schema as text
+    from pipelines.make_bundle import BundleConfig
 
-    kinds: dict[str, type[Any]] = {"map": RunConfig, "cube": CubeConfig}
+    kinds: dict[str, type[Any]] = {"map": RunConfig, "cube": CubeConfig, "bundle": BundleConfig}
     if kind not in kinds:
         raise InputError("no such kind of YAML", where="--kind", found=kind, limit=", ".join(kinds))
     typer.echo(text(kinds[kind]))

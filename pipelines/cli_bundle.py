@@ -50,11 +50,11 @@ def create(
 @app.command("show")
 def show_command(folder: Folder, as_json: Json = False, trust_model: Trust = False) -> None:
     """Say what a bundle is: cube, classes with colours, window, scores, licence; checks its weights."""
-    from engine.inference.bundle import load_bundle
+    from engine.inference.ensemble import load_model
     from pipelines.view_bundle import as_dict, show
 
-    bundle = load_bundle(folder, trust_model=trust_model)
-    typer.echo(json.dumps(as_dict(bundle), indent=2)) if as_json else show(bundle)
+    model = load_model(folder, trust_model=trust_model)
+    typer.echo(json.dumps(as_dict(model), indent=2)) if as_json else show(model)
 
 
 @app.command()
@@ -74,13 +74,13 @@ def check(
 
     The network runs on drawn pixels, which tell nothing about its accuracy. Exit code 4 if a check fails.
     """
-    from engine.inference.bundle import load_bundle
-    from engine.inference.check import check_bundle
+    from engine.inference.check import check_model
+    from engine.inference.ensemble import load_model
     from engine.values.errors import DataError
     from pipelines.view_bundle import check_lines
 
-    bundle = load_bundle(folder, trust_model=trust_model)
-    findings = check_bundle(bundle, device=device, precision=precision, field=field)
+    model = load_model(folder, trust_model=trust_model)
+    findings = check_model(model, device=device, precision=precision, field=field)
     if as_json:
         typer.echo(json.dumps([vars(f) for f in findings], indent=2))
     else:

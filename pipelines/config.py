@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cluster.spec import ClusterSpec
 from engine.values.errors import InputError, TrustError
-from engine.values.head import Extra
+from engine.values.head import Augment, Extra
 from engine.values.lattice import Kernel, Lattice
 from engine.values.spec import CubeSpec
 
@@ -147,10 +147,15 @@ class TiledConfig(SourceConfig):
 class RunConfig(TiledConfig):
     """One map of one area for one season with one model."""
 
-    bundle: str = Field(description="Folder of the model bundle.")
+    bundle: str = Field(description="Folder of the model: a bundle or an ensemble.")
     cube: CubeSpec | None = Field(default=None, description="Default: the bundle's own cube spec.")
     layers: tuple[Extra, ...] = Field(
         default=(), description="Layers of a map of classes beside label and confidence."
+    )
+    augment: Augment = Field(
+        default="none",
+        description="Views in which the network sees each window, whose answers are averaged: none, flips (4 times "
+        "the evaluations) or turns (8 times).",
     )
     through: Literal["fused", "staged", "auto"] = Field(
         default="fused",

@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 
 from cluster.size import size_of
 from engine.archive.items import ItemTable
-from engine.inference.bundle import load_bundle
+from engine.inference.bundle import Bundle
+from engine.inference.ensemble import halo_px, layers_for, load_model
 from engine.inference.lane import instruction_set
 from engine.runs.driver import RunOptions
 from engine.runs.estimate import Way
@@ -34,6 +35,7 @@ from pipelines.plan_area import (
     bundle_of,
     check_fit,
     frozen_window,
+    require_bundle,
     require_free,
     search_padded,
     spec_of,
@@ -148,7 +150,7 @@ def window_of(config: RunConfig) -> tuple[Literal["trained"] | int, WindowChoice
     frozen = frozen_window(config)
     if frozen is not None:
         return frozen, None
-    require_free(bundle_of(config))
+    require_free(require_bundle(bundle_of(config)))
     with tempfile.TemporaryDirectory(prefix="landweave-plan-") as folder:
         made = design(config, inputs_dir=folder)
         choice = propose_window(made.job, made.steps, size_of(config.cluster))
@@ -213,9 +215,10 @@ def design(
     check_sizes(config.tile_px)
     run_dir = absolute(config.out)
     bundle, area = bundle_of(config), area_of(config.area)
+    layers_for(bundle, config.layers, config.augment)  # refuses before anything is searched
     spec = spec_of(config, bundle)
     grid, _ = grid_and_box(area, config.crs, spec.resolution_m)
-    question = question_of(config, area, pad_of(spec, bundle.lattice.window_px))
+    question = question_of(config, area, pad_of(spec, halo_px(bundle)))
     if table is None and known:
         table = known_scenes(run_dir, question)
     if table is None:
@@ -224,7 +227,7 @@ def design(
     home = inputs_dir or run_dir
     job = MapJob(
         run_dir=home,
-        grid=grid.coarser(bundle.layout.stride),
+        grid=grid.coarser(bundle.stride),
         tile_px=config.tile_px,
         chunk_px=config.chunk_px,
         spec=spec,
@@ -232,6 +235,7 @@ def design(
         items=put_items(home, table),
         outline=put_area(home, area),
         layers=config.layers,
+        augment=config.augment,
         cubes=cubes,
         name=stage_of(config),
     )
@@ -269,7 +273,7 @@ def _tried_before(job: MapJob) -> Any:
         before = read_plan(job.run_dir, job.name)
     except InputError:  # the first run
         return None
-    return before.get("windows") if before.get("window") == job.bundle.lattice.window_px else None
+    return before.get("windows") if before.get("window") == halo_px(job.bundle) else None
 
 
 def _require_covered(job: MapJob, area: Area) -> None:
@@ -295,8 +299,9 @@ def _plan(made: Design) -> dict[str, Any]:
     """Freeze what was decided, with the versions and the instruction set that make the bytes."""
     config, job, table = made.config, made.job, made.table
     shape = tile_shape(job, made.steps, tiles_at_once(config.cluster))
-    trained = load_bundle(config.bundle, trust_model=config.trust_model)
-    other = candidates(trained, job.tile_px * job.stride) if trained.size_free else []
+    trained = load_model(config.bundle, trust_model=config.trust_model)
+    windowed = isinstance(trained, Bundle) and trained.size_free
+    other = candidates(require_bundle(trained), job.tile_px * job.stride) if windowed else []
     return {
         "stage": job.name,
         "store": job.store_url.rpartition("/")[2],
@@ -304,7 +309,7 @@ def _plan(made: Design) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         **walk_of(job.tiles(), job.outline),
         "through": config.through,
-        "window": job.bundle.lattice.window_px,
+        "window": halo_px(job.bundle),
         "bundle": job.bundle.digest(),
         **frozen_lattices(job.bundle),
         "question": made.question,

@@ -11,7 +11,9 @@ from cluster.spec import ClusterSpec
 from engine.archive.items import ItemTable
 from engine.archive.radiometry import radiometry
 from engine.cube.plan import plan_cube
-from engine.inference.bundle import Bundle, load_bundle
+from engine.inference.augment import views_of
+from engine.inference.bundle import Bundle
+from engine.inference.ensemble import Ensemble, Model, bundles_of, halo_px, load_model
 from engine.store.objects import absolute
 from engine.values.area import Area
 from engine.values.budget import Reading, TileShape
@@ -42,16 +44,28 @@ def describe(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def describe_bundle(bundle: Bundle) -> dict[str, Any]:
-    """Say what a bundle needs and gives."""
-    lattice = bundle.lattice
+def describe_bundle(bundle: Model) -> dict[str, Any]:
+    """Say what a bundle, or an ensemble with its members, needs and gives."""
     return {
         "bands": ", ".join(bundle.spec.bands),
         "dates": f"{bundle.n_dates} x {bundle.spec.period or 'acquisitions'}, season {bundle.spec.season or 'any'}",
         "classes": ", ".join(bundle.classes.names),
-        "window": f"{lattice.window_px} px, overlap {lattice.overlap_px} px, {lattice.kernel}",
+        **({"members": _describe_members(bundle)} if isinstance(bundle, Ensemble) else _window(bundle)),
         "model": bundle.digest()[:16],
     }
+
+
+def _window(bundle: Bundle) -> dict[str, str]:
+    lattice = bundle.lattice
+    return {"window": f"{lattice.window_px} px, overlap {lattice.overlap_px} px, {lattice.kernel}"}
+
+
+def _describe_members(ensemble: Ensemble) -> str:
+    told = (
+        f"{m.bundle.name} (weight {m.weight}, {', '.join(m.bundle.spec.bands)}, {_window(m.bundle)['window']})"
+        for m in ensemble.members
+    )
+    return "; ".join(told)
 
 
 def stage_of(config: RunConfig) -> str:
@@ -59,17 +73,17 @@ def stage_of(config: RunConfig) -> str:
     return "map" if config.version is None else f"map-{config.version}"
 
 
-def bundle_of(config: RunConfig) -> Bundle:
-    """Open a run's bundle, with the windows that the run asks for: under ``auto`` those that its plan froze.
+def bundle_of(config: RunConfig) -> Model:
+    """Open a run's model, with the windows that the run asks for: under ``auto`` those that its plan froze.
 
     Raises:
         InputError: If another window than the trained one is asked for, and the network may not take it.
     """
-    bundle = load_bundle(config.bundle, trust_model=config.trust_model)
+    bundle = load_model(config.bundle, trust_model=config.trust_model)
     window = config.window
     if window == "auto":
         window = frozen_window(config) or "trained"
-    return bundle if window == "trained" else windowed(bundle, window)
+    return bundle if window == "trained" else windowed(require_bundle(bundle), window)
 
 
 def frozen_window(config: RunConfig) -> int | None:
@@ -105,6 +119,22 @@ def windowed(bundle: Bundle, window_px: int) -> Bundle:
     return replace(bundle, lattice=Lattice(window_px, trimmed_overlap(bundle), "trim"))
 
 
+def require_bundle(model: Model) -> Bundle:
+    """Refuse an ensemble where windows are to be chosen: each member has its own.
+
+    Raises:
+        InputError: If it is an ensemble.
+    """
+    if isinstance(model, Ensemble):
+        raise InputError(
+            "the members of an ensemble keep the windows that they were trained on",
+            where="window",
+            found=model.name or str(model.path),
+            mend="window: trained",
+        )
+    return model
+
+
 def require_free(bundle: Bundle) -> None:
     """Refuse a network that may answer otherwise in another window.
 
@@ -135,7 +165,7 @@ def trimmed_overlap(bundle: Bundle) -> int:
     return -(-bundle.lattice.overlap_px // step) * step
 
 
-def spec_of(config: RunConfig, bundle: Bundle) -> CubeSpec:
+def spec_of(config: RunConfig, bundle: Model) -> CubeSpec:
     """Return the run's cube spec: its own, or the bundle's.
 
     Raises:
@@ -179,12 +209,12 @@ def describe_radiometry(table: ItemTable) -> str:
     return "; ".join([", ".join(f"{o}: {n}" for o, n in sorted(offsets.items())), *said])
 
 
-def search_padded(config: RunConfig, area: Area, bundle: Bundle) -> ItemTable:
+def search_padded(config: RunConfig, area: Area, bundle: Model) -> ItemTable:
     """Search the scenes of an area and of the halo that its windows need, and look at their dark pixels."""
-    return find_scenes(config, area, pad_m=pad_of(spec_of(config, bundle), bundle.lattice.window_px))
+    return find_scenes(config, area, pad_m=pad_of(spec_of(config, bundle), halo_px(bundle)))
 
 
-def check_fit(bundle: Bundle, table: ItemTable, spec: CubeSpec, grid: Grid) -> tuple[int, int]:
+def check_fit(bundle: Model, table: ItemTable, spec: CubeSpec, grid: Grid) -> tuple[int, int]:
     """Refuse scenes that do not make the cube which the bundle was trained on.
 
     Returns:
@@ -199,18 +229,20 @@ def tile_shape(job: MapJob, steps: tuple[int, int], at_once: int = 1) -> TileSha
     """Gather what decides the memory of a worker; `steps` as of `check_fit`, `at_once` tiles at a time."""
     bundle, spec = job.bundle, job.spec
     layers = bundle.layers(job.layers)
-    width = getattr(bundle.config, "width", None)
+    members = sorted(bundles_of(bundle), key=lambda b: -b.lattice.window_px)
     return TileShape(
         core=job.fine(widest_core(job)),
-        lattice=bundle.lattice,
+        lattice=members[0].lattice,
+        others=tuple(b.lattice for b in members[1:]),
+        views=max(len(views_of(b, job.augment)) for b in members),
         reading=reading_of(spec, steps[1], job.chunk_px),
         n_dates=steps[0],
         n_classes=len(bundle.classes.values),
-        channels=_CHANNELS if width is None else int(width),
+        channels=max(int(getattr(b.config, "width", _CHANNELS)) for b in members),
         filled=spec.gap_fill is not None,
         layer_bytes=1 + layers.n_planes * layers.dtype.itemsize,
         at_once=at_once,
-        weights_bytes=bundle.weights_path.stat().st_size,
+        weights_bytes=sum(b.weights_path.stat().st_size for b in members),
     )
 
 

@@ -44,9 +44,11 @@ def load_cube_config(path: str | Path, overrides: list[str] | None = None) -> Cu
 
 def cube_config_of(run: RunConfig, halo_px: int | None = None) -> CubeConfig:
     """Return the staging of the cube that a map needs."""
+    from engine.inference.ensemble import halo_px as halo_of
+
     bundle = bundle_of(run)
     shared = {name: getattr(run, name) for name in CubeConfig.model_fields if name in RunConfig.model_fields}
-    halo = bundle.lattice.window_px if halo_px is None else halo_px
+    halo = halo_of(bundle) if halo_px is None else halo_px
     return CubeConfig(**shared | {"cube": spec_of(run, bundle), "halo_px": halo})
 
 

@@ -20,6 +20,7 @@ from engine.archive.items import ItemTable
 from engine.archive.probe import probe as look_at_pixels
 from engine.cube.reading import Archive
 from engine.inference.bundle import load_bundle
+from engine.inference.ensemble import halo_px
 from engine.runs.driver import RunOptions
 from engine.runs.estimate import Interval, Workers, choose_way, propose_size, reason_of, run_seconds
 from engine.store.lease import Lease
@@ -99,7 +100,7 @@ def plan_map(config: RunConfig, options: PlanOptions | None = None, step: Step |
 def _scenes(config: RunConfig, *, known: bool) -> ItemTable:
     """Return the scenes that the run folder knows, or search; no pixel is looked at."""
     bundle, area = bundle_of(config), area_of(config.area)
-    pad_m = pad_of(spec_of(config, bundle), bundle.lattice.window_px)
+    pad_m = pad_of(spec_of(config, bundle), halo_px(bundle))
     table = known_scenes(absolute(config.out), question_of(config, area, pad_m)) if known else None
     return search_scenes(config, area, pad_m=pad_m) if table is None else table
 
@@ -162,7 +163,7 @@ def _plan(
         scenes=summarise_scenes(seen.table),
         looked_at=describe_looks(seen.table, reason),
         tile_px=job.tile_px,
-        window_px=job.bundle.lattice.window_px,
+        window_px=halo_px(job.bundle),
         survey=seen.survey,
         record=count_changes(config, job if through == "fused" else with_cubes(config, job)),
         memory=seen.memory(),

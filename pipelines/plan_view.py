@@ -24,7 +24,7 @@ class MapPlan:
         scenes: Counts of the scenes, see `pipelines.plan_area.summarise_scenes`.
         looked_at: What the scenes' pixels said, or why nobody looked.
         tile_px: Side of a tile.
-        window_px: Side of a window.
+        window_px: Side of a window; of an ensemble the largest.
         survey: Tiles, windows, bytes.
         record: Tiles on record before, counted by what would become of them: ``kept``, or why they are made again.
         memory: Projected bytes of a worker by part.

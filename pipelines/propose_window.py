@@ -42,7 +42,14 @@ from engine.values.grid import Box, TileKey
 from engine.values.head import Classes, Extra
 from engine.values.lattice import Lattice
 from pipelines.map_job import MapJob
-from pipelines.plan_area import require_free, tile_shape, trimmed_overlap, window_step, windowed
+from pipelines.plan_area import (
+    require_bundle,
+    require_free,
+    tile_shape,
+    trimmed_overlap,
+    window_step,
+    windowed,
+)
 
 LARGEST_PX = 2304
 """Windows beyond this are not tried: a float32 plane of one channel fills 20 MiB."""
@@ -183,14 +190,15 @@ def propose_window(job: MapJob, steps: tuple[int, int], cluster: ClusterSize | N
     Raises:
         InputError: If the bundle does not say that its network is free of the window's size.
     """
-    require_free(job.bundle)
+    bundle = require_bundle(job.bundle)
+    require_free(bundle)
     at_once = max(1, min(cluster.slots, os.cpu_count() or 1)) if cluster else 1
     limit = cluster.memory_limit if cluster else None
     tiles = _some_tiles(job)
     together = max(1, cluster.slots // cluster.workers) if cluster else 1
     trials: list[WindowTrial] = []
-    for lattice in candidates(job.bundle, job.tile_px * job.stride):
-        changed = replace(job, bundle=replace(job.bundle, lattice=lattice))
+    for lattice in candidates(bundle, job.tile_px * job.stride):
+        changed = replace(job, bundle=replace(bundle, lattice=lattice))
         trial = _counted(changed, tiles, tile_shape(changed, steps, together))
         if not trials or limit is None or trial.memory_bytes <= limit:
             trial = _timed(changed, trial, at_once)
@@ -250,7 +258,8 @@ def label_difference(job: MapJob, lattice: Lattice) -> Difference | None:
     Returns:
         None where no tile has a scene.
     """
-    first, second = job.bundle, replace(job.bundle, lattice=lattice)
+    first = require_bundle(job.bundle)
+    second = replace(first, lattice=lattice)
     step = max((first, second), key=lambda b: b.lattice.stride_px).lattice.stride_px // job.stride
     core = _at_a_crossing(job, step)
     scenes = job.scenes_near(core)
@@ -313,8 +322,9 @@ def _wanted_px(job: MapJob, tiles: Sequence[TileKey]) -> float:
 
 def _counted(job: MapJob, tiles: Sequence[TileKey], shape: TileShape) -> WindowTrial:
     """Say what a window would mean, without trying it."""
-    lattice = job.bundle.lattice
-    per_window = ROWS if job.bundle.pixelwise else (lattice.window_px // job.stride) ** 2
+    bundle = require_bundle(job.bundle)
+    lattice = bundle.lattice
+    per_window = ROWS if bundle.pixelwise else (lattice.window_px // job.stride) ** 2
     windows = sum(job.windows(tile) for tile in tiles)
     evaluations = windows * per_window / max(1.0, _wanted_px(job, tiles))
     return WindowTrial(lattice, evaluations, tile_bytes(shape)["total"])
@@ -322,9 +332,9 @@ def _counted(job: MapJob, tiles: Sequence[TileKey], shape: TileShape) -> WindowT
 
 def _timed(job: MapJob, trial: WindowTrial, at_once: int) -> WindowTrial:
     """Time a window, as many at once as tiles will be."""
-    window_s, peak = time_window(job.bundle, at_once)
-    lattice = trial.lattice
-    per_window = ROWS if job.bundle.pixelwise else (lattice.window_px // job.stride) ** 2
+    bundle, lattice = require_bundle(job.bundle), trial.lattice
+    window_s, peak = time_window(bundle, at_once)
+    per_window = ROWS if bundle.pixelwise else (lattice.window_px // job.stride) ** 2
     pixel_km2 = math.prod(job.grid.resolution_yx) / 1e6
     km2_s = window_s * trial.evaluations / (per_window * pixel_km2)
     return replace(trial, window_s=window_s, km2_s=km2_s, peak_bytes=peak)

@@ -14,6 +14,7 @@ from typing import Any
 from engine.archive.items import ItemTable
 from engine.cube.plan import BLOCK_PX
 from engine.cube.reading import Archive
+from engine.inference.ensemble import halo_px
 from engine.runs.estimate import Load, TileSize, TileTimes, Way, WayCost, Workers, choose_way, run_seconds
 from engine.values.budget import tile_bytes
 from engine.values.grid import Box, TileKey
@@ -233,7 +234,7 @@ def _staged(job: MapJob, archive: Archive, seen: Survey) -> tuple[float, float, 
 
 def _ring(job: MapJob) -> float:
     """Return by how much the outline grows with a window's halo."""
-    halo = job.bundle.lattice.window_px * max(job.cube_grid.resolution_yx)
+    halo = halo_px(job.bundle) * max(job.cube_grid.resolution_yx)
     outline = _outline(job)
     return float(outline.buffer(halo).area / outline.area) if outline.area else 1.0
 

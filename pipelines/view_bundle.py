@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.inference.ensemble import Ensemble, Model
+
 if TYPE_CHECKING:
     from engine.inference.bundle import Bundle
     from engine.inference.check import Finding
 
 
-def as_dict(bundle: Bundle) -> dict[str, Any]:
-    """Return everything that a bundle says of itself, for JSON."""
+def as_dict(model: Model) -> dict[str, Any]:
+    """Return everything that a bundle, or each member of an ensemble, says of itself, for JSON."""
+    if not isinstance(model, Ensemble):
+        return _bundle_dict(model)
+    return {
+        "name": model.name,
+        "description": model.description,
+        "licence": model.licence,
+        "digest": model.digest(),
+        "members": [{"weight": m.weight, **_bundle_dict(m.bundle)} for m in model.members],
+    }
+
+
+def _bundle_dict(bundle: Bundle) -> dict[str, Any]:
     lattice, spec = bundle.lattice, bundle.spec
     return {
         "name": bundle.name,
@@ -44,7 +58,7 @@ def as_dict(bundle: Bundle) -> dict[str, Any]:
 
 def facts(bundle: Bundle) -> dict[str, str]:
     """Return the same in short, one line each, without the classes."""
-    told, lattice, spec = as_dict(bundle), bundle.lattice, bundle.spec
+    told, lattice, spec = _bundle_dict(bundle), bundle.lattice, bundle.spec
     window = (
         f"{lattice.window_px} px, overlap {lattice.overlap_px} px, {lattice.kernel}, border {bundle.border}"
     )
@@ -75,23 +89,36 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)[:200]
 
 
-def show(bundle: Bundle) -> None:
-    """Print a table of facts, and one of the classes with their colours."""
+def show(model: Model) -> None:
+    """Print a table of facts, of each member of an ensemble, and one of the classes with their colours."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(soft_wrap=not Console().is_terminal)
+    if isinstance(model, Ensemble):
+        about = {"ensemble": model.name, "what": model.description, "licence": model.licence}
+        console.print(_table({**about, "digest": model.digest()}), highlight=False)
+        for member in model.members:
+            console.print()
+            console.print(_table({"weight": str(member.weight), **facts(member.bundle)}), highlight=False)
+    else:
+        console.print(_table(facts(model)), highlight=False)
+    console.print()
+    console.print(_classes(model), highlight=False)
+
+
+def _table(told: dict[str, str]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column("what", no_wrap=True)
     table.add_column("told", overflow="fold")
-    for key, value in facts(bundle).items():
-        table.add_row(key, value)
-    console.print(table, markup=False, highlight=False)
-    console.print()
-    console.print(_classes(bundle), highlight=False)
+    for key, value in told.items():
+        table.add_row(key, Text(value))
+    return table
 
 
-def _classes(bundle: Bundle) -> Any:
+def _classes(bundle: Model) -> Any:
     from rich.style import Style
     from rich.table import Table
     from rich.text import Text

@@ -92,9 +92,12 @@ class TurningLane:
             (B, K, H, W) int32, the mean of the views' fixed points, halves upward; with disagreement as
             the last of K + 1 planes.
         """
-        seen = [_turned_back(self.lane.run(_turned(x_BTCHW, v)), v) for v in self.views]
-        answers_BVKHW = np.stack(seen, axis=1, dtype=np.uint16, casting="unsafe")
         n = len(self.views)
+        first_BKHW = _turned_back(self.lane.run(_turned(x_BTCHW, self.views[0])), self.views[0])
+        answers_BVKHW = np.empty((len(first_BKHW), n, *first_BKHW.shape[1:]), np.uint16)
+        answers_BVKHW[:, 0] = first_BKHW
+        for i, view in enumerate(self.views[1:], start=1):
+            answers_BVKHW[:, i] = _turned_back(self.lane.run(_turned(x_BTCHW, view)), view)
         sums = [totals(a, (1,) * n, self.head, disagreement=self.disagreement) for a in answers_BVKHW]
         return np.stack([(2 * s + n) // (2 * n) for s in sums])
 

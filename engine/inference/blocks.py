@@ -96,8 +96,7 @@ def predict_mean(values: da.Array, voices: Sequence[Voice], layers: Layers) -> d
     answers = []
     n_outputs = len(layers.labels)
     for voice in voices:
-        own = merged if voice.bands == tuple(range(merged.shape[1])) else merged[:, list(voice.bands)]
-        sums = _lazy_sums(own, voice.frame, voice.lane_for, n_outputs)
+        sums = _lazy_sums(merged, voice.frame, voice.lane_for, n_outputs, voice.bands)
         answers.append(_gather(sums, voice.frame, merged.chunks[2:], shares, (n_outputs + 1, np.uint16)))
     packed = da.map_blocks(
         _decide_together,
@@ -134,8 +133,14 @@ def _in_blocks(values: da.Array, frames: Sequence[Frame]) -> da.Array:
     return values.rechunk((-1, -1, rows, cols))
 
 
-def _lazy_sums(merged: da.Array, frame: Frame, lane_for: LaneFor, n_outputs: int) -> da.Array:
-    """Layer 1: the sums of each block with its spill."""
+def _lazy_sums(
+    merged: da.Array,
+    frame: Frame,
+    lane_for: LaneFor,
+    n_outputs: int,
+    bands: tuple[int, ...] | None = None,
+) -> da.Array:
+    """Layer 1: the sums of each block with its spill, from some of its bands or all."""
     reach, factor = frame.reach_px, frame.factor
     rows, cols = merged.chunks[2:]
     extended = (n_outputs + 1,), _extend(rows, reach, factor), _extend(cols, reach, factor)
@@ -155,6 +160,7 @@ def _lazy_sums(merged: da.Array, frame: Frame, lane_for: LaneFor, n_outputs: int
         edges=(_edges(rows, frame.outer.y0), _edges(cols, frame.outer.x0)),
         lane_for=lane_for,
         n_outputs=n_outputs,
+        bands=bands,
     )
 
 
@@ -164,6 +170,7 @@ def _block_sums(
     edges: tuple[tuple[int, ...], tuple[int, ...]],
     lane_for: LaneFor,
     n_outputs: int,
+    bands: tuple[int, ...] | None = None,
     block_id: tuple[int, ...] | None = None,
 ) -> NDArray[np.int32]:
     """Layer 1, one block. The position comes from the block's number (block_info counts overlaps in)."""
@@ -172,6 +179,8 @@ def _block_sums(
     row, col = block_id[-2:]
     block = Box(edges[0][row], edges[1][col], edges[0][row + 1], edges[1][col + 1])
     extent = Box(block.y0, block.x0, block.y0 + values.shape[2], block.x0 + values.shape[3])
+    if bands not in (None, tuple(range(values.shape[1]))):
+        values = values[:, bands]
     lane = lane_for()
     return window_sums(values, extent, block, frame, (lane.run, lane.batch, n_outputs))
 

@@ -114,16 +114,6 @@ class Ensemble:
         """Input pixels per output pixel."""
         return self.members[0].bundle.stride
 
-    @property
-    def takes_days(self) -> bool:
-        """Whether a member asks for the day of the year of each date."""
-        return any(m.bundle.takes_days for m in self.members)
-
-    @property
-    def weight_sum(self) -> int:
-        """Sum of the members' weights."""
-        return sum(m.weight for m in self.members)
-
     def order(self, member: Member) -> tuple[int, ...]:
         """Return where each class of the ensemble stands among a member's outputs."""
         return tuple(member.bundle.classes.names.index(name) for name in self.classes.names)

@@ -82,7 +82,7 @@ class TileShape:
 
     Attributes:
         core: Pixels wanted.
-        lattice: Windows; the halo follows.
+        lattice: Windows, of an ensemble the largest; the halo follows.
         reading: How pieces are made.
         n_dates: Time steps of the cube.
         n_classes: Classes of the network.
@@ -92,7 +92,9 @@ class TileShape:
         threads: Pieces of a tile made at the same time.
         at_once: Tiles that a worker makes at the same time.
         batch: Windows in one batch.
-        weights_bytes: Size of the network.
+        weights_bytes: Size of the network, or of all.
+        others: Windows of the other members of an ensemble.
+        views: In which the network sees each window.
     """
 
     core: Box
@@ -107,6 +109,8 @@ class TileShape:
     at_once: int = 1
     batch: int = 1
     weights_bytes: int = 0
+    others: tuple[Lattice, ...] = ()
+    views: int = 1
 
 
 def tile_bytes(shape: TileShape) -> dict[str, int]:
@@ -115,11 +119,12 @@ def tile_bytes(shape: TileShape) -> dict[str, int]:
     Returns:
         Bytes by purpose, and their sum under ``total``: ``process``; ``cube`` (the tile's input as
         uint16, halo included, as it is made and joined over time, and once more the part that is extended for
-        its windows); ``filling`` (a piece over all dates while its gaps are filled); ``reading`` (one time step
-        of one piece); ``sums`` (int32 per class and pixel, once more the pieces cut out of them); ``batch``
-        (windows in the network, and its weights); ``layers`` (what the tile gives, and what is written of it).
+        its windows, and for a member's own bands); ``filling`` (a piece over all dates while its gaps are
+        filled); ``reading`` (one time step of one piece); ``sums`` (int32 per class and pixel, once more the
+        pieces cut out of them; of an ensemble for each member, and its shares in uint16); ``batch`` (windows
+        in the network, and its weights); ``layers`` (what the tile gives, and what is written of it).
     """
-    side_y, side_x = widest(shape.lattice, shape.core)
+    side_y, side_x = widest(shape.lattice, shape.core, shape.others)
     outer, reading = side_y * side_x, shape.reading
     piece_y, piece_x = reading.side_px(side_y), reading.side_px(side_x)
     block_y, block_x = (
@@ -130,11 +135,14 @@ def tile_bytes(shape: TileShape) -> dict[str, int]:
     series, window = 2 * shape.n_dates * reading.n_bands, shape.lattice.window_px**2
     inputs = INPUT_BYTES * shape.n_dates * (reading.n_bands + 1)
     in_network = max(inputs, CHANNEL_BYTES * shape.channels) + CLASS_BYTES * shape.n_classes
+    in_network += (2 * shape.views + 8) * shape.n_classes * (shape.views > 1)
+    models = 1 + len(shape.others)
+    shares = 2 * (shape.n_classes + 1) * models * outer * (models > 1)
     parts = {
-        "cube": series * (2 * outer + shape.threads * extended),
+        "cube": series * (2 * outer + min(2, models) * shape.threads * extended),
         "filling": shape.filled * shape.threads * piece_y * piece_x * (series + 3 * shape.n_dates),
         "reading": shape.threads * piece_y * piece_x * reading.pixel_bytes,
-        "sums": 4 * (shape.n_classes + 1) * (outer + shape.threads * extended),
+        "sums": 4 * (shape.n_classes + 1) * models * (outer + shape.threads * extended) + shares,
         "batch": shape.threads * shape.batch * window * in_network,
         "layers": 3 * shape.layer_bytes * shape.core.area_px,
     }
@@ -155,13 +163,21 @@ def _block(side_px: int, piece_px: int, lattice: Lattice) -> int:
     return min(side_px, piece_px * (2 * each - 1))  # the last block takes what is left over
 
 
-def widest(lattice: Lattice, core: Box) -> tuple[int, int]:
+def widest(lattice: Lattice, core: Box, others: tuple[Lattice, ...] = ()) -> tuple[int, int]:
     """Return the largest height and width of a tile with its halo, wherever on the lattice the tile lies.
+
+    With other lattices: a little more than the largest, where the halo is what any of them needs.
 
     >>> widest(Lattice(8, 3), Box(0, 0, 10, 10))
     (18, 18)
     """
-    return _widest(lattice, core.y1 - core.y0), _widest(lattice, core.x1 - core.x0)
+    height, width = core.shape_yx
+    if not others:
+        return _widest(lattice, height), _widest(lattice, width)
+    margin = max(
+        2 * each.reach_px for each in (lattice, *others)
+    )  # of no lattice more, wherever the tile lies
+    return height + margin, width + margin
 
 
 def _widest(lattice: Lattice, side_px: int) -> int:

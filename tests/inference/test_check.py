@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,20 @@ def test_presto_of_worldcereal_fits_too(real_data: Path, tmp_path: Path) -> None
         presto(tmp_path / "c", bundle.weights_path, CubeSpec(bands=("B08",), period="10D"))
     with pytest.raises(InputError, match="not those of Presto"):
         presto(tmp_path / "c", real_data / "weights" / "galileo_nano_encoder.pt", spec)
+
+
+def test_the_receptive_field_belies_a_bundle_that_calls_itself_free_of_size(tmp_path: Path) -> None:
+    def looks(bundle: Bundle) -> Finding:
+        return next(f for f in check_bundle(bundle, field=True) if f.name == "looks")
+
+    first = helper.make_node("Gather", ["x", "four"], ["part"], axis=1)
+    mean = helper.make_node("ReduceMean", ["part"], ["mean"], axes=[2, 3], keepdims=1)
+    add = helper.make_node("Sub", ["part", "mean"], ["y"])
+    four = onnx.numpy_helper.from_array(np.array([0, 1, 2, 3]), "four")
+    graph = _graph([first, mean, add], [four])
+    found = looks(
+        create_onnx_bundle(tmp_path / "a", graph, Layout(order="NCHW"), replace(FIELDS, size_free=True))
+    )
+    assert found.passed is False
+    assert "size_free" in found.told
+    assert looks(create_onnx_bundle(tmp_path / "b", graph, Layout(order="NCHW"), FIELDS)).passed is None

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from engine.inference.bundle import load_bundle
+from engine.inference.ensemble import create_ensemble
 from engine.inference.export import export_bundle
 from engine.values.errors import InputError, TrustError
 from pipelines.cli import app
@@ -67,6 +68,12 @@ def test_one_network_and_no_other_is_asked_for(folder: Path, more: str, named: s
     (folder / "a.yaml").write_text(YAML + more)
     with pytest.raises(InputError, match=named):
         make_bundle(folder / "a.yaml")
+
+
+def test_the_schema_of_a_bundles_yaml_describes_every_setting() -> None:
+    told = json.loads(CliRunner().invoke(app, ["schema", "--kind", "bundle"]).output)
+    assert {"onnx", "pt2", "weights", "head", "precision"} <= set(told["properties"])
+    assert all("description" in field for field in told["properties"].values())
 
 
 def test_an_export_of_each_format(folder: Path) -> None:
@@ -154,3 +161,14 @@ def test_weights_in_place_of_a_yaml_are_told_apart_and_do_not_run(tmp_path: Path
     for arguments in (("create",), ("show",), ("check",), ("export",), ("create", "--from", "presto")):
         assert isinstance(run(*arguments, tmp_path / "model.pkl").exception, InputError), arguments
     assert not witness.exists()
+
+
+def test_an_ensemble_is_shown_and_checked_member_by_member(folder: Path) -> None:
+    random_bundle(folder / "other", network(stem=12))
+    create_ensemble(folder / "both", [(folder / "net", 2), (folder / "other", 1)], "two of them")
+    told = json.loads(run("show", folder / "both", "--json").output)
+    assert [m["weight"] for m in told["members"]] == [2, 1]
+    assert "two of them" in run("show", folder / "both").output
+    result = run("check", folder / "both")
+    assert result.exit_code == 0, result.output
+    assert {"net: runs", "other: runs"} <= {line[8:].split("  ")[0] for line in result.output.splitlines()}

@@ -138,7 +138,7 @@ def test_a_staged_cube_is_told_smaller_settings_too() -> None:
 
 @given(st.integers(100, 4000), st.sampled_from([64, 256, 1024]), st.sampled_from([48, 256, 608, 1120]))
 def test_blocks_are_as_large_as_pieces_merged_until_a_window_fits(side: int, chunk: int, window: int) -> None:
-    from engine.inference.predict import _merge_thin
+    from engine.inference.blocks import _merge_thin
 
     pieces = max(1, round(side / chunk))
     edges = [round(i * side / pieces) for i in range(pieces + 1)]
