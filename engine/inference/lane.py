@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from engine.inference.blend import ROWS
 from engine.inference.bundle import Bundle
+from engine.inference.exported import exported_network
 from engine.inference.heads import fixed_point
 from engine.models.normalise import prepare
 from engine.values.errors import DataError, InputError, SpecError
@@ -78,7 +79,9 @@ class Lane:
     ) -> None:
         _one_thread()
         self.bundle, self.device, self.days = bundle, device, days
-        default = _CPU_BATCH if device == "cpu" or bundle.kind == "onnx" or bundle.pixelwise else _GPU_BATCH
+        default = (
+            _CPU_BATCH if device == "cpu" or bundle.kind != "safetensors" or bundle.pixelwise else _GPU_BATCH
+        )
         self.batch = default if batch is None else batch
         self._logits = network_of(bundle, device, days)
         self._count = 0
@@ -209,6 +212,8 @@ def _network(bundle: Bundle, device: str, days: Days) -> Network:
     _check_device(torch, device)
     if device != "cpu":
         _exact_gpu(torch)
+    if bundle.kind == "pt2":
+        return exported_network(bundle, device, _fed)
     module = build(str(bundle.architecture), bundle.config.model_dump() if bundle.config else {})
     try:
         module.load_state_dict(load(bundle.read_weights()))
