@@ -28,10 +28,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.inference.loops import add_weighted
 from engine.values.errors import InputError
 from engine.values.grid import Box
 from engine.values.lattice import Lattice
@@ -243,7 +243,7 @@ def window_sums(
         x_BTCHW = np.stack([_cut_window(values, extent, o, frame) for o in some])
         for (y, x), p_KHW in zip(some, run(x_BTCHW), strict=True):
             at = y // frame.factor - place.y0, x // frame.factor - place.x0
-            _add_weighted(sums, p_KHW, weights, *at)
+            add_weighted(sums, p_KHW, weights, *at)
     return sums
 
 
@@ -295,21 +295,3 @@ def _cut_window(
     pad_y = (inside.y0 - window.y0, window.y1 - inside.y1)
     pad_x = (inside.x0 - window.x0, window.x1 - inside.x1)
     return np.pad(part, ((0, 0), (0, 0), pad_y, pad_x), mode=_PAD_MODES[frame.border])
-
-
-@numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
-def _add_weighted(
-    sums: NDArray[np.int32],
-    p_KHW: NDArray[np.int32],
-    weights: NDArray[np.int32],
-    at_y: int,
-    at_x: int,
-) -> None:
-    """Add ``p * weight`` where the window lies inside `sums`; all in int32, exact."""
-    n_classes, window, _ = p_KHW.shape
-    y_lo, y_hi = max(0, -at_y), min(window, sums.shape[1] - at_y)
-    x_lo, x_hi = max(0, -at_x), min(window, sums.shape[2] - at_x)
-    for k in range(n_classes):
-        for y in range(y_lo, y_hi):
-            for x in range(x_lo, x_hi):
-                sums[k, at_y + y, at_x + x] += p_KHW[k, y, x] * weights[y, x]

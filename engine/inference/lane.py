@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.inference.allocator import keep_freed_memory
 from engine.inference.blend import ROWS
 from engine.inference.bundle import Bundle
 from engine.inference.heads import fixed_point
-from engine.models.normalise import prepare
+from engine.inference.loops import normalise
+from engine.models.normalise import LogSigmoid, Standard, prepare
 from engine.values.errors import DataError, InputError, SpecError
 
 if TYPE_CHECKING:
@@ -76,12 +78,14 @@ class Lane:
     def __init__(
         self, bundle: Bundle, device: str = "cpu", batch: int | None = None, days: Days = ()
     ) -> None:
+        keep_freed_memory()
         _one_thread()
         self.bundle, self.device, self.days = bundle, device, days
         default = _CPU_BATCH if device == "cpu" or bundle.kind == "onnx" or bundle.pixelwise else _GPU_BATCH
         self.batch = default if batch is None else batch
         onnx = bundle.kind == "onnx"
-        self._logits = _onnx_network(bundle, device) if onnx else _network(bundle, device, days)
+        self.network = _onnx_network(bundle, device) if onnx else _network(bundle, device, days)
+        self._table_CV = _normal_table(bundle.normalisation)
         self._count = 0
         self._count_lock = threading.Lock()
         self._device_lock = threading.Lock()
@@ -134,7 +138,7 @@ class Lane:
             padding = np.zeros((missing, *x_BTCHW.shape[1:]), np.uint16)
             full_BTCHW = np.concatenate([x_BTCHW, padding])
         else:
-            full_BTCHW = np.ascontiguousarray(x_BTCHW)
+            full_BTCHW = np.require(x_BTCHW, requirements=("C", "W"))
         if self.device == "cpu":
             return self._evaluate(torch, full_BTCHW)[: len(x_BTCHW)]
         with self._device_lock:
@@ -143,16 +147,27 @@ class Lane:
     def _evaluate(self, torch: Any, x_BTCHW: NDArray[np.uint16]) -> NDArray[np.int32]:
         bundle = self.bundle
         with torch.inference_mode():
-            windows = [
-                prepare(_tensor(torch, x_TCHW, self.device)[None], bundle.normalisation) for x_TCHW in x_BTCHW
-            ]
-            logits_BKHW = self._logits(_join([x for x, _ in windows]), _join([v for _, v in windows]))
+            logits_BKHW = self.network(*self.prepared(x_BTCHW))
             fixed = [
                 fixed_point(logits_KHW, bundle.temperature, bundle.layout.output, bundle.head)
                 for logits_KHW in logits_BKHW
             ]
             found: NDArray[np.int32] = torch.stack(fixed).cpu().numpy()
         return found
+
+    def prepared(self, x_BTCHW: NDArray[np.uint16]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalise windows, the features of a pixel side by side: ``x_BTCHW`` and ``valid_BTHW``, float32."""
+        import torch
+
+        if self.device != "cpu":
+            parts = [prepare(_tensor(torch, x, self.device)[None], self.bundle.normalisation) for x in x_BTCHW]
+            return _join([x for x, _ in parts]), _join([v for _, v in parts])
+        batch, dates, bands, height, width = x_BTCHW.shape
+        x_BHWF = torch.empty((batch, height, width, dates * bands))
+        valid_BHWT = torch.empty((batch, height, width, dates))
+        for x_TCHW, x_HWF, valid_HWT in zip(x_BTCHW, x_BHWF.numpy(), valid_BHWT.numpy(), strict=True):
+            normalise(x_TCHW, self._table_CV, x_HWF, valid_HWT)
+        return x_BHWF.permute(0, 3, 1, 2).unflatten(1, (dates, bands)), valid_BHWT.permute(0, 3, 1, 2)
 
     def _check(self, x_BTCHW: NDArray[np.uint16]) -> None:
         bundle, window = self.bundle, self.bundle.lattice.window_px
@@ -167,6 +182,15 @@ class Lane:
                 limit=f"uint16 {limit}",
                 mend="open the cube with the bundle's own spec (bundle.spec)",
             )
+
+
+def _normal_table(normalisation: Standard | LogSigmoid) -> NDArray[np.float32]:
+    """Normalise every value that a cube can hold, (C, 65536) float32: what `prepare` says, looked up."""
+    import torch
+
+    values_V = np.arange(65536, dtype=np.uint16).reshape(1, 1, 1, 256, 256)
+    x_BTCHW, _ = prepare(torch.tensor(values_V).expand(1, 1, normalisation.n_bands, 256, 256), normalisation)
+    return x_BTCHW[0, 0].reshape(normalisation.n_bands, 65536).numpy()
 
 
 def _tensor(torch: Any, x_TCHW: NDArray[np.uint16], device: str) -> torch.Tensor:

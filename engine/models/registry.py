@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from engine.models.configs import NetworkConfig, UNetConfig
+from engine.models.configs import MlpConfig, NetworkConfig, TempCnnConfig, UNetConfig
 from engine.values.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,14 +37,18 @@ class Architecture:
     takes_days: bool = False
 
 
-_ARCHITECTURES: dict[str, Architecture] = {"unet": Architecture(UNetConfig, "engine.models.unet", "UNet")}
+_ARCHITECTURES: dict[str, Architecture] = {
+    "unet": Architecture(UNetConfig, "engine.models.unet", "UNet"),
+    "mlp": Architecture(MlpConfig, "engine.models.pixel", "Mlp"),
+    "tempcnn": Architecture(TempCnnConfig, "engine.models.pixel", "TempCnn"),
+}
 
 
 def architectures() -> tuple[str, ...]:
     """List the names that `build` knows.
 
     >>> architectures()
-    ('unet',)
+    ('mlp', 'tempcnn', 'unet')
     """
     return tuple(sorted(_ARCHITECTURES))
 
