@@ -10,7 +10,7 @@ demo: $(STAMP)  ## make a simulated archive, train, map, score: one picture at t
 	$(BIN)/landweave demo
 
 test: $(STAMP) lint  ## the fast tests, and those of every service that is installed
-	$(BIN)/python -m pytest -q --doctest-modules engine pipelines cluster training tests -m "not long" --durations=10
+	$(BIN)/python -m pytest -q --doctest-modules engine pipelines cluster training tests -m "not long" --durations=40
 
 test-long: $(STAMP)  ## random kills and scale
 	$(BIN)/python -m pytest -q tests -m long --timeout 3600

@@ -34,6 +34,7 @@ from pipelines.plan_cube import cube_config_of
 from pipelines.plan_tiles import walk_of
 from pipelines.products import Products, make_products
 from pipelines.run_folder import read_plan, write_plan
+from pipelines.seam_check import frozen_lattices
 from pipelines.survey import cheaper_way
 from pipelines.tile_inputs import area_in, put_area, put_items, show_items
 from pipelines.tile_stage import (
@@ -264,6 +265,7 @@ def _plan(made: Design) -> dict[str, Any]:
         **walk_of(job.tiles(), job.outline),
         "through": config.through,
         "bundle": job.bundle.digest(),
+        **frozen_lattices(job.bundle),
         "question": made.question,
         "items": job.items,
         "scenes": table.digest(),

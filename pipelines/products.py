@@ -12,25 +12,25 @@ import datetime as dt
 import json
 import re
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from engine.archive.items import ItemTable
+from engine.inference.predict import layer_attributes, stacked
 from engine.inference.seams import SeamReport, map_seams
 from engine.products.cog import write_cog
 from engine.products.overviews import build_overviews
 from engine.products.quicklook import write_quicklook
 from engine.products.stac import MapProduct, ModelRef, write_stac
 from engine.products.styles import write_qml
-from engine.store.layout import open_spec
 from engine.store.objects import Folder, join, local_path
 from engine.store.remote import network
 from engine.values.area import Area
-from engine.values.grid import Box
 from pipelines.map_job import MapJob
 from pipelines.run_folder import MAP
+from pipelines.seam_check import area_box, lattices_of
 
 SEAMS_FILE, QUICKLOOK, COGS, STAC = "seams.json", "quicklook.png", "cog", "stac"
 
@@ -45,11 +45,8 @@ class Products:
 
     def as_dict(self) -> dict[str, Any]:
         """Return figures for people and programs."""
-        worst = max((f for f in self.seams.families if f.lines), key=lambda f: f.z, default=None)
-        told = f"; largest z {worst.z:.1f} at ratio {worst.ratio:.3f}" if worst else ""
-        verdict = "SEEN, see seams.json" if self.seams.seam else "none found"
         files = {name: path for name, path in self.files.items() if path.endswith((".tif", ".png"))}
-        return {"seams": verdict + told, **files, "stac": self.item}
+        return {"seams": self.seams.told(), **files, "stac": self.item}
 
 
 def make_products(job: MapJob, area: Area, table: ItemTable) -> Products:
@@ -79,21 +76,27 @@ def _make(job: MapJob, area: Area, table: ItemTable, home: Path) -> Products:
     url, classes = job.store_url, job.bundle.classes
     run = home if job.name == MAP else home / "versions" / job.name
     run.mkdir(parents=True, exist_ok=True)
-    box = _area_box(job, area)
+    box = area_box(job.grid, area, url)
     first, last = table.time_range
     title = f"{area.name}, {_season(first, last)}"
     with network(url):
         build_overviews(url)
-    seams = map_seams(url, job.bundle.lattice, job.tile_px, box, grid=job.grid)
-    (run / SEAMS_FILE).write_text(json.dumps(asdict(seams), indent=1))
+    seams = map_seams(url, lattices_of(job.bundle), job.tile_px, box, grid=job.grid)
+    (run / SEAMS_FILE).write_text(json.dumps(seams.to_dict(), indent=1))
+    names = _published(job)
     files = {
         name: write_cog(url, run / COGS / f"{name}.tif", variable=name, box=box, scheme=classes)
-        for name in ("label", "confidence", "observations")
+        for name in names
     }
-    write_qml(run / COGS / "label.qml", classes)
-    subtitle = _subtitle(job, table)
+    if "label" in names:
+        write_qml(run / COGS / "label.qml", classes)
     files["quicklook"] = write_quicklook(
-        url, run / QUICKLOOK, classes, title=f"{title}\n{subtitle}", outline=area.geometry, box=box
+        url,
+        run / QUICKLOOK,
+        classes if "label" in names else names[0],
+        title=f"{title}\n{_subtitle(job, table)}",
+        outline=area.geometry,
+        box=box,
     )
     files["zarr"] = home / f"{job.name}.zarr"
     product = MapProduct(
@@ -106,6 +109,7 @@ def _make(job: MapJob, area: Area, table: ItemTable, home: Path) -> Products:
         end=last,
         outline=area.geometry,
         files=files,
+        layers={name: _band(job, name) for name in names if name not in ("label", "observations")},
         model=_model(job),
         sources=(str(home / job.items),),
         version=_version(),
@@ -114,13 +118,32 @@ def _make(job: MapJob, area: Area, table: ItemTable, home: Path) -> Products:
     return Products({k: str(v) for k, v in files.items() if k != "zarr"}, str(item), seams)
 
 
+_MOST_BANDS = 32  # of a file: beyond that a reader wants the Zarr
+
+
+def _published(job: MapJob) -> list[str]:
+    """List the layers that become files, the main one first: flat ones, and all where there is no label."""
+    layers = job.bundle.layers(job.layers)
+    sizes = {name: planes.stop - planes.start for name, planes in layers.slices.items()}
+    flat = [name for name, size in sizes.items() if size == 1]
+    deep = [name for name, size in sizes.items() if 1 < size <= _MOST_BANDS and "label" not in sizes]
+    return [*deep, *flat, "observations"]
+
+
+def _band(job: MapJob, name: str) -> dict[str, Any]:
+    """Say how a layer is stored, by the names of the raster extension."""
+    attributes, layers = layer_attributes(job.bundle, name), job.bundle.layers(job.layers)
+    found = {"data_type": layers.dtype.name, "nodata": layers.no_data(name), "scale": attributes["scale"]}
+    found |= {"offset": attributes.get("offset", 0.0)}
+    if attributes["units"] != "1":
+        found["unit"] = attributes["units"]
+    if stacked(job.bundle, name):
+        found["planes"] = list(job.bundle.classes.names)
+    return found
+
+
 def _item_id(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-._") or "map"
-
-
-def _area_box(job: MapJob, area: Area) -> Box:
-    """Return the area's own pixels, without the padding to whole tiles."""
-    return job.grid.box_of_bounds(area.to_crs(job.grid.crs).bounds) & open_spec(job.store_url).box
 
 
 def _season(first: dt.date, last: dt.date) -> str:

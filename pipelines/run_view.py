@@ -194,6 +194,10 @@ def verified_lines(found: Verified, run: str) -> Iterator[str]:
         yield f"store      {store}"
     for d in found.differ:
         yield f"differs    {d.stage} {d.tile} {d.variable}: {d.why}"
+    for stage, report in found.seams.items():
+        yield f"seams      {stage}: {report.told()}"
+    for stage, why in found.no_seams.items():
+        yield f"seams      {stage}: not looked for, {why}"
     for kind, heading, counts in (
         ("missing", "no record ", found.missing),
         ("unplanned", "not planned", found.unplanned),
@@ -208,6 +212,11 @@ def verified_lines(found: Verified, run: str) -> Iterator[str]:
         yield (
             f"to mend    `landweave verify {run} --redo` removes the records of these tiles, then the same "
             "`landweave map` (or `cube`) makes them again, and no others"
+        )
+    elif any(report.seam for report in found.seams.values()):
+        yield (
+            "to mend    the bytes are those recorded: look at the places named, then make them again with "
+            "`landweave map --only AREA --no-resume`, or use a larger overlap"
         )
     elif found.missing.total():
         yield "to mend    the same `landweave map` (or `cube`) command makes the tiles without a record"

@@ -1,11 +1,14 @@
-"""Read every tile of every stage again and compare it with its record; name what differs.
+"""Read every tile of every stage again and compare it with its record; name what differs. Look for seams.
 
 ::
 
     planned tiles ──► one bit each ──┐
     ledger, folder by folder ────────┴─► without record | without plan | read back by a few threads ──► differs
 
-Memory holds one ledger folder (256 tiles), one bit for each planned tile, and the tiles that are being read.
+    map.zarr ──► the seam statistic, from nothing but the stored pixels ──► families and places that show a seam
+
+Memory holds one ledger folder (256 tiles), one bit for each planned tile, and the tiles that are being read;
+for seams a few hundred bytes for each line of pixels.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from engine.inference.seams import SeamReport
 from engine.store.layout import open_spec
 from engine.store.lease import Lease
 from engine.store.ledger import BLOCK_TILES, Ledger, TileRecord, block_of
@@ -27,6 +31,7 @@ from engine.values.errors import DataError, InputError, RetryableError
 from engine.values.grid import TileKey
 from pipelines.plan_tiles import tiles_of
 from pipelines.run_folder import all_plans
+from pipelines.seam_check import stored_seams
 
 LISTED = 1000
 """Tiles that are named of each kind; all are counted."""
@@ -68,6 +73,8 @@ class Verified:
         unplanned: Records without a planned tile, by stage.
         listed: Names of the tiles without a record and without a plan, as ``stage tile``.
         stores: Where a store does not fit its plan.
+        seams: The seam statistic of each map, by stage.
+        no_seams: Why there is none of a map.
     """
 
     read: int = 0
@@ -79,11 +86,18 @@ class Verified:
     unplanned: Counter[str] = field(default_factory=Counter)
     listed: dict[str, list[str]] = field(default_factory=lambda: {"missing": [], "unplanned": []})
     stores: list[str] = field(default_factory=list)
+    seams: dict[str, SeamReport] = field(default_factory=dict)
+    no_seams: dict[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
-        """4 something differs, 3 tiles have no record, 0 all there and as recorded."""
-        if self.differing or self.stores:
+        """4 something differs or a map shows a seam, 3 tiles have no record, 0 all there and as recorded.
+
+        A seam counts as much as a damaged tile: whoever asks whether a map may be passed on, mostly a
+        script that sees nothing but this number, must not be told yes. The bytes may be those recorded all
+        the same; the findings say which of the two it is.
+        """
+        if self.differing or self.stores or any(report.seam for report in self.seams.values()):
             return 4
         return 3 if self.missing.total() else 0
 
@@ -100,6 +114,8 @@ class Verified:
             "tiles without record": self.listed["missing"],
             "records without plan": self.listed["unplanned"],
             "stores that do not fit": self.stores,
+            "seams": {stage: report.to_dict() for stage, report in self.seams.items()},
+            "seams not looked for": self.no_seams,
             "exit code": self.exit_code,
         }
 
@@ -148,7 +164,22 @@ class _Verifier:
         with ThreadPoolExecutor(THREADS, "landweave-verify") as pool:
             for plan in self.plans:
                 self._stage(plan, planned[plan["stage"]], pool)
+        for plan in self.plans:
+            self._seams(plan)
         return self.found
+
+    def _seams(self, plan: dict[str, Any]) -> None:
+        """Look for seams in a map that is as recorded; a cube has no windows."""
+        if self.found.differing:  # a torn shard cannot be read, and a damaged tile is told already
+            self.found.no_seams[plan["stage"]] = "tiles differ from their records"
+            return
+        try:
+            report = stored_seams(self.run, plan)
+        except InputError as error:  # the store is not there, or is no map: told already
+            self.found.no_seams[plan["stage"]] = str(error)
+            return
+        if report is not None:
+            self.found.seams[plan["stage"]] = report
 
     def _stage(self, plan: dict[str, Any], planned: _Planned, pool: ThreadPoolExecutor) -> None:
         try:

@@ -24,7 +24,8 @@ from engine.values.grid import Box
 BLOCK_PX = 2048
 TIFF_TILE_PX = 512
 
-_AMOUNT_SCALE = {"confidence": 1 / 250, "probability": 1 / 250}
+_SCALES = {"confidence": 1 / 250, "probability": 1 / 250}
+"""Of layers that do not state theirs."""
 
 
 def write_cog(
@@ -39,7 +40,7 @@ def write_cog(
     """Write one variable of a map store as a Cloud-Optimised GeoTIFF.
 
     Overviews are GDAL's, by majority for classes and by mean for amounts. No-data, CRS and transform are
-    set; `confidence` and `probability` carry the scale 1/250.
+    set, and scale and offset where the layer states them.
 
     Args:
         map_url: The map store.
@@ -148,9 +149,10 @@ def _describe(view: MapView, variable: str, plain: Path, scheme: ClassScheme | N
             target.update_tags(1, **{f"class_{c.value}": c.name for c in scheme.classes})
             target.set_band_description(1, variable)
             return
-        scale = _AMOUNT_SCALE.get(variable)
-        if scale is not None:
-            target.scales = (scale,) * target.count
+        attributes = view.attributes(variable)
+        if (scale := attributes.get("scale", _SCALES.get(variable))) is not None:
+            target.scales = (float(scale),) * target.count
+            target.offsets = (float(attributes.get("offset", 0.0)),) * target.count
         for band, name in enumerate(_band_names(view, variable), start=1):
             target.set_band_description(band, name)
 

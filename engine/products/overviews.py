@@ -59,24 +59,26 @@ def mode_blocks(label: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return reduced
 
 
-def mean_blocks(values: NDArray[np.uint8], factor: int, no_data: int | None) -> NDArray[np.uint8]:
+def mean_blocks(values: NDArray[Any], factor: int, no_data: int | None) -> NDArray[Any]:
     """Reduce amounts to the mean of each ``factor x factor`` block, rounded half up.
 
     Args:
-        values: (y, x) uint8.
+        values: (y, x), uint8 or another integer type up to 32 bits.
         factor: Side of a block in pixels.
         no_data: Value that is left out of the mean, and the answer where nothing else is there; None
             takes every pixel.
 
     Returns:
-        (ceil(y / factor), ceil(x / factor)) uint8.
+        (ceil(y / factor), ceil(x / factor)) of the same type.
 
     >>> mean_blocks(np.array([[1, 2, 255], [1, 2, 255]], np.uint8), 2, 255)
     array([[  2, 255]], dtype=uint8)
     """
     _check_factor(factor)
-    missing = -1 if no_data is None else no_data
-    reduced: NDArray[np.uint8] = _mean(np.ascontiguousarray(values, np.uint8), factor, missing)
+    nothing = 2**40  # no integer of 32 bits is it
+    reduced: NDArray[Any] = _mean(
+        np.ascontiguousarray(values), factor, nothing if no_data is None else no_data
+    )
     return reduced
 
 
@@ -122,7 +124,7 @@ def _mode(label, factor):  # type: ignore[no-untyped-def]
 def _mean(values, factor, missing):  # type: ignore[no-untyped-def]
     height, width = values.shape
     rows, cols = -(-height // factor), -(-width // factor)
-    out = np.empty((rows, cols), np.uint8)
+    out = np.empty((rows, cols), values.dtype)
     for row in range(rows):
         y0, y1 = row * factor, min((row + 1) * factor, height)
         for col in range(cols):
@@ -237,7 +239,7 @@ def _shift(box: Box, origin: Box) -> Box:
     return Box(box.y0 + origin.y0, box.x0 + origin.x0, box.y1 + origin.y0, box.x1 + origin.x0)
 
 
-def _reduce(view: MapView, name: str, values: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+def _reduce(view: MapView, name: str, values: NDArray[Any], factor: int) -> NDArray[Any]:
     if values.ndim == 3:
         return np.stack([_reduce(view, name, plane, factor) for plane in values])
     if view.is_classes(name):

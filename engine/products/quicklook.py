@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.products.amounts import read_steps
 from engine.products.overviews import mean_blocks, mode_blocks
 from engine.products.styles import LegendEntry, legend
 from engine.store.view import MapView, in_flight, open_view
@@ -52,10 +53,11 @@ class Picture:
     """A map reduced for a picture.
 
     Attributes:
-        label: (y, x) uint8, majority, 0 = no data.
+        label: (y, x) uint8, majority (of amounts the step of the mean), 0 = no data.
         confidence: (y, x) uint8 0..250, 255 = no data; None if the map has none.
         counts: Full-resolution pixels per label, 0 included.
         mean_confidence: Over all full-resolution pixels with data, 0..1; None if there is none.
+        steps: Whether the labels are steps of an amount.
         factor: Map pixels per side of a picture pixel.
     """
 
@@ -64,6 +66,7 @@ class Picture:
     counts: dict[int, int]
     mean_confidence: float | None
     factor: int
+    steps: bool = False
 
 
 def read_picture(view: MapView, box: Box, factor: int, block_px: int = 2048) -> Picture:
@@ -72,6 +75,7 @@ def read_picture(view: MapView, box: Box, factor: int, block_px: int = 2048) -> 
     Args:
         view: The map.
         box: Area to show.
+        steps: Whether the labels are steps of an amount.
         factor: Map pixels per side of a picture pixel.
         block_px: Side of the blocks that are read, rounded to whole picture pixels.
     """
@@ -110,7 +114,7 @@ def _mean_of(tally: NDArray[np.int64]) -> float | None:
 def write_quicklook(
     map_url: str,
     path: str | Path,
-    scheme: ClassScheme,
+    scheme: ClassScheme | str,
     *,
     title: str,
     outline: BaseGeometry | None = None,
@@ -122,7 +126,7 @@ def write_quicklook(
     Args:
         map_url: The map store.
         path: Local file to write.
-        scheme: The classes.
+        scheme: The classes of ``label``; or the name of a layer of amounts, shown in ten steps.
         title: First line: the title; what follows a line break: the subtitle (season, source).
         outline: Outline of the area in EPSG:4326; holes inside it are shown grey, the outside white.
         box: Area to show, in the store's global pixels; None takes the whole store.
@@ -142,7 +146,12 @@ def write_quicklook(
     box = view.crop(box)
     room_yx = (max_px - _HEAD - _FOOT, max_px - 2 * _MARGIN - _GAP - _COLUMN)
     scale = min(room / side for room, side in zip(room_yx, box.shape_yx, strict=True))
-    picture = read_picture(view, box, max(1, math.floor(1 / scale)))
+    factor = max(1, math.floor(1 / scale))
+    if isinstance(scheme, str):
+        steps = read_steps(view, scheme, box, factor)
+        picture, scheme = Picture(steps.label, None, steps.counts, None, factor, True), steps.scheme
+    else:
+        picture = read_picture(view, box, factor)
     place = _Place(view.grid, box, scale, outline)
     figure = _draw(picture, place, scheme, title)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,7 +230,9 @@ def _draw(picture: Picture, place: _Place, scheme: ClassScheme, title: str) -> F
 
     inside = place.inside(picture.label.shape, picture.factor)
     holes = inside & (picture.label == 0)
-    entries = _rows(legend(scheme, picture.counts))
+    found = legend(scheme, picture.counts)
+    # Steps of an amount are read from the highest down, classes from the largest.
+    entries = _rows(sorted(found, key=lambda e: -e.value) if picture.steps else found)
     if holes.sum() > 0.0005 * inside.sum():
         share = _percent(holes.sum() / inside.sum())
         entries.append(LegendEntry(0, f"no data ({share} of the area)", _HOLE))

@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,8 @@ class MapProduct:
         end: Last day, inclusive.
         outline: The area's outline in EPSG:4326; None takes the box.
         files: Path per asset key; keys named like a variable (``label``, ``confidence``, ...) are data.
+        layers: How other layers than label, confidence, probability and observations are stored: type, no
+            data, scale, offset and unit, by the names of the raster extension; and ``planes``, if several.
         model: The model, if one made it.
         sources: Paths or URLs of what it was derived from (catalogue, ``items.parquet``).
         version: Version of landweave that made it.
@@ -84,6 +87,7 @@ class MapProduct:
     end: dt.date
     outline: BaseGeometry | None = None
     files: dict[str, Path] = field(default_factory=dict)
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
     model: ModelRef | None = None
     sources: tuple[str, ...] = ()
     version: str = ""
@@ -213,7 +217,7 @@ def _add_asset(item: pystac.Item, key: str, path: Path, folder: Path, product: M
     import pystac
     from pystac.extensions.file import FileExtension
 
-    data = key.split("-")[0] in _BANDS
+    data = key.split("-")[0] in _BANDS | product.layers
     asset = pystac.Asset(
         href=_href(str(path), folder), media_type=_media_type(path), roles=_roles(key, path, data), title=key
     )
@@ -238,11 +242,14 @@ def _describe_data(asset: pystac.Asset, variable: str, product: MapProduct) -> N
     from pystac.extensions.classification import Classification, ClassificationExtension
     from pystac.extensions.raster import DataType, RasterBand, RasterExtension
 
-    planes = product.scheme.names if variable == "probability" else (variable,)
-    known = _BANDS[variable] | {"spatial_resolution": product.grid.resolution_yx[0]}
-    bands = [RasterBand.create(data_type=DataType.UINT8, **known) for _ in planes]
+    planes: Sequence[str] = product.scheme.names if variable == "probability" else (variable,)
+    known = {"data_type": "uint8"} | (_BANDS | product.layers)[variable]
+    planes = known.pop("planes", planes)
+    data_type = known.pop("data_type")
+    known |= {"spatial_resolution": product.grid.resolution_yx[0]}
+    bands = [RasterBand.create(data_type=DataType(data_type), **known) for _ in planes]
     RasterExtension.ext(asset, add_if_missing=True).apply(bands)
-    asset.extra_fields |= {"data_type": "uint8", "bands": [{"name": name} for name in planes]}
+    asset.extra_fields |= {"data_type": data_type, "bands": [{"name": name} for name in planes]}
     if "nodata" in known:
         asset.extra_fields["nodata"] = known["nodata"]
     if product.model is not None:

@@ -26,7 +26,7 @@ def _plain(outline: shapely.Geometry, tile_px: int) -> list[object]:
 @given(st.integers(0, 2**32 - 1), st.sampled_from([3, 7, 16, 40]))
 def test_a_walk_equals_a_filter(seed: int, tile_px: int) -> None:
     rng = np.random.default_rng(seed)
-    points = rng.uniform(-3000, 3000, (6, 2)) + rng.uniform(-1e5, 1e5, 2)
+    points = rng.uniform(-1500, 1500, (6, 2)) + rng.uniform(-1e5, 1e5, 2)
     outline = shapely.union_all(
         [shapely.convex_hull(shapely.MultiPoint(p)) for p in (points[:3], points[3:])]
     )
