@@ -37,6 +37,7 @@ from engine.inference.lane import Lane, lane_for
 from engine.inference.predict import predict
 from engine.models.normalise import Standard
 from engine.models.registry import build
+from engine.store.layout import codec_of
 from engine.values.classes import ClassScheme
 from engine.values.georef import georef_coords
 from engine.values.grid import Box, Grid
@@ -73,7 +74,13 @@ def make_cube(folder: Path, size: int, chunk: int, first: int = 0) -> xr.Dataset
     grid, box = Grid.make(32633, 10), Box(first, first, first + size, first + size)
     coords = {"band": list(BANDS), "time": np.array(["2023-06-01"], "M8[ns]"), **georef_coords(grid, box)}
     data = xr.Dataset({"reflectance": (("time", "band", "y", "x"), values.astype(np.uint16))}, coords=coords)
-    encoding = {"reflectance": {"chunks": (1, len(BANDS), 256, 256), "shards": (1, len(BANDS), chunk, chunk)}}
+    encoding = {
+        "reflectance": {
+            "chunks": (1, len(BANDS), 256, 256),
+            "shards": (1, len(BANDS), chunk, chunk),
+            "compressors": codec_of("blosc-lz4:5", np.dtype("uint16")),  # as `landweave cube` writes it
+        }
+    }
     data.to_zarr(folder / "cube.zarr", encoding=encoding, consolidated=False)
     return xr.open_zarr(folder / "cube.zarr", consolidated=False, chunks={"y": chunk, "x": chunk})
 
@@ -102,7 +109,6 @@ _SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-
 def ready(lane: Lane, values: np.ndarray, overlap: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Normalise the fewest windows, or rows of pixels, that cover the array: all that the floor runs on.
 
@@ -116,9 +122,7 @@ def ready(lane: Lane, values: np.ndarray, overlap: int) -> list[tuple[torch.Tens
         flat = values.reshape(*values.shape[:2], -1, 1)
         return [_prepared(lane, flat[:, :, n : n + ROWS]) for n in range(0, flat.shape[2], ROWS)]
     starts = [min(s, size - window) for s in range(0, max(1, size - overlap), window - overlap)]
-    return [
-        _prepared(lane, values[:, :, y : y + window, x : x + window]) for y in starts for x in starts
-    ]
+    return [_prepared(lane, values[:, :, y : y + window, x : x + window]) for y in starts for x in starts]
 
 
 def _prepared(lane: Lane, x_TCHW: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,7 +134,7 @@ def forward(lane: Lane, windows: list[tuple[torch.Tensor, torch.Tensor]], thread
 
     def one(number: int) -> None:
         with torch.inference_mode():
-            lane.network(*windows[number])
+            lane.outputs(*windows[number])
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, range(len(windows))))
@@ -141,7 +145,12 @@ def whole(cube: xr.Dataset, bundle: Bundle, folder: Path, threads: int) -> None:
     with dask.config.set(scheduler="threads", num_workers=threads):
         mapped = predict(cube, bundle).drop_vars("spatial_ref")
         mapped.attrs.clear()
-        encoding = {n: {"chunks": (256, 256)} for n in mapped.data_vars}
+        how = {
+            "chunks": (256, 256),
+            "compressors": codec_of("", np.dtype("uint8")),
+        }  # as `landweave map` does
+        how["shards"] = tuple(min(1024, side) for side in mapped.label.shape)
+        encoding = {n: dict(how) for n in mapped.data_vars}
         mapped = mapped.chunk({"y": 1024, "x": 1024})
         mapped.to_zarr(folder / "map.zarr", mode="w", encoding=encoding, consolidated=False)
 
@@ -204,7 +213,11 @@ def main() -> None:
             all_of_it = measured(lambda: whole(cube, bundle, folder, args.threads))
             windows = lane.evaluations - before
             ratios.append((all_of_it.wall_s / floor.wall_s, all_of_it.cpu_s / floor.cpu_s))
-            share = args.size**2 / (len(once) * args.window**2) if args.model == "unet" else len(packed) / len(once)
+            share = (
+                args.size**2 / (len(once) * args.window**2)
+                if args.model == "unet"
+                else len(packed) / len(once)
+            )
             print(
                 f"pair {pair}: floor {floor} ({len(packed)} windows); predict {all_of_it} ({windows} windows); "
                 f"ratio {ratios[-1][0]:.3f}, processor {ratios[-1][1]:.3f}, to every pixel once "

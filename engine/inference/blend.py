@@ -24,14 +24,16 @@ has no windows: the pixels asked for are evaluated in rows of `ROWS`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.inference.loops import add_weighted
+from engine.inference.loops import add_weighted, put_pixels, take_pixels
+from engine.inference.sharing import share
 from engine.values.errors import InputError
 from engine.values.grid import Box
 from engine.values.lattice import Lattice
@@ -235,15 +237,21 @@ def window_sums(
     own = frame.output_box(block).slices_in(place)
     sums[n_outputs][own] = asked[own]
     if frame.lattice.window_px == 1:
-        _add_pixels(sums, values, asked, own, run)
+        _add_pixels(sums, values, asked, own, run, batch)
         return sums
     origins = [o for o in frame.windows_of(block) if _is_asked(asked, extent, o, frame)]
     weights = small.lattice.weights().astype(np.int32)
-    for some in _batches(origins, batch):
-        x_BTCHW = np.stack([_cut_window(values, extent, o, frame) for o in some])
-        for (y, x), p_KHW in zip(some, run(x_BTCHW), strict=True):
-            at = y // frame.factor - place.y0, x // frame.factor - place.x0
-            add_weighted(sums, p_KHW, weights, *at)
+    adding = threading.Lock()
+
+    def one(number: int) -> None:
+        some = origins[number * batch : (number + 1) * batch]
+        p_BKHW = run(np.stack([_cut_window(values, extent, o, frame) for o in some]))
+        with adding:
+            for (y, x), p_KHW in zip(some, p_BKHW, strict=True):
+                at = y // frame.factor - place.y0, x // frame.factor - place.x0
+                add_weighted(sums, p_KHW, weights, *at)
+
+    share(-(-len(origins) // batch), one)
     return sums
 
 
@@ -253,23 +261,23 @@ def _add_pixels(
     asked: NDArray[np.bool_],
     own: tuple[slice, slice],
     run: Run,
+    batch: int,
 ) -> None:
     """Evaluate the block's pixels that are asked for, in rows of fixed length."""
     weight = np.int32(Lattice(1, 0).weights()[0, 0])
     ys, xs = np.nonzero(asked[own])
     ys, xs = ys + (own[0].start or 0), xs + (own[1].start or 0)
-    n_dates, n_bands = values.shape[:2]
-    for start in range(0, len(ys), ROWS):
-        at = ys[start : start + ROWS], xs[start : start + ROWS]
-        rows_TCN = np.zeros((n_dates, n_bands, ROWS), np.uint16)
-        rows_TCN[..., : len(at[0])] = values[:, :, at[0], at[1]]
-        p_KN = run(rows_TCN[None, ..., None])[0, :, :, 0]
-        sums[(slice(0, -1), *at)] = p_KN[:, : len(at[0])] * weight
 
+    def one(number: int) -> None:
+        first = number * batch * ROWS
+        parts = [slice(n, n + ROWS) for n in range(first, min(first + batch * ROWS, len(ys)), ROWS)]
+        rows_BTCN = np.zeros((len(parts), *values.shape[:2], ROWS), np.uint16)
+        for at, rows_TCN in zip(parts, rows_BTCN, strict=True):
+            take_pixels(values, ys[at], xs[at], rows_TCN)
+        for at, p_KHW in zip(parts, run(rows_BTCN[..., None]), strict=True):
+            put_pixels(sums, ys[at], xs[at], p_KHW[:, :, 0], weight)
 
-def _batches(origins: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
-    for start in range(0, len(origins), size):
-        yield origins[start : start + size]
+    share(-(-len(ys) // (batch * ROWS)), one)
 
 
 def _window_box(origin: tuple[int, int], frame: Frame) -> Box:

@@ -37,6 +37,8 @@ from engine.values.spec import CubeSpec
 if TYPE_CHECKING:
     from engine.inference.bundle import Bundle
 
+_STRIP_PX = 64  # rows decided at a time: their sums stay in the cache
+
 LaneFor = Callable[[], Any]
 """Gives this process's lane: ``.run``, ``.batch`` and ``.n_classes``; must pickle."""
 
@@ -204,18 +206,25 @@ def _gather(
 
 
 def _cut_piece(sums: NDArray[np.int32], size: tuple[int, int], side: tuple[int, int]) -> NDArray[np.int32]:
-    """Copy out a block's own sums (side 0, 0) or its spill below, right or at the corner."""
+    """Cut out a block's own sums (side 0, 0; not copied, they go nowhere else) or copy a spill to be sent."""
     ys = slice(size[0], None) if side[0] else slice(0, size[0])
     xs = slice(size[1], None) if side[1] else slice(0, size[1])
-    return np.ascontiguousarray(sums[:, ys, xs])
+    piece = sums[:, ys, xs]
+    return piece.copy() if any(side) else piece
 
 
 def _decide_block(pieces: list[NDArray[np.int32]], block: Box, frame: Frame, layers: Layers) -> NDArray[Any]:
-    total = pieces[0].copy()
-    for spill in pieces[1:]:  # the last plane, which tells data, is zero in every spill
-        height, width = min(spill.shape[1], total.shape[1]), min(spill.shape[2], total.shape[2])
-        total[:, :height, :width] += spill[:, :height, :width]
-    return decide(total, frame.weight_sums(block), layers)
+    own, *spills = pieces
+    weight_sums = frame.weight_sums(block)
+    out = np.empty((layers.n_planes, *own.shape[1:]), layers.dtype)
+    for top in range(0, own.shape[1], _STRIP_PX):
+        strip = slice(top, top + _STRIP_PX)
+        total = own[:, strip].copy()
+        for spill in spills:  # the last plane, which tells data, is zero in every spill
+            part = spill[:, strip, : total.shape[2]]
+            total[:, : part.shape[1], : part.shape[2]] += part
+        out[:, strip] = decide(total, weight_sums[strip], layers)
+    return out
 
 
 def _even(chunks: tuple[int, ...], factor: int) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ Shape suffixes: B batch, T date, C band, H row, W column, N pixel (H x W), F fea
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -33,7 +35,7 @@ class Mlp(nn.Module):
         self.config = config
         sizes = [config.n_dates * (config.n_bands + 1), *[config.width] * config.depth]
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_in, n_out in itertools.pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True), nn.Dropout(config.dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], config.n_classes))
 
@@ -68,7 +70,7 @@ class TempCnn(nn.Module):
         self.config = config
         sizes = [config.n_bands + 1, *[config.width] * config.depth]
         self.layers = nn.Sequential(
-            *(_over_time(a, b, config) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+            *(_over_time(a, b, config) for a, b in itertools.pairwise(sizes))
         )
         self.head = nn.Linear(config.width, config.n_classes)
 
