@@ -67,7 +67,10 @@ class Peak:
 
 
 def make_cube(folder: Path, size: int, chunk: int, first: int = 0) -> xr.Dataset:
-    """Write a random but smooth (1, 10, size, size) uint16 cube as Zarr and open it lazily; `first`: row and column of its corner."""
+    """Write a random but smooth (1, 10, size, size) uint16 cube as Zarr and open it lazily.
+
+    `first`: row and column of its corner.
+    """
     rng = np.random.default_rng(0)
     coarse = rng.integers(200, 4000, (1, len(BANDS), size // 32, size // 32))
     values = coarse.repeat(32, axis=2).repeat(32, axis=3) + rng.integers(0, 200, (1, 1, size, size))
@@ -92,7 +95,7 @@ def make_bundle(folder: Path, model: str, lattice: Lattice, precision: str = "fl
     fields = BundleFields(
         name=f"benchmark {model}",
         spec=CubeSpec(bands=BANDS, period=None, mask=None),
-        n_dates=1,
+        n_dates=network.config.n_dates,  # type: ignore[union-attr,arg-type]
         classes=ClassScheme.from_names([f"class {i}" for i in range(10)]),
         lattice=Lattice(1, 0) if model != "unet" else lattice,
         normalisation=Standard(mean=[2000.0] * 10, std=[1000.0] * 10),
