@@ -53,9 +53,11 @@ class Mlp(nn.Module):
             InputError: If dates or bands do not fit the configuration.
         """
         _check(x_BTCHW, (self.config.n_dates, self.config.n_bands))
-        x_BHWF = torch.cat([x_BTCHW.flatten(1, 2), valid_BTHW], dim=1).permute(0, 2, 3, 1)
-        logits_BHWK: torch.Tensor = self.layers(x_BHWF)
-        return logits_BHWK.permute(0, 3, 1, 2)
+        x_BHWF = torch.cat([x_BTCHW.flatten(1, 2).permute(0, 2, 3, 1), valid_BTHW.permute(0, 2, 3, 1)], dim=3)
+        # One plain matrix: a product of strided blocks is ten times slower.
+        logits_BHWK = self.layers(x_BHWF.flatten(0, 2).contiguous()).view(*x_BHWF.shape[:3], -1)
+        found: torch.Tensor = logits_BHWK.permute(0, 3, 1, 2)
+        return found
 
 
 class TempCnn(nn.Module):
@@ -78,15 +80,15 @@ class TempCnn(nn.Module):
         """Compute logits; arguments as of `Mlp.forward`, any number of dates."""
         _check(x_BTCHW, (x_BTCHW.shape[1], self.config.n_bands))
         height, width = x_BTCHW.shape[3:]
-        every_BTFHW = torch.cat([x_BTCHW, valid_BTHW[:, :, None]], dim=2)
-        # Features of a date side by side, dates of a pixel after each other: no layer then copies.
-        x_BFNT = every_BTFHW.flatten(3).permute(0, 2, 3, 1).contiguous(memory_format=torch.channels_last)
-        x_BFNT = self.layers(x_BFNT)
-        valid_B1NT = valid_BTHW.flatten(2).permute(0, 2, 1)[:, None]
-        n_valid_B1N = valid_B1NT.sum(dim=3).clamp_min(1.0)
-        x_BFN = (x_BFNT * valid_B1NT).sum(dim=3) / n_valid_B1N
-        logits_BNK: torch.Tensor = self.head(x_BFN.permute(0, 2, 1))
-        return logits_BNK.permute(0, 2, 1).unflatten(2, (height, width))
+        x_BHWTF = torch.cat([x_BTCHW.permute(0, 3, 4, 1, 2), valid_BTHW.permute(0, 2, 3, 1)[..., None]], dim=4)
+        # Features of a date side by side, dates of a pixel after each other: channels last, no layer copies.
+        x_BFNT = self.layers(x_BHWTF.flatten(1, 2).contiguous().permute(0, 3, 1, 2))
+        valid_BNT1 = x_BHWTF[..., -1:].flatten(1, 2)
+        x_BNTF = x_BFNT.permute(0, 2, 3, 1)
+        x_BNF = (x_BNTF * valid_BNT1).sum(dim=2) / valid_BNT1.sum(dim=2).clamp_min(1.0)
+        logits_NK = self.head(x_BNF.flatten(0, 1).contiguous())
+        logits_BHWK: torch.Tensor = logits_NK.view(len(x_BTCHW), height, width, -1)
+        return logits_BHWK.permute(0, 3, 1, 2)
 
 
 def _over_time(n_in: int, n_out: int, config: TempCnnConfig) -> nn.Sequential:
