@@ -74,7 +74,7 @@ def _softmax(outputs_KHW: torch.Tensor, temperature: float) -> torch.Tensor:
     scores_KHW, found_KHW = outputs_KHW.float().numpy(), fixed_KHW.numpy()
     if outputs_KHW.shape[2] == 1:  # a column of pixels: as one row, along which the loop is fast
         scores_KHW, found_KHW = scores_KHW.swapaxes(1, 2), found_KHW.swapaxes(1, 2)
-    _require_finite(softmax(np.moveaxis(scores_KHW, 0, 2), np.float32(temperature), found_KHW))
+    _require_finite(softmax(scores_KHW.transpose(1, 2, 0), np.float32(temperature), found_KHW))
     return fixed_KHW
 
 

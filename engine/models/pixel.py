@@ -36,7 +36,8 @@ class Mlp(nn.Module):
         sizes = [config.n_dates * (config.n_bands + 1), *[config.width] * config.depth]
         layers: list[nn.Module] = []
         for n_in, n_out in itertools.pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True), nn.Dropout(config.dropout)]
+            layers += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True)]
+            layers += [nn.Dropout(config.dropout)] if config.dropout else []
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], config.n_classes))
 
     def forward(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
@@ -97,7 +98,7 @@ def _over_time(n_in: int, n_out: int, config: TempCnnConfig) -> nn.Sequential:
         nn.Conv2d(n_in, n_out, kernel, padding=(0, config.kernel // 2), bias=False),
         nn.BatchNorm2d(n_out),
         nn.ReLU(inplace=True),
-        nn.Dropout(config.dropout),
+        *([nn.Dropout(config.dropout)] if config.dropout else []),
     )
 
 
