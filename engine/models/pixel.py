@@ -72,16 +72,16 @@ class TempCnn(nn.Module):
         super().__init__()
         self.config = config
         sizes = [config.n_bands + 1, *[config.width] * config.depth]
-        self.layers = nn.Sequential(
-            *(_over_time(a, b, config) for a, b in itertools.pairwise(sizes))
-        )
+        self.layers = nn.Sequential(*(_over_time(a, b, config) for a, b in itertools.pairwise(sizes)))
         self.head = nn.Linear(config.width, config.n_classes)
 
     def forward(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
         """Compute logits; arguments as of `Mlp.forward`, any number of dates."""
         _check(x_BTCHW, (x_BTCHW.shape[1], self.config.n_bands))
         height, width = x_BTCHW.shape[3:]
-        x_BHWTF = torch.cat([x_BTCHW.permute(0, 3, 4, 1, 2), valid_BTHW.permute(0, 2, 3, 1)[..., None]], dim=4)
+        x_BHWTF = torch.cat(
+            [x_BTCHW.permute(0, 3, 4, 1, 2), valid_BTHW.permute(0, 2, 3, 1)[..., None]], dim=4
+        )
         # Features of a date side by side, dates of a pixel after each other: channels last, no layer copies.
         x_BFNT = self.layers(x_BHWTF.flatten(1, 2).contiguous().permute(0, 3, 1, 2))
         valid_BNT1 = x_BHWTF[..., -1:].flatten(1, 2)
