@@ -259,16 +259,26 @@ class Difference:
     seam: str
 
 
-def compare(bundle: Bundle, cube: xr.Dataset, single: NDArray[np.int32], box: Box) -> Difference:
-    """Map a scene with windows and compare it with one pass."""
+def compare(
+    bundle: Bundle, cube: xr.Dataset, single: NDArray[np.int32], edge_px: int = EDGE_PX
+) -> Difference:
+    """Map a scene with windows and compare it with one pass.
+
+    Args:
+        bundle: The model.
+        cube: The scene.
+        single: (class, y, x) int32, what `one_pass` gives.
+        edge_px: How far from the scene's edge pixels are counted by themselves.
+    """
+    box = box_of(cube)
     chunked = cube.chunk({"y": 512, "x": 512})
     out = predict(chunked, bundle, layers=("probability",)).compute(scheduler="threads", num_workers=2)
     label = np.array(bundle.classes.values, np.uint8)[single.argmax(0)]
     valid = out.label.values > 0
-    same = (out.label.values == label)[...]
+    same = out.label.values == label
     step = np.abs(out.probability.values / 250 - single / 65535).max(0)
     inner = np.zeros(valid.shape, bool)
-    inner[EDGE_PX:-EDGE_PX, EDGE_PX:-EDGE_PX] = True
+    inner[edge_px : label.shape[0] - edge_px, edge_px : label.shape[1] - edge_px] = True
     inner, rim, distance = inner & valid, ~inner & valid, border_distance(bundle.lattice, box)
     sums = SeamSums(box, 1 << 20)
     sums.add(box, {n: out[n].values for n in ("label", "confidence", "probability")})
@@ -336,7 +346,7 @@ def main() -> None:
             begun = time.perf_counter()
             single = one_pass(bundle, cube, max(lattice.overlap_px for lattice in layouts))
             for lattice in layouts:
-                d = compare(replace(bundle, lattice=lattice), cube, single, box_of(cube))
+                d = compare(replace(bundle, lattice=lattice), cube, single)
                 windows = f"{lattice.window_px}/{lattice.overlap_px} {lattice.kernel}"
                 shares = "".join(f"{100 * s:9.3f}" for s in (d.equal, d.far, d.near, d.edge))
                 bins = "".join(f"{1e4 * r:9.1f}" for r in d.by_distance)

@@ -21,6 +21,7 @@ _HOMES = {
     "Lattice": "engine.values.lattice",
     "list_indices": "engine.cube.spectral",
     "load_bundle": "engine.inference.bundle",
+    "load_model": "engine.inference.ensemble",
     "open_cube": "engine.cube.cube",
     "predict": "engine.inference.predict",
     "search": "engine.archive.search",

@@ -258,10 +258,10 @@ def bundle_show(
     path: Annotated[Path, typer.Argument(help="Folder of the bundle.")], as_json: Json = False
 ) -> None:
     """Say what a bundle is: bands, dates, classes, window, scores; checks its weights."""
-    from engine.inference.bundle import load_bundle
+    from engine.inference.ensemble import load_model
     from pipelines.plan_area import describe_bundle
 
-    _print(describe_bundle(load_bundle(path)), as_json)
+    _print(describe_bundle(load_model(path)), as_json)
 
 
 @app.command("indices")

@@ -7,14 +7,14 @@ import datetime as dt
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cluster.spec import ClusterSpec
 from engine.values.errors import InputError
-from engine.values.head import Extra
+from engine.values.head import Augment, Extra
 from engine.values.lattice import Kernel, Lattice
 from engine.values.spec import CubeSpec
 
@@ -147,15 +147,25 @@ class TiledConfig(SourceConfig):
 class RunConfig(TiledConfig):
     """One map of one area for one season with one model."""
 
-    bundle: str = Field(description="Folder of the model bundle.")
+    bundle: str = Field(description="Folder of the model: a bundle or an ensemble.")
     cube: CubeSpec | None = Field(default=None, description="Default: the bundle's own cube spec.")
     layers: tuple[Extra, ...] = Field(
         default=(), description="Layers of a map of classes beside label and confidence."
+    )
+    augment: Augment = Field(
+        default="none",
+        description="Views in which the network sees each window, whose answers are averaged: none, flips (4 times "
+        "the evaluations) or turns (8 times).",
     )
     through: Literal["fused", "staged", "auto"] = Field(
         default="fused",
         description="fused reads the archive for each tile; staged makes cube.zarr first and reads it; auto takes "
         "what `plan` finds cheaper. Same map.",
+    )
+    window: Literal["trained", "auto"] | Annotated[int, Field(ge=16, le=8192)] = Field(
+        default="trained",
+        description="Side of the network's windows: trained, a number of pixels, or auto, which takes the one that "
+        "`plan` finds fastest and freezes it. Not trained: only for bundles free of the input size; another map.",
     )
     version: str | None = Field(
         default=None,

@@ -29,6 +29,7 @@ _MEANING = {
     "spec": "the cube is another one: bands, period, reducer, mask",
     "bundle": "the model is another one: weights, window, classes",
     "layers": "other layers are wanted",
+    "augment": "the network sees windows in other views",
     "range": "the time is another one",
     "scenes": "other scenes touch it",
     "proj": "PROJ transforms between the scenes and the grid otherwise",

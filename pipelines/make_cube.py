@@ -35,14 +35,14 @@ from engine.store.ledger import Ledger, Lookup
 from engine.store.storespec import TIME
 from engine.store.widen import fit
 from engine.values.area import Area
-from engine.values.budget import cube_tile_bytes
+from engine.values.budget import cube_tile_bytes, smaller_cube_settings
 from engine.values.errors import ConflictError, InputError
 from engine.values.spec import CubeSpec
 from pipelines.config import CubeConfig
 from pipelines.cube_job import CubeJob
 from pipelines.plan_cube import Asked, Scenes, ask, layout_of, tile_shape
 from pipelines.plan_tiles import walk_of
-from pipelines.run_folder import RADAR_KEY, read_plan, write_plan
+from pipelines.run_folder import PROJECTED_KEY, RADAR_KEY, SMALLER_KEY, read_plan, write_plan
 from pipelines.tile_inputs import items_in, put_area, put_items
 from pipelines.tile_stage import (
     Around,
@@ -184,9 +184,13 @@ def prepare_cube(config: CubeConfig, lease: Lease, *, known: bool = True) -> tup
         radar="" if scenes.radar is None else put_items(run_dir, scenes.radar, "radar"),
         name=stage.name,
     )
-    memory = cube_tile_bytes(tile_shape(asked, layout, scenes))
+    shape = tile_shape(asked, layout, scenes)
+    memory = {
+        PROJECTED_KEY: cube_tile_bytes(shape)["total"],
+        SMALLER_KEY: [asdict(s) for s in smaller_cube_settings(shape)],
+    }
     frozen = _plan(config, job, scenes) | {"question": question, "area": asked.area.name}
-    write_plan(asked.run_dir, frozen | {"projected_bytes": memory["total"]})
+    write_plan(asked.run_dir, frozen | memory)
     _commit(asked, whole, stage, attrs, past)
     return job, asked.area
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import datetime as dt
 import tempfile
-from dataclasses import dataclass
-from typing import Any, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
+from cluster.size import size_of
 from engine.archive.items import ItemTable
-from engine.inference.bundle import load_bundle
+from engine.inference.bundle import Bundle
+from engine.inference.ensemble import halo_px, layers_for, load_model
 from engine.inference.lane import instruction_set
 from engine.runs.driver import RunOptions
 from engine.runs.estimate import Way
@@ -21,7 +23,7 @@ from engine.store.lease import Lease
 from engine.store.objects import absolute
 from engine.store.widen import fit
 from engine.values.area import Area
-from engine.values.budget import tile_bytes
+from engine.values.budget import smaller_settings, tile_bytes
 from engine.values.errors import ConflictError, InputError
 from engine.values.tiling import Tiling
 from pipelines.config import AreaConfig, RunConfig
@@ -29,11 +31,23 @@ from pipelines.cube_area import area_of, grid_and_box, pad_of
 from pipelines.cube_job import CubeJob
 from pipelines.make_cube import close_stage, prepare_cubes
 from pipelines.map_job import MapJob
-from pipelines.plan_area import check_fit, search_padded, spec_of, tile_shape
+from pipelines.plan_area import (
+    bundle_of,
+    check_fit,
+    frozen_window,
+    require_bundle,
+    require_free,
+    search_padded,
+    spec_of,
+    stage_of,
+    tile_shape,
+    tiles_at_once,
+)
 from pipelines.plan_cube import cube_config_of
 from pipelines.plan_tiles import walk_of
 from pipelines.products import Products, make_products
-from pipelines.run_folder import read_plan, write_plan
+from pipelines.propose_window import WindowChoice, candidates, propose_window
+from pipelines.run_folder import PROJECTED_KEY, SMALLER_KEY, read_plan, write_plan
 from pipelines.seam_check import frozen_lattices
 from pipelines.survey import cheaper_way
 from pipelines.tile_inputs import area_in, put_area, put_items, show_items
@@ -90,12 +104,14 @@ def map_area(
         ConflictError: If another run holds the folder, or it holds another map.
     """
     run_dir, options, known = made_folder(config.out), RunOptions(resume=resume), resume and not refresh
+    window, windows = window_of(config)
+    config = config.model_copy(update={"window": window})
     config = config.model_copy(update={"through": way_of(config)})
     with Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s) as lease:
         cubes: list[CubeJob] = []
         if config.through == "staged":
             cubes = prepare_cubes(cube_config_of(config), lease, known=known)
-        made = prepare(config, known=known, cubes=tuple(cubes))
+        made = prepare(config, known=known, cubes=tuple(cubes), windows=windows)
         job, part = made.job, None if only is None else part_of(made.job, only)
         around = Around(lease, options, client or config.cluster, listener, part)
         km2, summaries = run_jobs([*cubes, job], made.area, around)
@@ -121,6 +137,24 @@ def way_of(config: RunConfig) -> Way:
     with tempfile.TemporaryDirectory(prefix="landweave-plan-") as folder:
         made = design(config, inputs_dir=folder)
         return cheaper_way(made.job, made.table, made.steps)
+
+
+def window_of(config: RunConfig) -> tuple[Literal["trained"] | int, WindowChoice | None]:
+    """Return the window of a map: as asked for, else as its plan froze it, else the fastest, with how it was found.
+
+    Raises:
+        InputError: If windows are to be tried, and the bundle is not free of the input size.
+    """
+    if config.window != "auto":
+        return config.window, None
+    frozen = frozen_window(config)
+    if frozen is not None:
+        return frozen, None
+    require_free(require_bundle(bundle_of(config)))
+    with tempfile.TemporaryDirectory(prefix="landweave-plan-") as folder:
+        made = design(config, inputs_dir=folder)
+        choice = propose_window(made.job, made.steps, size_of(config.cluster))
+    return choice.window_px, choice
 
 
 def part_of(job: MapJob, only: AreaConfig) -> Tiling:
@@ -180,10 +214,11 @@ def design(
     """
     check_sizes(config.tile_px)
     run_dir = absolute(config.out)
-    bundle, area = load_bundle(config.bundle), area_of(config.area)
+    bundle, area = bundle_of(config), area_of(config.area)
+    layers_for(bundle, config.layers, config.augment)  # refuses before anything is searched
     spec = spec_of(config, bundle)
     grid, _ = grid_and_box(area, config.crs, spec.resolution_m)
-    question = question_of(config, area, pad_of(spec, bundle.lattice.window_px))
+    question = question_of(config, area, pad_of(spec, halo_px(bundle)))
     if table is None and known:
         table = known_scenes(run_dir, question)
     if table is None:
@@ -192,7 +227,7 @@ def design(
     home = inputs_dir or run_dir
     job = MapJob(
         run_dir=home,
-        grid=grid.coarser(bundle.layout.stride),
+        grid=grid.coarser(bundle.stride),
         tile_px=config.tile_px,
         chunk_px=config.chunk_px,
         spec=spec,
@@ -200,15 +235,11 @@ def design(
         items=put_items(home, table),
         outline=put_area(home, area),
         layers=config.layers,
+        augment=config.augment,
         cubes=cubes,
         name=stage_of(config),
     )
     return Design(config, job, area, table, question, steps)
-
-
-def stage_of(config: RunConfig) -> str:
-    """Name the stage of a map: ``map``, or ``map-<version>``."""
-    return "map" if config.version is None else f"map-{config.version}"
 
 
 def prepare(
@@ -217,6 +248,7 @@ def prepare(
     known: bool = True,
     cubes: tuple[CubeJob, ...] = (),
     table: ItemTable | None = None,
+    windows: WindowChoice | None = None,
 ) -> Design:
     """Do all that comes before the first tile: read, search, check, freeze, and make the empty store.
 
@@ -230,8 +262,18 @@ def prepare(
     fit(job.store_url, layout)  # refuses before anything is changed
     if config.version is None:
         show_items(job.run_dir, made.table)
-    write_plan(job.run_dir, _plan(made))
+    tried = windows.as_dict() if windows else _tried_before(job)
+    write_plan(job.run_dir, _plan(made) | {"windows": tried})
     return made
+
+
+def _tried_before(job: MapJob) -> Any:
+    """Return what an earlier plan told of the windows that it tried, if it is about the same window."""
+    try:
+        before = read_plan(job.run_dir, job.name)
+    except InputError:  # the first run
+        return None
+    return before.get("windows") if before.get("window") == halo_px(job.bundle) else None
 
 
 def _require_covered(job: MapJob, area: Area) -> None:
@@ -256,7 +298,9 @@ def _require_covered(job: MapJob, area: Area) -> None:
 def _plan(made: Design) -> dict[str, Any]:
     """Freeze what was decided, with the versions and the instruction set that make the bytes."""
     config, job, table = made.config, made.job, made.table
-    memory = tile_bytes(tile_shape(job, made.steps))
+    shape, trained = tile_shape(job, made.steps, tiles_at_once(config.cluster)), load_model(config.bundle)
+    windowed = isinstance(trained, Bundle) and trained.size_free
+    other = candidates(require_bundle(trained), job.tile_px * job.stride) if windowed else []
     return {
         "stage": job.name,
         "store": job.store_url.rpartition("/")[2],
@@ -264,6 +308,7 @@ def _plan(made: Design) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         **walk_of(job.tiles(), job.outline),
         "through": config.through,
+        "window": halo_px(job.bundle),
         "bundle": job.bundle.digest(),
         **frozen_lattices(job.bundle),
         "question": made.question,
@@ -271,7 +316,8 @@ def _plan(made: Design) -> dict[str, Any]:
         "scenes": table.digest(),
         "superseded": list(table.superseded),
         "radiometry": radiometry_of(table),
-        "projected_bytes": memory["total"],
+        PROJECTED_KEY: tile_bytes(shape)["total"],
+        SMALLER_KEY: [asdict(s) for s in smaller_settings(shape, job.tile_px, job.stride, other)],
         "versions": versions("torch", "onnxruntime"),
         "instruction_set": instruction_set(),
         "planned_utc": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

@@ -26,8 +26,8 @@ from engine.archive.items import ItemTable
 from engine.cube.cube import open_cube
 from engine.cube.masks import inside_outline
 from engine.cube.stored import open_stored
-from engine.inference.bundle import Bundle
 from engine.inference.decide import Layers
+from engine.inference.ensemble import Model, evaluations
 from engine.inference.predict import layer_attributes, predict, stacked
 from engine.runs.driver import TileOutput
 from engine.runs.machine import Unit
@@ -37,7 +37,7 @@ from engine.store.layout import Dim, StoreSpec, Variable
 from engine.store.ledger import Gap, Ledger
 from engine.values.area import Area
 from engine.values.grid import Box, Grid, TileKey, tiles_over
-from engine.values.head import Extra
+from engine.values.head import Augment, Extra
 from engine.values.spec import ENGINE_FORMAT, CubeSpec
 from engine.values.tiling import Tiling
 from pipelines.cube_job import CubeJob, pipelines_of
@@ -54,10 +54,11 @@ class MapJob:
         tile_px: Side of a tile in pixels.
         chunk_px: Side of a piece inside a tile; changes no value.
         spec: The cube.
-        bundle: The model.
+        bundle: The model, a bundle or an ensemble.
         items: File of the scenes in the run folder.
         outline: File of the outline in the run folder.
         layers: What to store beside label and confidence.
+        augment: Views in which the network sees each window.
         cubes: Stages of the cube to read; none reads the archive.
         name: Stage of the ledger and name of the store: ``map``, or ``map-<version>``.
     """
@@ -67,10 +68,11 @@ class MapJob:
     tile_px: int
     chunk_px: int
     spec: CubeSpec
-    bundle: Bundle
+    bundle: Model
     items: str
     outline: str
     layers: tuple[Extra, ...] = ()
+    augment: Augment = "none"
     cubes: tuple[CubeJob, ...] = ()
     name: str = "map"
 
@@ -98,6 +100,7 @@ class MapJob:
             "spec": self.spec.digest(),
             "bundle": self.bundle.digest(),
             "layers": list(self.layers),
+            "augment": self.augment,
             **(self._cube_inputs(core) if self.cubes else self._archive_inputs(core)),
         }
 
@@ -109,7 +112,7 @@ class MapJob:
     @property
     def stride(self) -> int:
         """Pixels of the cube per pixel of the map."""
-        return self.bundle.layout.stride
+        return self.bundle.stride
 
     def fine(self, box: Box) -> Box:
         """Return the cube's pixels under some of the map's."""
@@ -121,13 +124,13 @@ class MapJob:
         return self.bundle.outer(self.fine(core))
 
     def windows(self, tile: TileKey) -> int:
-        """Return how many windows a tile needs: those that meet the outline."""
+        """Return how many windows a tile evaluates: those that meet the outline, in all views, of all members."""
         core = self.core(tile)
         if not core:
             return 0
         whole = shapely.box(*self.grid.bounds_of_box(core))
         wanted = None if self.tiles().part(tile).covers(whole) else self.wanted(core)
-        return self.bundle.windows(self.fine(core), wanted)
+        return evaluations(self.bundle, self.fine(core), wanted, self.augment)
 
     def wanted(self, core: Box) -> NDArray[np.bool_]:
         """Tell which pixels of a core lie in the outline, (y, x) bool."""
@@ -181,7 +184,12 @@ class MapJob:
         arrays = self._blank(box)
         wanted = self.wanted(core)
         mapped = predict(
-            self._cube(core, scenes), self.bundle, core=self.fine(core), layers=self.layers, wanted=wanted
+            self._cube(core, scenes),
+            self.bundle,
+            core=self.fine(core),
+            layers=self.layers,
+            wanted=wanted,
+            augment=self.augment,
         )
         names = [str(n) for n in mapped.data_vars]
         values = compute(*(mapped[n].data for n in names), scheduler="threads", num_workers=threads)

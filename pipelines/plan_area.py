@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
+from cluster.spec import ClusterSpec
 from engine.archive.items import ItemTable
 from engine.archive.radiometry import radiometry
 from engine.cube.plan import plan_cube
-from engine.inference.bundle import Bundle, load_bundle
+from engine.inference.augment import views_of
+from engine.inference.bundle import Bundle
+from engine.inference.ensemble import Ensemble, Model, bundles_of, halo_px, load_model
+from engine.store.objects import absolute
 from engine.values.area import Area
 from engine.values.budget import Reading, TileShape
+from engine.values.errors import InputError
 from engine.values.grid import Box, Grid
+from engine.values.lattice import Lattice
 from engine.values.spec import BestPixel, CubeSpec
 from pipelines.config import RunConfig
 from pipelines.cube_area import area_of, find_scenes, grid_and_box, pad_of, refuse_radar, search_scenes
 from pipelines.map_job import MapJob
+from pipelines.run_folder import read_plan
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
     """Say what a configuration means, without searching."""
-    bundle, area = load_bundle(config.bundle), area_of(config.area)
+    bundle, area = bundle_of(config), area_of(config.area)
     spec = spec_of(config, bundle)
     grid, box = grid_and_box(area, config.crs, spec.resolution_m)
     tiles = box.snap_out(config.tile_px).area_px // config.tile_px**2
@@ -35,19 +44,127 @@ def describe(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def describe_bundle(bundle: Bundle) -> dict[str, Any]:
-    """Say what a bundle needs and gives."""
-    lattice = bundle.lattice
+def describe_bundle(bundle: Model) -> dict[str, Any]:
+    """Say what a bundle, or an ensemble with its members, needs and gives."""
     return {
         "bands": ", ".join(bundle.spec.bands),
         "dates": f"{bundle.n_dates} x {bundle.spec.period or 'acquisitions'}, season {bundle.spec.season or 'any'}",
         "classes": ", ".join(bundle.classes.names),
-        "window": f"{lattice.window_px} px, overlap {lattice.overlap_px} px, {lattice.kernel}",
+        **({"members": _describe_members(bundle)} if isinstance(bundle, Ensemble) else _window(bundle)),
         "model": bundle.digest()[:16],
     }
 
 
-def spec_of(config: RunConfig, bundle: Bundle) -> CubeSpec:
+def _window(bundle: Bundle) -> dict[str, str]:
+    lattice = bundle.lattice
+    return {"window": f"{lattice.window_px} px, overlap {lattice.overlap_px} px, {lattice.kernel}"}
+
+
+def _describe_members(ensemble: Ensemble) -> str:
+    told = (
+        f"{m.bundle.name} (weight {m.weight}, {', '.join(m.bundle.spec.bands)}, {_window(m.bundle)['window']})"
+        for m in ensemble.members
+    )
+    return "; ".join(told)
+
+
+def stage_of(config: RunConfig) -> str:
+    """Name the stage of a map: ``map``, or ``map-<version>``."""
+    return "map" if config.version is None else f"map-{config.version}"
+
+
+def bundle_of(config: RunConfig) -> Model:
+    """Open a run's model, with the windows that the run asks for: under ``auto`` those that its plan froze.
+
+    Raises:
+        InputError: If another window than the trained one is asked for, and the network may not take it.
+    """
+    bundle, window = load_model(config.bundle), config.window
+    if window == "auto":
+        window = frozen_window(config) or "trained"
+    return bundle if window == "trained" else windowed(require_bundle(bundle), window)
+
+
+def frozen_window(config: RunConfig) -> int | None:
+    """Return the window that a run's plan froze; None before there is one."""
+    try:
+        frozen = read_plan(absolute(config.out), stage_of(config)).get("window")
+    except InputError:  # no plan yet
+        return None
+    return frozen if isinstance(frozen, int) else None
+
+
+def windowed(bundle: Bundle, window_px: int) -> Bundle:
+    """Return a bundle with windows of another side: the same overlap, trimmed.
+
+    Where windows are large, their rims are a small part of the map, and blending them would make every tile
+    evaluate the windows of its neighbours. The trained window keeps the bundle's own blending.
+
+    Raises:
+        InputError: If the network may not take such a window.
+        BudgetError: If too many windows would cover a pixel.
+    """
+    if window_px == bundle.lattice.window_px:
+        return bundle
+    require_free(bundle)
+    step = window_step(bundle)
+    if bundle.pixelwise or window_px % step:
+        raise InputError(
+            "the network does not take such a window",
+            where="window",
+            found=f"{window_px} px",
+            limit="single pixels" if bundle.pixelwise else f"a multiple of {step} px",
+        )
+    return replace(bundle, lattice=Lattice(window_px, trimmed_overlap(bundle), "trim"))
+
+
+def require_bundle(model: Model) -> Bundle:
+    """Refuse an ensemble where windows are to be chosen: each member has its own.
+
+    Raises:
+        InputError: If it is an ensemble.
+    """
+    if isinstance(model, Ensemble):
+        raise InputError(
+            "the members of an ensemble keep the windows that they were trained on",
+            where="window",
+            found=model.name or str(model.path),
+            mend="window: trained",
+        )
+    return model
+
+
+def require_free(bundle: Bundle) -> None:
+    """Refuse a network that may answer otherwise in another window.
+
+    Raises:
+        InputError: If the bundle does not say that it is free of the size.
+    """
+    if not bundle.size_free:
+        raise InputError(
+            "the bundle does not say that its network gives the same answers in another window",
+            where="window",
+            found=bundle.name or str(bundle.path),
+            mend="window: trained; or `size_free: true` in the bundle's YAML, if `landweave bundle check` agrees",
+        )
+
+
+def window_step(bundle: Bundle) -> int:
+    """Return what a window must be a multiple of: what the network's layers ask for, and whole output pixels.
+
+    A foreign network does not tell: it takes multiples of the powers of two in its trained window, up to 64.
+    """
+    own = bundle.config.window_multiple if bundle.config else math.gcd(bundle.lattice.window_px, 64)
+    return math.lcm(own, bundle.layout.stride)
+
+
+def trimmed_overlap(bundle: Bundle) -> int:
+    """Return the trained overlap, rounded up so that half of it is whole output pixels and windows fit."""
+    step = math.lcm(window_step(bundle), 2 * bundle.layout.stride)
+    return -(-bundle.lattice.overlap_px // step) * step
+
+
+def spec_of(config: RunConfig, bundle: Model) -> CubeSpec:
     """Return the run's cube spec: its own, or the bundle's.
 
     Raises:
@@ -91,12 +208,12 @@ def describe_radiometry(table: ItemTable) -> str:
     return "; ".join([", ".join(f"{o}: {n}" for o, n in sorted(offsets.items())), *said])
 
 
-def search_padded(config: RunConfig, area: Area, bundle: Bundle) -> ItemTable:
+def search_padded(config: RunConfig, area: Area, bundle: Model) -> ItemTable:
     """Search the scenes of an area and of the halo that its windows need, and look at their dark pixels."""
-    return find_scenes(config, area, pad_m=pad_of(spec_of(config, bundle), bundle.lattice.window_px))
+    return find_scenes(config, area, pad_m=pad_of(spec_of(config, bundle), halo_px(bundle)))
 
 
-def check_fit(bundle: Bundle, table: ItemTable, spec: CubeSpec, grid: Grid) -> tuple[int, int]:
+def check_fit(bundle: Model, table: ItemTable, spec: CubeSpec, grid: Grid) -> tuple[int, int]:
     """Refuse scenes that do not make the cube which the bundle was trained on.
 
     Returns:
@@ -107,22 +224,30 @@ def check_fit(bundle: Bundle, table: ItemTable, spec: CubeSpec, grid: Grid) -> t
     return len(plan.steps), max(len(s.groups) for s in plan.steps)
 
 
-def tile_shape(job: MapJob, steps: tuple[int, int]) -> TileShape:
-    """Gather what decides the memory of a tile; `steps` as of `check_fit`."""
+def tile_shape(job: MapJob, steps: tuple[int, int], at_once: int = 1) -> TileShape:
+    """Gather what decides the memory of a worker; `steps` as of `check_fit`, `at_once` tiles at a time."""
     bundle, spec = job.bundle, job.spec
     layers = bundle.layers(job.layers)
-    width = getattr(bundle.config, "width", None)
+    members = sorted(bundles_of(bundle), key=lambda b: -b.lattice.window_px)
     return TileShape(
         core=job.fine(widest_core(job)),
-        lattice=bundle.lattice,
+        lattice=members[0].lattice,
+        others=tuple(b.lattice for b in members[1:]),
+        views=max(len(views_of(b, job.augment)) for b in members),
         reading=reading_of(spec, steps[1], job.chunk_px),
         n_dates=steps[0],
         n_classes=len(bundle.classes.values),
-        channels=_CHANNELS if width is None else int(width),
+        channels=max(int(getattr(b.config, "width", _CHANNELS)) for b in members),
         filled=spec.gap_fill is not None,
         layer_bytes=1 + layers.n_planes * layers.dtype.itemsize,
-        weights_bytes=bundle.weights_path.stat().st_size,
+        at_once=at_once,
+        weights_bytes=sum(b.weights_path.stat().st_size for b in members),
     )
+
+
+def tiles_at_once(cluster: ClusterSpec) -> int:
+    """Return how many tiles a worker makes at the same time; 1 where only its scheduler knows."""
+    return cluster.threads_per_worker if cluster.kind == "local" else 1
 
 
 _FEW_TILES = 64

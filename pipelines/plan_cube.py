@@ -24,7 +24,7 @@ from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
 from pipelines.config import CubeConfig, RunConfig, parse_config, read_yaml
 from pipelines.cube_area import area_of, find_radar, find_scenes, grid_and_box, pad_of
-from pipelines.plan_area import reading_of, spec_of, summarise_scenes
+from pipelines.plan_area import bundle_of, reading_of, spec_of, summarise_scenes, tiles_at_once
 from pipelines.tile_inputs import SHARD_MAX_PX
 
 
@@ -44,11 +44,11 @@ def load_cube_config(path: str | Path, overrides: list[str] | None = None) -> Cu
 
 def cube_config_of(run: RunConfig, halo_px: int | None = None) -> CubeConfig:
     """Return the staging of the cube that a map needs."""
-    from engine.inference.bundle import load_bundle
+    from engine.inference.ensemble import halo_px as halo_of
 
-    bundle = load_bundle(run.bundle)
+    bundle = bundle_of(run)
     shared = {name: getattr(run, name) for name in CubeConfig.model_fields if name in RunConfig.model_fields}
-    halo = bundle.lattice.window_px if halo_px is None else halo_px
+    halo = halo_of(bundle) if halo_px is None else halo_px
     return CubeConfig(**shared | {"cube": spec_of(run, bundle), "halo_px": halo})
 
 
@@ -145,6 +145,7 @@ def tile_shape(asked: Asked, layout: StoreSpec, scenes: Scenes) -> CubeTileShape
         series_bytes=_series_bytes(asked, layout),
         features=config.cube.features is not None,
         shard_px=layout.shard_px,
+        at_once=tiles_at_once(config.cluster),
         radar_bytes=4 * (passes + 3) * len(radar.polarisations) if radar is not None else 0,
     )
 

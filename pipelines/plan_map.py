@@ -12,7 +12,7 @@ with, and the probe's tiles are tiles of that run: `map` does not make them agai
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.size import size_of
@@ -20,6 +20,7 @@ from engine.archive.items import ItemTable
 from engine.archive.probe import probe as look_at_pixels
 from engine.cube.reading import Archive
 from engine.inference.bundle import load_bundle
+from engine.inference.ensemble import halo_px
 from engine.runs.driver import RunOptions
 from engine.runs.estimate import Interval, Workers, choose_way, propose_size, reason_of, run_seconds
 from engine.store.lease import Lease
@@ -28,11 +29,12 @@ from engine.values.budget import tile_bytes
 from pipelines.config import RunConfig
 from pipelines.cube_area import area_of, pad_of, search_scenes
 from pipelines.explain_tile import count_changes, with_cubes
-from pipelines.map_area import Design, design, prepare
+from pipelines.map_area import Design, design, prepare, window_of
 from pipelines.map_job import MapJob
-from pipelines.plan_area import spec_of, summarise_scenes, tile_shape
+from pipelines.plan_area import bundle_of, spec_of, summarise_scenes, tile_shape, tiles_at_once
 from pipelines.plan_view import MapPlan
 from pipelines.probe_tiles import Probe, run_probe, unreachable
+from pipelines.propose_window import label_difference
 from pipelines.run_folder import read_plan, write_plan
 from pipelines.survey import Bounds, Step, Survey, compare_sizes, compare_ways, survey
 from pipelines.tile_stage import known_scenes, made_folder, question_of
@@ -70,29 +72,35 @@ def plan_map(config: RunConfig, options: PlanOptions | None = None, step: Step |
         ConflictError: If another run holds the folder.
     """
     options, step = options or PlanOptions(), step or _silent
+    window, windows = window_of(config)
+    config = config.model_copy(update={"window": window})
     table = _scenes(config, known=not options.refresh)
     reason = "no probe was asked for" if options.probe == 0 else unreachable(table)
     if reason:
         with tempfile.TemporaryDirectory(prefix="landweave-plan-") as folder:
             seen = _Surveyed.of(design(config, inputs_dir=folder, table=table), step)
-            return _plan(config, options, seen, None, reason)
+            return replace(_plan(config, options, seen, None, reason), windows=windows)
     if config.probe != "off":
         table = look_at_pixels(table, config.probe)
     run = RunOptions()
     with Lease(made_folder(config.out), patience_s=run.patience_s, beat_s=run.beat_s) as lease:
-        seen = _Surveyed.of(prepare(config, table=table), step)
+        seen = _Surveyed.of(prepare(config, table=table, windows=windows), step)
         around = lease, options.client or config.cluster
-        made = run_probe(seen.job, seen.survey, around, options.probe, sum(seen.memory().values()), step)
-        plan = _plan(config, options, seen, made, "")
+        made = run_probe(seen.job, seen.survey, around, options.probe, step)
+        if windows is not None:
+            trained = load_bundle(config.bundle).lattice
+            windows = replace(windows, difference=label_difference(seen.job, trained))
+        plan = replace(_plan(config, options, seen, made, ""), windows=windows)
         frozen = read_plan(lease.run_dir, seen.job.name)
-        write_plan(lease.run_dir, frozen | {"through": plan.through, "estimate": plan.as_dict()})
+        tried = {"windows": windows.as_dict()} if windows else {}
+        write_plan(lease.run_dir, frozen | tried | {"through": plan.through, "estimate": plan.as_dict()})
     return plan
 
 
 def _scenes(config: RunConfig, *, known: bool) -> ItemTable:
     """Return the scenes that the run folder knows, or search; no pixel is looked at."""
-    bundle, area = load_bundle(config.bundle), area_of(config.area)
-    pad_m = pad_of(spec_of(config, bundle), bundle.lattice.window_px)
+    bundle, area = bundle_of(config), area_of(config.area)
+    pad_m = pad_of(spec_of(config, bundle), halo_px(bundle))
     table = known_scenes(absolute(config.out), question_of(config, area, pad_m)) if known else None
     return search_scenes(config, area, pad_m=pad_m) if table is None else table
 
@@ -107,6 +115,7 @@ class _Surveyed:
         archive: Their footprints and sizes.
         survey: What its tiles have to do.
         steps: Time steps of the cube, and most overpasses in one.
+        at_once: Tiles that a worker makes at the same time.
     """
 
     job: MapJob
@@ -114,15 +123,23 @@ class _Surveyed:
     archive: Archive
     survey: Survey
     steps: tuple[int, int]
+    at_once: int
 
     @classmethod
     def of(cls, made: Design, step: Step) -> _Surveyed:
         archive = Archive(made.table.items, made.job.spec, made.job.cube_grid)
-        return cls(made.job, made.table, archive, survey(made.job, archive, step), made.steps)
+        return cls(
+            made.job,
+            made.table,
+            archive,
+            survey(made.job, archive, step),
+            made.steps,
+            tiles_at_once(made.config.cluster),
+        )
 
     def memory(self) -> dict[str, int]:
         """Return the projected bytes of a worker by part."""
-        parts = tile_bytes(tile_shape(self.job, self.steps))
+        parts = tile_bytes(tile_shape(self.job, self.steps, self.at_once))
         return {name: size for name, size in parts.items() if name != "total"}
 
 
@@ -133,7 +150,7 @@ def _plan(
     job, cluster = seen.job, size_of(config.cluster) if made is None else made.cluster
     slots = 1 if cluster is None else cluster.slots
     workers = Workers(slots, 0.0 if made is None else made.startup_s)
-    bounds = Bounds(workers, None if made is None else made.times, seen.steps)
+    bounds = Bounds(workers, None if made is None else made.times, seen.steps, seen.at_once)
     ways, sizes = (
         compare_ways(job, seen.survey, seen.archive, bounds),
         compare_sizes(job, seen.archive, bounds),
@@ -146,7 +163,7 @@ def _plan(
         scenes=summarise_scenes(seen.table),
         looked_at=describe_looks(seen.table, reason),
         tile_px=job.tile_px,
-        window_px=job.bundle.lattice.window_px,
+        window_px=halo_px(job.bundle),
         survey=seen.survey,
         record=count_changes(config, job if through == "fused" else with_cubes(config, job)),
         memory=seen.memory(),

@@ -10,6 +10,7 @@ from cluster.size import ClusterSize
 from engine.runs.estimate import LEVEL, Interval, TileSize, Way
 from engine.values.budget import GIB
 from pipelines.probe_tiles import Probe
+from pipelines.propose_window import WindowChoice
 from pipelines.survey import CUBE_COMPRESSED, Survey, Ways
 
 HOUR_S = 3600.0
@@ -23,7 +24,7 @@ class MapPlan:
         scenes: Counts of the scenes, see `pipelines.plan_area.summarise_scenes`.
         looked_at: What the scenes' pixels said, or why nobody looked.
         tile_px: Side of a tile.
-        window_px: Side of a window.
+        window_px: Side of a window; of an ensemble the largest.
         survey: Tiles, windows, bytes.
         record: Tiles on record before, counted by what would become of them: ``kept``, or why they are made again.
         memory: Projected bytes of a worker by part.
@@ -39,6 +40,7 @@ class MapPlan:
         run_s: Seconds of the whole run, startup included.
         left_s: Seconds of what the probe has left to do.
         price: Of a worker for an hour.
+        windows: The windows that were tried, where the plan was to choose one.
     """
 
     scenes: Mapping[str, Any]
@@ -60,6 +62,7 @@ class MapPlan:
     run_s: Interval | None
     left_s: Interval | None
     price: float | None
+    windows: WindowChoice | None = None
 
     @property
     def money(self) -> Interval | None:
@@ -81,6 +84,7 @@ class MapPlan:
                 "on_record": dict(self.record),
             },
             "windows": seen.windows,
+            "window": self.windows.as_dict() if self.windows else {"window_px": self.window_px},
             "read_bytes": round(seen.archive_bytes),
             "halo_factor": round(seen.halo_factor, 3),
             "file_sizes": seen.sizes,
@@ -140,6 +144,7 @@ class MapPlan:
             "workers": self._workers_line(),
             "probe": self._probe_line(),
             **self._time_lines(),
+            **(self.windows.lines() if self.windows else {}),
             "fused": _way_line(self.ways.fused.archive_bytes, 0.0, self.ways.fused.seconds),
             "staged": _way_line(
                 self.ways.staged.archive_bytes, self.ways.staged.store_bytes, self.ways.staged.seconds

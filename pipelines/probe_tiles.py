@@ -25,10 +25,10 @@ from engine.runs.estimate import Load, TileTimes, fit, spread
 from engine.runs.tile import key_of
 from engine.store.lease import Lease
 from engine.store.ledger import Ledger, TileRecord
-from engine.values.budget import require_fit
 from engine.values.errors import DataError, LandweaveError
 from engine.values.grid import TileKey
 from pipelines.map_job import MapJob
+from pipelines.run_folder import require_memory
 from pipelines.survey import Step, Survey
 
 if TYPE_CHECKING:
@@ -89,18 +89,15 @@ class Probe:
         return max(r.peak_bytes for r in self.records)
 
 
-def run_probe(
-    job: MapJob, seen: Survey, around: tuple[Lease, Any], wanted: int | None, memory: int, step: Step
-) -> Probe:
+def run_probe(job: MapJob, seen: Survey, around: tuple[Lease, Any], wanted: int | None, step: Step) -> Probe:
     """Make some tiles of a job, on the cluster and as many at once as the run will.
 
     Args:
-        job: The run's job; its store exists.
+        job: The run's job; its store and its plan exist.
         seen: What its tiles have to do.
         around: The folder's lease, held, and the cluster.
         wanted: How many tiles to time; None for `PROBE_TILES`, or as many as run at once. One more for each
             place where a tile can run is made first.
-        memory: Projected bytes of a worker.
         step: Told each tile.
 
     Raises:
@@ -113,8 +110,7 @@ def run_probe(
         threads = _threads(client)
         opened = time.monotonic() - begun
         limit = _memory_limit(client)
-        if limit is not None:
-            require_fit({"total": memory}, limit, "tile_px")
+        require_memory(lease.run_dir, job.name, limit)
         slots = sum(threads.values())
         picked = _pick(seen, (max(PROBE_TILES, slots) if wanted is None else wanted), slots)
         tiles = [seen.sample[i] for i in picked]

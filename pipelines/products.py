@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.archive.items import ItemTable
+from engine.inference.ensemble import bundles_of
 from engine.inference.predict import layer_attributes, stacked
 from engine.inference.seams import SeamReport, map_seams
 from engine.products.cog import write_cog
@@ -158,16 +159,15 @@ def _season(first: dt.date, last: dt.date) -> str:
 
 def _subtitle(job: MapJob, table: ItemTable) -> str:
     simulated = "simulated " if any("simulated" in i.collection for i in table) else ""
-    name = json.loads((Path(job.bundle.path) / "manifest.json").read_text())["properties"]["mlm:name"]
-    return f"{name}, {len(table)} {simulated}Sentinel-2 scene{'s' if len(table) > 1 else ''}"
+    return f"{job.bundle.name}, {len(table)} {simulated}Sentinel-2 scene{'s' if len(table) > 1 else ''}"
 
 
 def _model(job: MapJob) -> ModelRef:
     folder = Path(job.bundle.path).absolute()
-    name = json.loads((folder / "manifest.json").read_text())["properties"]["mlm:name"]
     manifest = folder / "manifest.json"
     href = str(manifest) if local_path(job.run_dir) is not None else manifest.as_uri()
-    return ModelRef(name=name, href=href, digest=job.bundle.weights_sha256)
+    weights = " + sha256:".join(b.weights_sha256 for b in bundles_of(job.bundle))
+    return ModelRef(name=job.bundle.name, href=href, digest=weights)
 
 
 def _version() -> str:

@@ -18,11 +18,13 @@ from typing import Any
 
 from engine.store.ledger import Ledger, TileRecord
 from engine.store.objects import Folder
+from engine.values.budget import Smaller, require_fit
 from engine.values.errors import InputError
 from pipelines.plan_tiles import tiles_of
 
 MAP, PLAN_FILE, GAPS_FILE = "map", "plan.json", "gaps.json"
-QUESTION_KEY, ITEMS_KEY, RADAR_KEY, PROJECTED_KEY = "question", "items", "radar", "projected_bytes"
+QUESTION_KEY, ITEMS_KEY, RADAR_KEY = "question", "items", "radar"
+PROJECTED_KEY, SMALLER_KEY = "projected_bytes", "smaller"
 
 
 def plan_file(stage: str) -> str:
@@ -46,6 +48,17 @@ def read_plan(run: str, stage: str = MAP) -> dict[str, Any]:
         InputError: If the folder is no run folder, or has no such stage.
     """
     return _parsed(run, plan_file(stage), Folder(run).read(plan_file(stage)))
+
+
+def require_memory(run: str, stage: str, limit_bytes: int | None) -> None:
+    """Refuse a plan whose tiles do not fit into a worker, naming the settings that would.
+
+    Raises:
+        BudgetError: If they do not.
+    """
+    if limit_bytes:
+        plan = read_plan(run, stage)
+        require_fit(plan[PROJECTED_KEY], limit_bytes, [Smaller(**s) for s in plan.get(SMALLER_KEY, ())])
 
 
 def plans_in(run: str) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from engine.inference.bundle import Bundle
+from engine.inference.ensemble import Model, bundles_of
 from engine.inference.seams import SeamReport, map_seams
 from engine.store.layout import open_spec
 from engine.store.objects import join
@@ -19,15 +19,16 @@ from pipelines.tile_inputs import area_in
 LATTICES_KEY = "lattices"
 
 
-def lattices_of(bundle: Bundle) -> tuple[Lattice, ...]:
-    """Return the windows of a model in pixels of its map, which are coarser where its output is."""
-    lattice, f = bundle.lattice, bundle.layout.stride
-    return (Lattice(lattice.window_px // f, lattice.overlap_px // f, lattice.kernel),)
+def lattices_of(model: Model) -> tuple[Lattice, ...]:
+    """Return the windows of a model's bundles in pixels of its map, which are coarser where its output is."""
+    f = model.stride
+    found = (b.lattice for b in bundles_of(model))
+    return tuple(dict.fromkeys(Lattice(x.window_px // f, x.overlap_px // f, x.kernel) for x in found))
 
 
-def frozen_lattices(bundle: Bundle) -> dict[str, Any]:
+def frozen_lattices(model: Model) -> dict[str, Any]:
     """Return the entry of a plan from which `stored_seams` knows the windows."""
-    return {LATTICES_KEY: [asdict(lattice) for lattice in lattices_of(bundle)]}
+    return {LATTICES_KEY: [asdict(lattice) for lattice in lattices_of(model)]}
 
 
 def area_box(grid: Grid, area: Area, store: str) -> Box:

@@ -14,6 +14,7 @@ from typing import Any
 from engine.archive.items import ItemTable
 from engine.cube.plan import BLOCK_PX
 from engine.cube.reading import Archive
+from engine.inference.ensemble import halo_px
 from engine.runs.estimate import Load, TileSize, TileTimes, Way, WayCost, Workers, choose_way, run_seconds
 from engine.values.budget import tile_bytes
 from engine.values.grid import Box, TileKey
@@ -137,11 +138,13 @@ class Bounds:
         workers: Where the tiles run.
         times: Seconds of a tile, None where nothing was measured.
         steps: Time steps of the cube, and most overpasses in one.
+        at_once: Tiles that a worker makes at the same time.
     """
 
     workers: Workers
     times: TileTimes | None
     steps: tuple[int, int]
+    at_once: int = 1
 
 
 def compare_sizes(job: MapJob, archive: Archive, bounds: Bounds) -> list[TileSize]:
@@ -168,7 +171,9 @@ def _size(job: MapJob, archive: Archive, bounds: Bounds, sampled: int = 150) -> 
     seconds = None
     if bounds.times is not None:
         seconds = run_seconds(bounds.times, busy, bounds.workers, tiles=tiles).middle
-    return TileSize(job.tile_px, tiles, read, tile_bytes(tile_shape(job, bounds.steps))["total"], seconds)
+    return TileSize(
+        job.tile_px, tiles, read, tile_bytes(tile_shape(job, bounds.steps, bounds.at_once))["total"], seconds
+    )
 
 
 @dataclass(frozen=True)
@@ -229,7 +234,7 @@ def _staged(job: MapJob, archive: Archive, seen: Survey) -> tuple[float, float, 
 
 def _ring(job: MapJob) -> float:
     """Return by how much the outline grows with a window's halo."""
-    halo = job.bundle.lattice.window_px * max(job.cube_grid.resolution_yx)
+    halo = halo_px(job.bundle) * max(job.cube_grid.resolution_yx)
     outline = _outline(job)
     return float(outline.buffer(halo).area / outline.area) if outline.area else 1.0
 

@@ -19,11 +19,10 @@ from engine.runs.tile import TileList
 from engine.store.lease import Lease
 from engine.store.objects import absolute, local_path
 from engine.values.area import Area
-from engine.values.budget import require_fit
 from engine.values.errors import InputError
 from pipelines.config import SourceConfig
 from pipelines.run_facts import dashboard_of, memory_limit, run_facts
-from pipelines.run_folder import ITEMS_KEY, PROJECTED_KEY, QUESTION_KEY, plans_in, read_plan
+from pipelines.run_folder import ITEMS_KEY, PROJECTED_KEY, QUESTION_KEY, plans_in, read_plan, require_memory
 from pipelines.tile_inputs import SHARD_MAX_PX, items_in
 
 Listener = Callable[[RunEvent, float], None]
@@ -109,7 +108,7 @@ def run_jobs(jobs: Sequence[TileJob], area: Area, around: Around) -> tuple[float
         if only is not None:
             facts = [*(replace(f, total=0) for f in facts[:-1]), replace(facts[-1], total=len(only))]
         for stage in facts:
-            _require_memory(stage)
+            require_memory(run_dir, stage.stage, stage.limit_bytes)
         with Journal(run_dir, around.lease.epoch, facts, run_facts(run_dir, client)) as journal:
             hear = _both(journal, around.listener, {stage.stage: stage.tile_km2 for stage in facts})
             for stage in facts:
@@ -136,12 +135,6 @@ def _both(
             listener(event, tile_km2.get(event.stage, 0.0))
 
     return hear
-
-
-def _require_memory(stage: StageFacts) -> None:
-    """Refuse a plan whose tile does not fit into the smallest worker, before the first tile."""
-    if stage.limit_bytes:
-        require_fit({"total": stage.projected_bytes}, stage.limit_bytes, "tile_px")
 
 
 def surface_km2(area: Area) -> float:

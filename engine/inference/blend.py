@@ -155,8 +155,9 @@ class Frame:
         # Sums over the upper left rectangle of each corner: a window's pixels are four of them.
         corner = np.zeros(tuple(n + 1 for n in self.wanted.shape), np.int64)
         np.cumsum(np.cumsum(self.wanted, 0, dtype=np.int64), 1, out=corner[1:, 1:])
+        margin, side = small.lattice.margin_px, small.lattice.window_px
         (y0, y1), (x0, x1) = (
-            np.clip([starts, np.add(starts, small.lattice.window_px)], lo, hi) - lo
+            np.clip([np.add(starts, margin), np.add(starts, side - margin)], lo, hi) - lo
             for starts, lo, hi in (
                 (rows, small.core.y0, small.core.y1),
                 (cols, small.core.x0, small.core.x1),
@@ -172,12 +173,12 @@ class Frame:
 
         0 only where no window answers: outside the core.
         """
-        lattice, stride = self.lattice, self.lattice.stride_px
+        lattice = self.lattice
         if lattice.window_px == 1:  # no windows: what is asked for is answered
             return lattice.weight_sums(block)
         rows, cols = self._rows(), self._cols()
-        all_rows = {k * stride for k in lattice.touching(block.y0, block.y1)}
-        all_cols = {k * stride for k in lattice.touching(block.x0, block.x1)}
+        all_rows = {lattice.origin(k) for k in lattice.touching(block.y0, block.y1)}
+        all_cols = {lattice.origin(k) for k in lattice.touching(block.x0, block.x1)}
         if all_rows <= set(rows) and all_cols <= set(cols):
             return lattice.weight_sums(block)
         sums = np.zeros(block.shape_yx, np.int32)
@@ -190,11 +191,11 @@ class Frame:
 
     def _rows(self) -> list[int]:
         core, outer = (self.core.y0, self.core.y1), (self.outer.y0, self.outer.y1)
-        return [k * self.lattice.stride_px for k in self.lattice.needed(core, outer)]
+        return [self.lattice.origin(k) for k in self.lattice.needed(core, outer)]
 
     def _cols(self) -> list[int]:
         core, outer = (self.core.x0, self.core.x1), (self.outer.x0, self.outer.x1)
-        return [k * self.lattice.stride_px for k in self.lattice.needed(core, outer)]
+        return [self.lattice.origin(k) for k in self.lattice.needed(core, outer)]
 
 
 _EDGES = ("y0", "x0", "y1", "x1")
@@ -287,7 +288,8 @@ def _window_box(origin: tuple[int, int], frame: Frame) -> Box:
 
 def _is_asked(asked: NDArray[np.bool_], extent: Box, origin: tuple[int, int], frame: Frame) -> bool:
     """A window without one pixel that is asked for is not evaluated; no such pixel can miss it."""
-    inside, place = frame.output_box(_window_box(origin, frame) & extent), frame.output_box(extent)
+    answers = _window_box(origin, frame).pad(-frame.lattice.margin_px)
+    inside, place = frame.output_box(answers & extent), frame.output_box(extent)
     return bool(asked[inside.slices_in(place)].any())
 
 

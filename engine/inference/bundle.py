@@ -17,6 +17,7 @@ from engine.inference.decide import Layers
 from engine.inference.manifest import (
     FORMAT,
     MANIFEST,
+    MEMBERS,
     Description,
     LatticeFields,
     Layout,
@@ -103,6 +104,11 @@ class Bundle:
     def weights_path(self) -> Path:
         """The weights file."""
         return self.path / f"model.{self.kind}"
+
+    @property
+    def stride(self) -> int:
+        """Input pixels per output pixel, along y and x."""
+        return self.layout.stride
 
     @property
     def pixelwise(self) -> bool:
@@ -227,6 +233,8 @@ def load_bundle(path: str | Path, *, trust_model: bool = False) -> Bundle:
     _refuse_code(folder)
     manifest = folder / MANIFEST
     item = read_item(manifest)
+    if MEMBERS in item["properties"]:
+        raise InputError("an ensemble where a bundle is wanted", where=str(manifest), mend="see load_model")
     kind = _kind_of(folder / weights_name(item, manifest))
     fields = read_fields(item, manifest)
     bundle = _bundle(folder, kind, fields, item["properties"])

@@ -85,7 +85,7 @@ class Lane:
         _one_thread()
         self.bundle, self.device, self.days = bundle, device, days
         onnx = bundle.kind == "onnx"
-        self.network = _onnx_network(bundle, device) if onnx else _network(bundle, device, days)
+        self.network = network_of(bundle, device, days)
         self._table_CV = _normal_table(bundle.normalisation)
         self._places = None if device == "cpu" or onnx else Places(device)
         default = _CPU_BATCH if self._places is None else _GPU_BATCH
@@ -234,6 +234,21 @@ def _normal_table(normalisation: Standard | LogSigmoid) -> NDArray[np.float32]:
 
 Network = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 """``(x_BTCHW, valid_BTHW) -> outputs_BKHW``, all float32."""
+
+
+def network_of(bundle: Bundle, device: str, days: Days = ()) -> Network:
+    """Open a bundle's network.
+
+    Args:
+        bundle: The model.
+        device: ``cpu``, ``cuda`` or ``cuda:n``.
+        days: Day of the year of each date, for networks that take it.
+
+    Raises:
+        DataError: If the weights are damaged or do not fit the architecture.
+        InputError: If the device is not there, or the days are missing.
+    """
+    return _onnx_network(bundle, device) if bundle.kind == "onnx" else _network(bundle, device, days)
 
 
 def _network(bundle: Bundle, device: str, days: Days) -> Network:

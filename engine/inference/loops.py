@@ -65,7 +65,7 @@ def normalise(
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")  # pragma: no cover - compiled
 def softmax(scores_HWK: NDArray[np.float32], temperature: np.float32, out_KHW: NDArray[np.int32]) -> bool:
-    """Take the softmax in fixed point: ``round(65535 * softmax(scores / temperature))``, halves upward.
+    """Turn scores into fixed-point probabilities, ``p_k = exp(s_k / T) / sum_j exp(s_j / T)``, halves upward.
 
     Args:
         scores_HWK: Any memory order; fastest with the outputs of a pixel side by side.

@@ -31,6 +31,9 @@ Precision = Literal["float32", "bfloat16", "float16"]
 """What a network computes in; sums and decisions stay exact."""
 
 _PREFIX = "landweave:"
+MEMBERS = f"{_PREFIX}members"
+"""Where the manifest of an ensemble lists its members; that of a bundle has no such field."""
+
 _EXTENSIONS = (
     "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",
     "https://stac-extensions.github.io/classification/v2.0.0/schema.json",

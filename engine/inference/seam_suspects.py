@@ -49,8 +49,9 @@ Kind = Literal["all", "line", "tile", "border"]
 LISTED = 20
 """Suspects that are named; all are counted."""
 
-FALSE_ALARM = 1e-4
-"""Chance of a false alarm of each kind of place in a map without seams, by the exponential tail."""
+FALSE_ALARM = 1e-5
+"""Chance of a false alarm of each kind of place in a map without seams, by the exponential tail; that of a
+landscape may be heavier (benchmarks/seam_power.py counts)."""
 
 CLIP = 4.0
 """No piece counts for more standard deviations: all pieces of a seam must show it."""

@@ -123,7 +123,7 @@ def seam_lines(
 
     A window begins to count at ``k * stride`` (``window starts``) and stops to at ``k * stride + window``
     (``window ends``); under the trim kernel one window's part ends where the next one's begins, at
-    ``k * stride + overlap / 2`` (``window cuts``). A line of several kinds counts with the tiles, or with
+    ``k * stride`` (``window cuts``). A line of several kinds counts with the tiles, or with
     the first of the others, so that a seam is blamed on one of them. Windows of one pixel (a pixel-wise
     model) have no borders.
 
@@ -153,7 +153,7 @@ def _window_borders(lattice: Lattice) -> dict[str, int]:
     if lattice.window_px == 1:
         return {}
     if lattice.kernel == "trim":
-        return {"window cuts": lattice.overlap_px // 2}
+        return {"window cuts": 0}
     return {"window starts": 0, "window ends": lattice.window_px}
 
 

@@ -7,7 +7,8 @@ test compares the two.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from engine.values.errors import BudgetError
 from engine.values.grid import Box
@@ -81,16 +82,19 @@ class TileShape:
 
     Attributes:
         core: Pixels wanted.
-        lattice: Windows; the halo follows.
+        lattice: Windows, of an ensemble the largest; the halo follows.
         reading: How pieces are made.
         n_dates: Time steps of the cube.
         n_classes: Classes of the network.
         channels: Channels of the network's finest level.
         filled: Whether gaps are filled.
         layer_bytes: Bytes of one pixel in all layers of the map.
-        threads: Pieces made at the same time.
+        threads: Pieces of a tile made at the same time.
+        at_once: Tiles that a worker makes at the same time.
         batch: Windows in one batch.
-        weights_bytes: Size of the network.
+        weights_bytes: Size of the network, or of all.
+        others: Windows of the other members of an ensemble.
+        views: In which the network sees each window.
     """
 
     core: Box
@@ -102,47 +106,78 @@ class TileShape:
     filled: bool = False
     layer_bytes: int = 3
     threads: int = 1
+    at_once: int = 1
     batch: int = 1
     weights_bytes: int = 0
+    others: tuple[Lattice, ...] = ()
+    views: int = 1
 
 
 def tile_bytes(shape: TileShape) -> dict[str, int]:
-    """Project the peak memory of one worker that makes one tile of a map.
+    """Project the peak memory of one worker that makes tiles of a map.
 
     Returns:
         Bytes by purpose, and their sum under ``total``: ``process``; ``cube`` (the tile's input as
         uint16, halo included, as it is made and joined over time, and once more the part that is extended for
-        its windows); ``filling`` (a piece over all dates while its gaps are filled); ``reading`` (one time step
-        of one piece); ``sums`` (int32 per class and pixel, once more the pieces cut out of them); ``batch``
-        (windows in the network, and its weights); ``layers`` (what the tile gives, and what is written of it).
+        its windows, and for a member's own bands); ``filling`` (a piece over all dates while its gaps are
+        filled); ``reading`` (one time step of one piece); ``sums`` (int32 per class and pixel, once more the
+        pieces cut out of them; of an ensemble for each member, and its shares in uint16); ``batch`` (windows
+        in the network, and its weights); ``layers`` (what the tile gives, and what is written of it).
     """
-    side_y, side_x = widest(shape.lattice, shape.core)
+    side_y, side_x = widest(shape.lattice, shape.core, shape.others)
     outer, reading = side_y * side_x, shape.reading
     piece_y, piece_x = reading.side_px(side_y), reading.side_px(side_x)
+    block_y, block_x = (
+        _block(side, piece, shape.lattice) for side, piece in ((side_y, piece_y), (side_x, piece_x))
+    )
     reach = shape.lattice.reach_px
-    extended = min(side_y, piece_y + reach) * min(side_x, piece_x + reach)
+    extended = min(side_y, block_y + reach) * min(side_x, block_x + reach)
     series, window = 2 * shape.n_dates * reading.n_bands, shape.lattice.window_px**2
     inputs = INPUT_BYTES * shape.n_dates * (reading.n_bands + 1)
     in_network = max(inputs, CHANNEL_BYTES * shape.channels) + CLASS_BYTES * shape.n_classes
+    in_network += (2 * shape.views + 8) * shape.n_classes * (shape.views > 1)
+    models = 1 + len(shape.others)
+    shares = 2 * (shape.n_classes + 1) * models * outer * (models > 1)
     parts = {
-        "process": PROCESS_BYTES["map"],
-        "cube": series * (2 * outer + shape.threads * extended),
+        "cube": series * (2 * outer + min(2, models) * shape.threads * extended),
         "filling": shape.filled * shape.threads * piece_y * piece_x * (series + 3 * shape.n_dates),
         "reading": shape.threads * piece_y * piece_x * reading.pixel_bytes,
-        "sums": 4 * (shape.n_classes + 1) * (outer + shape.threads * extended),
-        "batch": shape.threads * shape.batch * window * in_network + 3 * shape.weights_bytes,
+        "sums": 4 * (shape.n_classes + 1) * models * (outer + shape.threads * extended) + shares,
+        "batch": shape.threads * shape.batch * window * in_network,
         "layers": 3 * shape.layer_bytes * shape.core.area_px,
     }
+    parts = {"process": PROCESS_BYTES["map"]} | {k: shape.at_once * v for k, v in parts.items()}
+    parts["batch"] += 3 * shape.weights_bytes
     return {**parts, "total": sum(parts.values())}
 
 
-def widest(lattice: Lattice, core: Box) -> tuple[int, int]:
+def _block(side_px: int, piece_px: int, lattice: Lattice) -> int:
+    """Return the side of the largest block that windows are evaluated for: pieces, merged until a window fits.
+
+    >>> _block(2144, 1072, Lattice(1120, 96, "trim")), _block(2558, 1279, Lattice(256, 96))
+    (2144, 1279)
+    """
+    if piece_px > lattice.reach_px:
+        return piece_px
+    each = -(-lattice.reach_px // max(1, piece_px - 1))
+    return min(side_px, piece_px * (2 * each - 1))  # the last block takes what is left over
+
+
+def widest(lattice: Lattice, core: Box, others: tuple[Lattice, ...] = ()) -> tuple[int, int]:
     """Return the largest height and width of a tile with its halo, wherever on the lattice the tile lies.
+
+    With other lattices: a little more than the largest, where the halo is what any of them needs.
 
     >>> widest(Lattice(8, 3), Box(0, 0, 10, 10))
     (18, 18)
     """
-    return _widest(lattice, core.y1 - core.y0), _widest(lattice, core.x1 - core.x0)
+    height, width = core.shape_yx
+    if not others:
+        return _widest(lattice, height), _widest(lattice, width)
+    margin = max(
+        2 * each.reach_px for each in (lattice, *others)
+    )  # of no lattice more, wherever the tile lies
+    return height + margin, width + margin
 
 
 def _widest(lattice: Lattice, side_px: int) -> int:
@@ -163,7 +198,8 @@ class CubeTileShape:
         series_bytes: Bytes of one pixel's reflectance in all dates, where gaps are filled; else 0.
         features: Whether features are made from all dates.
         shard_px: Side of a shard.
-        threads: Pieces made at the same time.
+        threads: Pieces of a tile made at the same time.
+        at_once: Tiles that a worker makes at the same time.
         radar_bytes: Bytes of one pixel in all radar passes of one time step.
     """
 
@@ -175,6 +211,7 @@ class CubeTileShape:
     series_bytes: int = 0
     features: bool = False
     threads: int = 1
+    at_once: int = 1
     radar_bytes: int = 0
 
 
@@ -192,27 +229,111 @@ def cube_tile_bytes(shape: CubeTileShape) -> dict[str, int]:
     piece = shape.threads * side**2
     strip = min(FEATURE_STRIP_BYTES, 2 * side**2 * shape.pixel_bytes)
     parts = {
-        "process": PROCESS_BYTES["cube"],
         "arrays": shape.tile.area_px * shape.pixel_bytes,
         "reading": piece * (shape.reading.pixel_bytes + 2 * shape.step_bytes + 2 * shape.radar_bytes),
         "filling": piece * (1 if shape.features else 2) * shape.series_bytes,
         "features": shape.features * (shape.threads * FEATURE_STRIPS * strip + piece * shape.pixel_bytes),
         "writing": shape.step_bytes * max(2 * shape.shard_px**2, shape.tile.area_px),
     }
+    parts = {"process": PROCESS_BYTES["cube"]} | {k: shape.at_once * v for k, v in parts.items()}
     return {**parts, "total": sum(parts.values())}
 
 
-def require_fit(projected: dict[str, int], limit_bytes: int, where: str) -> None:
+@dataclass(frozen=True)
+class Smaller:
+    """A setting under which a worker needs less.
+
+    Attributes:
+        setting: Its name in the YAML.
+        value: The value.
+        total_bytes: What is projected with it.
+    """
+
+    setting: str
+    value: int
+    total_bytes: int
+
+
+TILES_PX = (*range(14336, 2048, -2048), *range(2048, 0, -256), 128, 64)
+CHUNKS_PX = (2048, 1536, 1024, 768, 512, 384, 256, 128, 64)
+"""Sizes that a refusal may propose, largest first; tiles beyond 2048 pixels are whole shards."""
+
+
+def smaller_settings(
+    shape: TileShape, tile_px: int, stride: int = 1, lattices: Sequence[Lattice] = ()
+) -> list[Smaller]:
+    """Project what smaller settings of a map would need: tiles, pieces, windows, tiles at once.
+
+    Args:
+        shape: As it is set.
+        tile_px: Side of a tile, in pixels of the map.
+        stride: Pixels of the cube per pixel of the map.
+        lattices: Other windows that the network takes.
+    """
+    found = [
+        ("tile_px", px, replace(shape, core=Box(0, 0, px * stride, px * stride)))
+        for px in TILES_PX
+        if px < tile_px
+    ]
+    found += [
+        ("chunk_px", px, replace(shape, reading=replace(shape.reading, chunk_px=px)))
+        for px in CHUNKS_PX
+        if px < shape.reading.chunk_px
+    ]
+    smaller = sorted(
+        (x for x in lattices if x.window_px < shape.lattice.window_px), key=lambda x: -x.window_px
+    )
+    found += [("window", lattice.window_px, replace(shape, lattice=lattice)) for lattice in smaller]
+    found += [
+        ("cluster.threads_per_worker", n, replace(shape, at_once=n)) for n in range(shape.at_once - 1, 0, -1)
+    ]
+    return [Smaller(name, value, tile_bytes(other)["total"]) for name, value, other in found]
+
+
+def smaller_cube_settings(shape: CubeTileShape) -> list[Smaller]:
+    """Project what smaller settings of a staged cube would need: tiles and pieces."""
+    side = max(shape.tile.shape_yx)
+    found = [
+        ("tile_px", px, replace(shape, tile=Box(0, 0, px, px), shard_px=min(px, shape.shard_px)))
+        for px in TILES_PX
+        if px < side
+    ]
+    found += [
+        ("chunk_px", px, replace(shape, reading=replace(shape.reading, chunk_px=px)))
+        for px in CHUNKS_PX
+        if px < shape.reading.chunk_px
+    ]
+    found += [
+        ("cluster.threads_per_worker", n, replace(shape, at_once=n)) for n in range(shape.at_once - 1, 0, -1)
+    ]
+    return [Smaller(name, value, cube_tile_bytes(other)["total"]) for name, value, other in found]
+
+
+def require_fit(total_bytes: int, limit_bytes: int, smaller: Sequence[Smaller] = ()) -> None:
     """Refuse a tile that would not fit into a worker.
 
+    Args:
+        total_bytes: Projected for a worker.
+        limit_bytes: What a worker has.
+        smaller: Other settings, of each kind the largest first.
+
     Raises:
-        BudgetError: With both figures and the setting that helps.
+        BudgetError: With both figures, and of each setting the largest value that fits.
     """
-    if projected["total"] > limit_bytes:
-        raise BudgetError(
-            "a tile would not fit into a worker's memory",
-            where=where,
-            found=f"{projected['total'] / GIB:.2f} GiB projected",
-            limit=f"{limit_bytes / GIB:.2f} GiB",
-            mend="a smaller tile_px, fewer workers on this machine, or a larger cluster.memory_limit",
-        )
+    if total_bytes <= limit_bytes:
+        return
+    fitting: dict[str, Smaller] = {}
+    for other in smaller:
+        if other.total_bytes <= limit_bytes:
+            fitting.setdefault(other.setting, other)
+    told = [f"{s.setting}: {s.value} ({s.total_bytes / GIB:.2f} GiB)" for s in fitting.values()]
+    least = min([total_bytes, *(s.total_bytes for s in smaller)])
+    helps = f"a cluster.memory_limit of {total_bytes / GIB:.2f} GiB, or fewer workers on this machine"
+    nothing = f"no smaller setting fits alone: the least is {least / GIB:.2f} GiB"
+    raise BudgetError(
+        "a tile would not fit into a worker's memory",
+        where="tile_px",
+        found=f"{total_bytes / GIB:.2f} GiB projected",
+        limit=f"{limit_bytes / GIB:.2f} GiB",
+        mend=", or ".join([*(told or [nothing]), helps]),
+    )

@@ -23,6 +23,9 @@ VALUE_ONE = 65534
 Extra = Literal["probability", "entropy", "margin", "disagreement"]
 """A layer that a map of classes has on wish."""
 
+Augment = Literal["none", "flips", "turns"]
+"""Views in which a network sees each window: as it is; the four mirror images; all eight turns of the square."""
+
 
 class Classes(BaseModel):
     """One class a pixel: probabilities add up to 1."""

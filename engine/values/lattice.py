@@ -11,6 +11,35 @@ axis, for every whole number ``k``. With window 8 and overlap 3 (stride 5)::
       k = 2             ████████
       covered 22211222112221122211       each pixel by 1 or 2 windows per axis
 
+Under ``trim`` only a window's centre answers, and the centres are what is anchored: centre ``k`` covers
+``[k * stride, (k + 1) * stride)``, and its window half an overlap more on each side. Where the stride
+divides a tile's side, a tile is answered by ``(side / stride) ** 2`` windows and no window twice. With
+window 9 and overlap 4::
+
+      pixel  -2   0    5    10   15
+                  ├────┼────┼────┼──
+      k = 0   ░░█████░░
+      k = 1        ░░█████░░
+      k = 2             ░░█████░░
+      covered     11111111111111111      each pixel by the one window in whose centre it lies
+
+A tile, what is read for it (its halo), and what lies beyond the archive's edge (`blend.Frame`)::
+
+      ┌───────────────────────┐ outer: whole windows that touch the core, as far as there is input
+      │   ┌───────────────┐   │ core: the tile's part of the outline
+      │   │               │···│···  border: a window that reaches beyond `outer` is filled up with the
+      │   │               │   │      mirror image of its own input (reflect), its last pixels again (edge)
+      │   └───────────────┘   │      or no data (missing)
+      └───────────────────────┘
+
+A network with an output f times coarser than its input answers a window with ``window / f`` pixels a
+side, and the same lattice divided by f blends them: window, overlap, core and outer are multiples of f.
+A pixel-wise network has ``Lattice(1, 0)``: every pixel is its own window, and there is no halo.
+
+What overlap? An answer near a window's edge is made from less than the network looks at. Half the overlap
+should hold the network's effective receptive field, which is measured (`engine.inference.receptive`); the
+edge then changes an answer by less than a thousandth of what the input does.
+
 Which windows exist depends on nothing but the lattice, so the sums below are the same however an area
 is cut. Weights are integers (1..255); probabilities are fixed-point (0..65535); the weighted sum over
 all windows of a pixel is an exact int32, and it is divided by the exact integer weight sum, which
@@ -47,7 +76,7 @@ class Lattice:
         window_px: Side of the square window in pixels.
         overlap_px: Pixels that neighbouring windows share, 0 <= overlap < window.
         kernel: ``hann`` (raised cosine), ``radial`` (1 - r, clipped at a floor of 0.05) or ``trim``
-            (only the centre counts; needs an even overlap).
+            (only the centre answers, and is what is anchored; needs an even overlap).
 
     Raises:
         InputError: If the overlap does not fit the window.
@@ -101,39 +130,45 @@ class Lattice:
         """Pixels that a window may extend beyond the pixel which holds its origin."""
         return self.window_px - 1
 
-    def touching(self, lo: int, hi: int) -> range:
-        """Return the windows (one axis) that share at least one pixel with ``[lo, hi)``.
+    @property
+    def margin_px(self) -> int:
+        """Pixels along each side of a window that never answer: half the overlap under ``trim``, else none."""
+        return self.overlap_px // 2 if self.kernel == "trim" else 0
 
-        >>> Lattice(8, 3).touching(5, 10)
-        range(0, 2)
+    def origin(self, k: int) -> int:
+        """Return the first pixel of a window (one axis).
+
+        >>> [Lattice(8, 2).origin(k) for k in (0, 1)], [Lattice(8, 2, "trim").origin(k) for k in (0, 1)]
+        ([0, 6], [-1, 5])
+        """
+        return k * self.stride_px - self.margin_px
+
+    def touching(self, lo: int, hi: int) -> range:
+        """Return the windows (one axis) that answer for at least one pixel of ``[lo, hi)``.
+
+        >>> Lattice(8, 3).touching(5, 10), Lattice(9, 4, "trim").touching(5, 10)
+        (range(0, 2), range(1, 2))
         """
         if hi <= lo:
             return range(0)
-        return range((lo - self.window_px) // self.stride_px + 1, (hi - 1) // self.stride_px + 1)
+        answers = self.window_px - 2 * self.margin_px  # pixels from k * stride on
+        return range((lo - answers) // self.stride_px + 1, (hi - 1) // self.stride_px + 1)
 
     def needed(self, core: tuple[int, int], outer: tuple[int, int]) -> list[int]:
         """Return the windows (one axis) that answer for `core` when there is input over `outer` only.
 
-        All that touch the core, but for two kinds that would add nothing or little: under ``trim``, those
-        whose centre misses the core; under the other kernels, those of which no more than the overlap lies
-        inside `outer`: a neighbour sees all of that, and more around it. Where the core keeps a window's
-        distance from the edge of `outer`, nothing is left out.
+        All that touch the core, but for those of which no more than the overlap lies inside `outer`: a
+        neighbour sees all of that, and more around it. Where the core keeps a window's distance from the
+        edge of `outer`, nothing is left out; nor under ``trim``, where no neighbour answers instead.
 
         >>> Lattice(8, 3).needed((0, 20), (0, 20)), list(Lattice(8, 3).touching(0, 20))
         ([0, 1, 2, 3], [-1, 0, 1, 2, 3])
         """
         touching = list(self.touching(*core))
         if self.kernel == "trim":
-            half = self.overlap_px // 2
-            first = [k * self.stride_px + half for k in touching]
-            return [
-                k
-                for k, y in zip(touching, first, strict=True)
-                if y < core[1] and y + self.stride_px > core[0]
-            ]
+            return touching
         inside = [
-            min(k * self.stride_px + self.window_px, outer[1]) - max(k * self.stride_px, outer[0])
-            for k in touching
+            min(self.origin(k) + self.window_px, outer[1]) - max(self.origin(k), outer[0]) for k in touching
         ]
         least = min(self.overlap_px, max(inside, default=0) - 1)
         return [k for k, size in zip(touching, inside, strict=True) if size > least]
@@ -144,14 +179,15 @@ class Lattice:
         >>> Lattice(8, 3).starting_in(5, 11)
         range(1, 3)
         """
-        return range(-(-lo // self.stride_px), max(-(-lo // self.stride_px), -(-hi // self.stride_px)))
+        first, last = (-(-(at + self.margin_px) // self.stride_px) for at in (lo, hi))
+        return range(first, max(first, last))
 
     def span(self, lo: int, hi: int) -> tuple[int, int]:
-        """Return the pixels (one axis) that all windows touching ``[lo, hi)`` cover together."""
+        """Return the pixels (one axis) that all windows answering for ``[lo, hi)`` cover together."""
         windows = self.touching(lo, hi)
         if not windows:
             return lo, lo
-        return windows[0] * self.stride_px, windows[-1] * self.stride_px + self.window_px
+        return self.origin(windows[0]), self.origin(windows[-1]) + self.window_px
 
     def pad(self, box: Box) -> Box:
         """Grow a box outward to whole windows: all input that its pixels depend on.
@@ -163,7 +199,7 @@ class Lattice:
         return Box(y0, x0, y1, x1)
 
     def count(self, box: Box) -> int:
-        """Return how many windows touch a box."""
+        """Return how many windows answer for pixels of a box."""
         return len(self.touching(box.y0, box.y1)) * len(self.touching(box.x0, box.x1))
 
     def weights(self) -> NDArray[np.uint8]:

@@ -67,8 +67,9 @@ def used(core: tuple[int, int], outer: tuple[int, int], lattice: Lattice) -> lis
     """Windows of one axis, pixel by pixel: those that show the core something no neighbour shows better."""
     size, stride, half = lattice.window_px, lattice.stride_px, lattice.overlap_px // 2
     windows = {}
+    first = -half if lattice.kernel == "trim" else 0  # centres are anchored where only centres answer
     for k in range(core[0] // stride - size, core[1] // stride + 2):
-        pixels = range(k * stride, k * stride + size)
+        pixels = range(first + k * stride, first + k * stride + size)
         centre = pixels[half : half + stride] if lattice.kernel == "trim" else pixels
         if set(centre) & set(range(*core)):
             windows[k] = len(set(pixels) & set(range(*outer)))
@@ -93,14 +94,15 @@ def oracle(values: NDArray[np.uint16], frame: Frame) -> tuple[NDArray[np.int64],
     count = 0
     for ky in used((core.y0, core.y1), (outer.y0, outer.y1), lattice):
         for kx in used((core.x0, core.x1), (outer.x0, outer.x1), lattice):
-            y, x = ky * lattice.stride_px, kx * lattice.stride_px
+            first = -(lattice.overlap_px // 2) if lattice.kernel == "trim" else 0
+            y, x = first + ky * lattice.stride_px, first + kx * lattice.stride_px
             window = Box(y, x, y + size, x + size)
             inside = window & outer
             rows = mirror(y, y + size, inside.y0, inside.y1) - outer.y0
             cols = mirror(x, x + size, inside.x0, inside.x1) - outer.x0
             at, cut = inside.slices_in(outer), inside.slices_in(window)
             sum_w[at] += weights[cut]
-            if asked[at].any():
+            if asked[at][weights[cut] > 0].any():
                 count += 1
                 p_KHW = probabilities(values[:, :, rows[:, None], cols])
                 sums[(slice(None), *at)] += (p_KHW * weights)[(slice(None), *cut)]

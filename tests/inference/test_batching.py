@@ -18,7 +18,7 @@ from engine.values.errors import BudgetError
 from tests.inference.bundles import random_bundle
 
 
-class Full(Exception):
+class FullError(Exception):
     """The device's memory is full."""
 
 
@@ -34,7 +34,7 @@ class Device:
         assert self.gate.wait(20)
         self.places.append(place)
         if len(x_BTCHW) > self.room:
-            raise Full(f"{len(x_BTCHW)} windows")
+            raise FullError(f"{len(x_BTCHW)} windows")
         self.sizes.append(len(x_BTCHW))
         return x_BTCHW[:, 0, :1].astype(np.int32) * 2
 
@@ -66,7 +66,7 @@ def test_windows_of_several_callers_fill_one_batch() -> None:
 
 def test_a_full_device_halves_the_batch_says_so_once_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     device = Device(room=2)
-    batches = Batches(device, size=8, places=2, full=Full)
+    batches = Batches(device, size=8, places=2, full=FullError)
     with caplog.at_level(logging.WARNING), ThreadPoolExecutor(3) as pool:
         parts = list(pool.map(lambda n: batches.run(_windows(*range(n, n + 20))), [1, 101, 201]))
     assert [_answers(p) for p in parts] == [[2 * k for k in range(n, n + 20)] for n in (1, 101, 201)]
@@ -81,13 +81,13 @@ def test_a_full_device_halves_the_batch_says_so_once_and_goes_on(caplog: pytest.
 
 def test_a_device_too_small_for_one_window_is_a_budget_error() -> None:
     with pytest.raises(BudgetError, match="one window does not fit"):
-        Batches(Device(room=0), size=4, places=1, full=Full).run(_windows(1, 2, 3))
+        Batches(Device(room=0), size=4, places=1, full=FullError).run(_windows(1, 2, 3))
 
 
 def test_without_leave_to_halve_the_error_comes_through_and_the_queue_goes_on() -> None:
     device = Device(room=1)
     batches = Batches(device, size=2, places=1)
-    with pytest.raises(Full):
+    with pytest.raises(FullError):
         batches.run(_windows(1, 2, 3))
     assert not batches._queue
     assert _answers(batches.run(_windows(5))) == [10]

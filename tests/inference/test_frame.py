@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.inference.blend import ROWS, Frame
+from engine.inference.blocks import predict_array
 from engine.inference.decide import Layers
-from engine.inference.predict import predict_array
 from engine.values.errors import InputError
 from engine.values.grid import Box
 from engine.values.head import ONE_CLASS

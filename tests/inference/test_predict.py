@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.inference.blend import Frame
+from engine.inference.blocks import predict_array
 from engine.inference.decide import Layers
-from engine.inference.predict import predict_array
 from engine.values.grid import Box
 from engine.values.head import ONE_CLASS
 from engine.values.lattice import Kernel, Lattice

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,17 @@ from distributed import Client
 
 from engine.runs.estimate import Load
 from engine.store.ledger import Ledger, TileRecord
+from engine.values.budget import tile_bytes
 from engine.values.classes import ClassScheme
 from engine.values.errors import BudgetError
 from pipelines import probe_tiles
 from pipelines.config import load_config
-from pipelines.map_area import design, map_area, way_of
-from pipelines.plan_area import widest_core
+from pipelines.map_area import design, map_area, prepare, way_of
+from pipelines.plan_area import tile_shape, widest_core
 from pipelines.plan_map import PlanOptions, plan_map
 from pipelines.plan_view import MapPlan
 from pipelines.probe_tiles import cold_tiles, unreachable
-from pipelines.run_folder import read_plan
+from pipelines.run_folder import read_plan, require_memory
 from pipelines.sample.archive import SampleArchive
 from tests.pipelines.test_map_area import make_bundle
 
@@ -169,6 +172,24 @@ def test_a_tile_that_does_not_fit_is_refused_before_the_probe(project: Path) -> 
     with pytest.raises(BudgetError, match="would not fit"):
         planned(project, "unfit", 2, None, f"cluster={small}")
     assert not (project / "unfit" / "ledger").exists()
+
+
+def test_the_refusal_of_a_run_names_a_tile_that_is_accepted(project: Path, client: Client) -> None:
+    config = load_config(project / "run.yaml", [f"out={json.dumps(str(project / 'advice'))}", "tile_px=2048"])
+    with tempfile.TemporaryDirectory() as folder:
+        made = design(config, inputs_dir=folder)
+        needed = {
+            px: tile_bytes(tile_shape(replace(made.job, tile_px=px), made.steps))["total"]
+            for px in (128, 2048)
+        }
+    assert needed[128] < needed[2048]
+    limit = sum(needed.values()) // 2
+    prepare(config)
+    with pytest.raises(BudgetError, match=r"tile_px: \d+ ") as refused:
+        require_memory(config.out, "map", limit)
+    proposed = int(re.findall(r"tile_px: (\d+)", str(refused.value))[0])
+    prepare(config.model_copy(update={"tile_px": proposed, "out": str(project / "advised")}))
+    require_memory(str(project / "advised"), "map", limit)
 
 
 def test_auto_takes_the_frozen_way_else_the_one_that_moves_less(project: Path) -> None:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.values.budget import Reading, TileShape, require_fit, tile_bytes, widest
+from engine.values.budget import (
+    CubeTileShape,
+    Reading,
+    TileShape,
+    _block,
+    cube_tile_bytes,
+    require_fit,
+    smaller_cube_settings,
+    smaller_settings,
+    tile_bytes,
+    widest,
+)
 from engine.values.errors import BudgetError
 from engine.values.grid import Box, TileKey
 from engine.values.lattice import Lattice
@@ -60,6 +72,77 @@ def test_no_piece_is_larger_than_the_largest(span: int, chunk: int, first: int) 
 
 
 def test_what_does_not_fit_is_refused_with_both_figures() -> None:
-    with pytest.raises(BudgetError, match=r"GiB projected, expected 1\.00 GiB"):
-        require_fit({"total": 3 << 30}, 1 << 30, "tile_px")
-    require_fit({"total": 1 << 30}, 1 << 30, "tile_px")
+    with pytest.raises(
+        BudgetError, match=r"3\.00 GiB projected, expected 1\.00 GiB.*no smaller setting fits"
+    ):
+        require_fit(3 << 30, 1 << 30)
+    require_fit(1 << 30, 1 << 30)
+
+
+def test_several_tiles_at_once_need_their_parts_each() -> None:
+    one, two = tile_bytes(SHAPE), tile_bytes(dataclasses.replace(SHAPE, at_once=2))
+    assert two["process"] == one["process"]
+    assert two["total"] - two["process"] == 2 * (one["total"] - one["process"])
+
+
+shapes = st.builds(
+    lambda tile, lattice, chunk, dates, at_once: TileShape(
+        Box(0, 0, tile, tile), lattice, Reading(10, 3, chunk), dates, 8, at_once=at_once
+    ),
+    st.sampled_from([512, 1024, 2048, 4096]),
+    st.sampled_from([Lattice(256, 96), Lattice(1120, 96, "trim"), Lattice(1, 0)]),
+    st.sampled_from([256, 1024, 2048]),
+    st.integers(1, 12),
+    st.integers(1, 3),
+)
+
+
+@given(shapes, st.floats(0.02, 0.98))
+def test_what_a_refusal_proposes_is_accepted(shape: TileShape, share: float) -> None:
+    total = tile_bytes(shape)["total"]
+    limit = int(total * share)
+    smaller = smaller_settings(shape, shape.core.shape_yx[0], 1, [Lattice(256, 96), Lattice(608, 96, "trim")])
+    with pytest.raises(BudgetError) as refused:
+        require_fit(total, limit, smaller)
+    told = re.findall(r"([a-z_.]+): (\d+) \(([\d.]+) GiB\)", str(refused.value))
+    assert bool(told) == any(s.total_bytes <= limit for s in smaller)
+    for setting, value, gib in told:
+        changed = _set(shape, setting, int(value))
+        needed = tile_bytes(changed)["total"]
+        assert needed <= limit
+        assert float(gib) == pytest.approx(needed / 2**30, abs=0.01)
+        require_fit(needed, limit)
+        larger = [s for s in smaller if s.setting == setting and s.value > int(value)]
+        assert all(s.total_bytes > limit for s in larger)
+
+
+def _set(shape: TileShape, setting: str, value: int) -> TileShape:
+    if setting == "tile_px":
+        return dataclasses.replace(shape, core=Box(0, 0, value, value))
+    if setting == "chunk_px":
+        return dataclasses.replace(shape, reading=dataclasses.replace(shape.reading, chunk_px=value))
+    if setting == "window":
+        return dataclasses.replace(shape, lattice=Lattice(value, 96, "hann" if value == 256 else "trim"))
+    assert setting == "cluster.threads_per_worker"
+    return dataclasses.replace(shape, at_once=value)
+
+
+def test_a_staged_cube_is_told_smaller_settings_too() -> None:
+    shape = CubeTileShape(
+        Box(0, 0, 2048, 2048), READING, pixel_bytes=200, step_bytes=20, shard_px=2048, at_once=2
+    )
+    found = smaller_cube_settings(shape)
+    assert {s.setting for s in found} == {"tile_px", "chunk_px", "cluster.threads_per_worker"}
+    assert all(s.total_bytes <= cube_tile_bytes(shape)["total"] for s in found)
+
+
+@given(st.integers(100, 4000), st.sampled_from([64, 256, 1024]), st.sampled_from([48, 256, 608, 1120]))
+def test_blocks_are_as_large_as_pieces_merged_until_a_window_fits(side: int, chunk: int, window: int) -> None:
+    from engine.inference.blocks import _merge_thin
+
+    pieces = max(1, round(side / chunk))
+    edges = [round(i * side / pieces) for i in range(pieces + 1)]
+    sizes = tuple(b - a for a, b in itertools.pairwise(edges))
+    lattice = Lattice(window, 16)
+    largest = max(_merge_thin(sizes, lattice.reach_px))
+    assert largest <= _block(side, max(sizes), lattice) <= 3 * largest
