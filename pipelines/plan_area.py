@@ -79,7 +79,8 @@ def bundle_of(config: RunConfig) -> Model:
     Raises:
         InputError: If another window than the trained one is asked for, and the network may not take it.
     """
-    bundle, window = load_model(config.bundle), config.window
+    bundle = load_model(config.bundle, trust_model=config.trust_model)
+    window = config.window
     if window == "auto":
         window = frozen_window(config) or "trained"
     return bundle if window == "trained" else windowed(require_bundle(bundle), window)
