@@ -240,12 +240,12 @@ def train(
 ) -> None:
     """Train a network on the same cubes that are mapped, and write a bundle."""
     from pipelines.console import steps_progress
-    from pipelines.train_model import load_train_config, score_lines, train_model
+    from pipelines.train_model import load_train_config, overlap_line, score_lines, train_model
 
     settings = load_train_config(config, override)
     with steps_progress("train", "batches") as show:
         bundle, trained = train_model(settings, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"))
-    _print({"bundle": bundle.path, **score_lines(trained)}, as_json=False)
+    _print({"bundle": bundle.path, **score_lines(trained), "looks": overlap_line(bundle)}, as_json=False)
 
 
 @app.command("indices")

@@ -22,7 +22,10 @@ Trust = Annotated[
 @app.command()
 def create(
     source: Annotated[
-        Path, typer.Argument(help="YAML: name, weights, cube, classes, layout, normalisation; or WEIGHTS.")
+        Path,
+        typer.Argument(
+            help="YAML: name, weights, cube, classes, layout, normalisation; or members; or WEIGHTS."
+        ),
     ],
     published: Annotated[
         str | None, typer.Option("--from", help="SOURCE is the weights file of: presto, dynamic-world.")
@@ -33,15 +36,19 @@ def create(
     ] = None,
     trust_model: Trust = False,
 ) -> None:
-    """Write a bundle: an ONNX file, a network of the registry, or (on trust) a graph of torch.export.
+    """Write a bundle (ONNX, a network of the registry, or on trust a graph of torch.export) or an ensemble.
 
+    An ensemble's YAML has name, bundle (the folder to write) and members: [{bundle: a, weight: 2}, {bundle: b}].
     Weights are read as numbers alone; a pickle is refused unopened. With --from, -o takes bands, n_dates and
     place (presto: -o bands=[B02,B03,B04,B08] -o n_dates=12) or normalisation (dynamic-world).
     """
     from pipelines.make_bundle import make_bundle, make_published
+    from pipelines.make_ensemble import lists_members, make_ensemble
     from pipelines.view_bundle import show
 
-    if published is None:
+    if published is None and lists_members(source):
+        show(make_ensemble(source, override, trust_model=trust_model))
+    elif published is None:
         show(make_bundle(source, override, trust_model=trust_model))
     else:
         show(make_published(published, source, out, override))

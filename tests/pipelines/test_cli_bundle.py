@@ -7,10 +7,10 @@ import pickle
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from engine.inference.bundle import load_bundle
-from engine.inference.ensemble import create_ensemble
 from engine.inference.export import export_bundle
 from engine.values.errors import InputError, TrustError
 from pipelines.cli import app
@@ -165,7 +165,12 @@ def test_weights_in_place_of_a_yaml_are_told_apart_and_do_not_run(tmp_path: Path
 
 def test_an_ensemble_is_shown_and_checked_member_by_member(folder: Path) -> None:
     random_bundle(folder / "other", network(stem=12))
-    create_ensemble(folder / "both", [(folder / "net", 2), (folder / "other", 1)], "two of them")
+    members = [{"bundle": "net", "weight": 2}, {"bundle": str(folder / "other")}]
+    (folder / "both.yaml").write_text(
+        yaml.safe_dump({"name": "two of them", "bundle": "both", "members": members})
+    )
+    made = run("create", folder / "both.yaml")
+    assert made.exit_code == 0, made.output
     told = json.loads(run("show", folder / "both", "--json").output)
     assert [m["weight"] for m in told["members"]] == [2, 1]
     assert "two of them" in run("show", folder / "both").output
