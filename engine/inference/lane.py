@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from engine.inference.blend import ROWS
 from engine.inference.bundle import Bundle
-from engine.inference.exported import exported_network
 from engine.inference.heads import fixed_point
 from engine.models.normalise import prepare
 from engine.values.errors import DataError, InputError, SpecError
@@ -79,9 +78,7 @@ class Lane:
     ) -> None:
         _one_thread()
         self.bundle, self.device, self.days = bundle, device, days
-        default = (
-            _CPU_BATCH if device == "cpu" or bundle.kind != "safetensors" or bundle.pixelwise else _GPU_BATCH
-        )
+        default = _CPU_BATCH if device == "cpu" or bundle.kind == "onnx" or bundle.pixelwise else _GPU_BATCH
         self.batch = default if batch is None else batch
         self._logits = network_of(bundle, device, days)
         self._count = 0
@@ -213,6 +210,8 @@ def _network(bundle: Bundle, device: str, days: Days) -> Network:
     if device != "cpu":
         _exact_gpu(torch)
     if bundle.kind == "pt2":
+        from engine.inference.exported import exported_network
+
         return exported_network(bundle, device, _fed)
     module = build(str(bundle.architecture), bundle.config.model_dump() if bundle.config else {})
     try:
