@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from engine.models.configs import NetworkConfig, UNetConfig
+from engine.models.configs import MlpConfig, NetworkConfig, TempCnnConfig, UNetConfig
 from engine.models.presto_config import PrestoConfig
 from engine.models.smp_config import SmpConfig
 from engine.values.errors import InputError
@@ -42,6 +42,8 @@ class Architecture:
 _ARCHITECTURES: dict[str, Architecture] = {
     "presto": Architecture(PrestoConfig, "engine.models.presto", "Presto", takes_days=True),
     "smp": Architecture(SmpConfig, "engine.models.smp", "SegmentationModel"),
+    "mlp": Architecture(MlpConfig, "engine.models.pixel", "Mlp"),
+    "tempcnn": Architecture(TempCnnConfig, "engine.models.pixel", "TempCnn"),
     "unet": Architecture(UNetConfig, "engine.models.unet", "UNet"),
 }
 
@@ -50,7 +52,7 @@ def architectures() -> tuple[str, ...]:
     """List the names that `build` knows.
 
     >>> architectures()
-    ('presto', 'smp', 'unet')
+    ('mlp', 'presto', 'smp', 'tempcnn', 'unet')
     """
     return tuple(sorted(_ARCHITECTURES))
 
