@@ -25,7 +25,7 @@ def exported_network(
         fed: Brings windows (B, T, C, H, W) into the order of the layout.
 
     Returns:
-        ``(x_BTCHW, valid_BTHW) -> outputs_BKHW``, float32.
+        ``(x_BTCHW, valid_BTHW) -> outputs_BKHW``, float32, both on the CPU whatever the device is.
 
     Raises:
         DataError: If the file is damaged or of another version of torch.
@@ -44,7 +44,7 @@ def exported_network(
     layout, n_classes = bundle.layout, len(bundle.classes.classes)
 
     def one(x_1TCHW: torch.Tensor) -> torch.Tensor:
-        found = module(fed(x_1TCHW, layout.order).contiguous())
+        found = module(fed(x_1TCHW, layout.order).contiguous().to(device)).cpu()
         rows = bundle.pixelwise and found.ndim == 2  # (row, K)
         outputs: torch.Tensor = found.T[None, ..., None] if rows else found.movedim(layout.class_axis, 1)
         limit = (1, n_classes, *(side // layout.stride for side in x_1TCHW.shape[3:]))
