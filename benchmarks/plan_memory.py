@@ -42,6 +42,8 @@ MAPS: dict[str, dict[str, Any]] = {
     "map, probability": {"bands": THREE},
     "map, a quarter": {"bands": TEN, "period": "1QS"},
 }
+WINDOWS = {"map, window 608": 608, "map, window 1120": 1120}
+MAPS |= {name: {"bands": TEN} for name in WINDOWS}
 CUBES: dict[str, dict[str, Any]] = {
     "cube": {"bands": TEN},
     "cube, filled": {"bands": TEN, "gap_fill": "whittaker"},
@@ -102,6 +104,7 @@ def measure(name: str, tile_px: int, archive: SampleArchive, folder: Path) -> fl
                 **common,
                 bundle=str(bundle),
                 products=False,
+                window=WINDOWS.get(name, "trained"),
                 layers=("probability",) if name.endswith("probability") else (),
             )
         ).summary

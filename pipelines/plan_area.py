@@ -246,6 +246,7 @@ def tile_shape(job: MapJob, steps: tuple[int, int], at_once: int = 1) -> TileSha
     members = sorted(bundles_of(bundle), key=lambda b: -b.lattice.window_px)
     return TileShape(
         core=job.fine(widest_core(job)),
+        tile_px=job.tile_px * job.stride,
         lattice=members[0].lattice,
         others=tuple(b.lattice for b in members[1:]),
         views=max(len(views_of(b, job.augment)) for b in members),

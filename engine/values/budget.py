@@ -28,8 +28,9 @@ from then on; for each channel of the finest level (both convolutions, the skip 
 for each class. Freed memory is kept for the next window and lies in pieces: what is measured differs from run to run
 by a third, and these are rounded up (``benchmarks/window_memory.py``)."""
 
-ROWS_PX = 4096
-"""Pixels of one evaluation of a network that looks at single pixels."""
+ROWS_PX, PIXEL_BYTES = 4096, 36 * 2**10
+"""Pixels of one evaluation of a network that looks at single pixels, and bytes of one in the largest that was
+measured: Presto over 12 dates."""
 
 SHARPEN_BYTES = 140
 """Bytes of one pixel of a piece while a band is sharpened: pan band, sums and interpolations in double."""
@@ -99,6 +100,7 @@ class TileShape:
         weights_bytes: Size of the network, or of all.
         others: Windows of the other members of an ensemble.
         views: In which the network sees each window.
+        tile_px: Side of the tile that the core is a part of, in pixels of the cube; 0: not known.
     """
 
     core: Box
@@ -115,6 +117,7 @@ class TileShape:
     weights_bytes: int = 0
     others: tuple[Lattice, ...] = ()
     views: int = 1
+    tile_px: int = 0
 
 
 def tile_bytes(shape: TileShape) -> dict[str, int]:
@@ -129,6 +132,9 @@ def tile_bytes(shape: TileShape) -> dict[str, int]:
         in the network, and its weights); ``layers`` (what the tile gives, and what is written of it).
     """
     side_y, side_x = widest(shape.lattice, shape.core, shape.others)
+    if shape.tile_px and not shape.others:  # a part of a tile needs no more than the tile
+        whole = _widest(shape.lattice, shape.tile_px)
+        side_y, side_x = min(side_y, whole), min(side_x, whole)
     outer, reading = side_y * side_x, shape.reading
     piece_y, piece_x = reading.side_px(side_y), reading.side_px(side_x)
     block_y, block_x = (
@@ -137,10 +143,11 @@ def tile_bytes(shape: TileShape) -> dict[str, int]:
     reach = shape.lattice.reach_px
     extended = min(side_y, block_y + reach) * min(side_x, block_x + reach)
     series, window = 2 * shape.n_dates * reading.n_bands, shape.lattice.window_px**2
-    window = ROWS_PX if shape.lattice.window_px == 1 else window
     inputs = shape.n_dates * (reading.n_bands + 1)
     finest = CHANNEL_BYTES * shape.channels + CLASS_BYTES * shape.n_classes
     in_network = max(INPUT_BYTES * inputs, KEPT_BYTES * inputs + finest)
+    if shape.lattice.window_px == 1:
+        window, in_network = ROWS_PX, max(in_network, PIXEL_BYTES)
     in_network += (2 * shape.views + 8) * shape.n_classes * (shape.views > 1)
     models = 1 + len(shape.others)
     shares = 2 * (shape.n_classes + 1) * models * outer * (models > 1)
@@ -277,7 +284,7 @@ def smaller_settings(
         lattices: Other windows that the network takes.
     """
     found = [
-        ("tile_px", px, replace(shape, core=Box(0, 0, px * stride, px * stride)))
+        ("tile_px", px, replace(shape, core=Box(0, 0, px * stride, px * stride), tile_px=px * stride))
         for px in TILES_PX
         if px < tile_px
     ]

@@ -229,6 +229,7 @@ def test_simulated_windows_hold_data_everywhere() -> None:
     assert not np.array_equal(values, simulated(2, 3, 50, 1))
 
 
+@pytest.mark.long
 def test_dynamic_world_answers_alike_in_windows_that_show_its_field(real_data: Path, tmp_path: Path) -> None:
     """Beside the probe: a cut-out of a window is answered as the window is, up to the support from its edge."""
     weights = real_data / "weights"

@@ -79,6 +79,14 @@ def test_what_does_not_fit_is_refused_with_both_figures() -> None:
     require_fit(1 << 30, 1 << 30)
 
 
+def test_a_part_of_a_tile_needs_no_more_than_the_tile() -> None:
+    lattice = Lattice(1120, 96, "trim")
+    whole = dataclasses.replace(SHAPE, lattice=lattice, tile_px=1024)
+    part = dataclasses.replace(whole, core=Box(3, 5, 1000, 900))
+    assert tile_bytes(part)["cube"] == tile_bytes(whole)["cube"]
+    assert tile_bytes(dataclasses.replace(part, tile_px=0))["cube"] > tile_bytes(whole)["cube"]
+
+
 def test_several_tiles_at_once_need_their_parts_each() -> None:
     one, two = tile_bytes(SHAPE), tile_bytes(dataclasses.replace(SHAPE, at_once=2))
     assert two["process"] == one["process"]
