@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_a_land_cut_by_rows_and_columns_has_no_seam() -> None:
     for _ in range(6):
         label = np.empty((600, 700), np.uint8)
         edges = [0, *np.sort(rng.choice(np.arange(1, 600), 20, replace=False)), 600]
-        for y0, y1 in zip(edges[:-1], edges[1:], strict=True):
+        for y0, y1 in itertools.pairwise(edges):
             x = np.sort(rng.choice(np.arange(1, 700), 24, replace=False))
             label[y0:y1] = np.repeat(rng.integers(1, 7, 25), np.diff([0, *x, 700]))
         report = judged({"label": label}, LATTICE, 128)
