@@ -10,7 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from engine.inference.seam_suspects import LISTED, Suspect
-from engine.inference.seams import SeamReport
+from engine.inference.seams import SeamReport, SeamSums
 from engine.values.errors import InputError
 from engine.values.grid import Box
 from engine.values.lattice import Lattice
@@ -111,6 +111,11 @@ def test_a_map_of_probabilities_alone_is_judged() -> None:
     assert not judged({"probability": shares.astype(np.uint8)}, LATTICE, 128).seam
     shares[1, 256:384, 384:512] = np.clip(shares[1, 256:384, 384:512] + 12, 0, 250)
     assert only(judged({"probability": shares.astype(np.uint8)}, LATTICE, 128)).where == "r2_c3"
+
+
+def test_a_map_without_layers_says_nothing() -> None:
+    report = SeamSums(Box(0, 0, 300, 300), 64).report(LATTICE)
+    assert (report.seam, report.told()) == (False, "the map is too small to tell")
 
 
 def test_layers_of_other_types_are_refused() -> None:
