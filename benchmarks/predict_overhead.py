@@ -1,21 +1,29 @@
-"""Wall time of `predict` from Zarr to Zarr against the pure forward pass, paired in one run.
+"""Time of `predict` from Zarr to Zarr against the pure forward pass, paired in one run.
 
-The floor is the same lane over the fewest windows that cover the array (the same window and overlap,
-packed from the array's own corner), on the same threads, with the input already in memory. `predict`
-reads, normalises, runs, blends, decides and writes. Printed: the two times, their ratio pair by pair, the
-peak memory of each, and the number of windows.
+The floor is the bare forward pass of the same network over the fewest windows that cover the array (the same
+window and overlap, packed from the array's own corner), on the same threads and with the same memory settings,
+the input already normalised, in memory, in the order that the network likes best. The limit is the same with
+no overlap: every pixel once. `predict` reads, normalises, runs, blends, decides and writes. Printed: times
+by the clock and of the processor, their ratios pair by pair, the peak memory, the number of windows.
 
-    python benchmarks/predict_overhead.py --size 4096 --pairs 3
+    python benchmarks/predict_overhead.py --pairs 3                       # aligned with the lattice
+    python benchmarks/predict_overhead.py --pairs 3 --shift 77            # not aligned
+    python benchmarks/predict_overhead.py --pairs 3 --window 1104         # a larger window
+    python benchmarks/predict_overhead.py --pairs 3 --model mlp           # a small, fast, pixel-wise model
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dask
 import numpy as np
@@ -23,11 +31,13 @@ import psutil
 import torch
 import xarray as xr
 
+from engine.inference.blend import ROWS
 from engine.inference.bundle import Bundle, BundleFields, save_bundle
 from engine.inference.lane import Lane, lane_for
 from engine.inference.predict import predict
 from engine.models.normalise import Standard
 from engine.models.registry import build
+from engine.store.layout import codec_of
 from engine.values.classes import ClassScheme
 from engine.values.georef import georef_coords
 from engine.values.grid import Box, Grid
@@ -56,49 +66,81 @@ class Peak:
         self.thread.join()
 
 
-def make_cube(folder: Path, size: int, chunk: int) -> xr.Dataset:
-    """Write a random but smooth (1, 10, size, size) uint16 cube as Zarr and open it lazily."""
+def make_cube(folder: Path, size: int, chunk: int, first: int = 0) -> xr.Dataset:
+    """Write a random but smooth (1, 10, size, size) uint16 cube as Zarr and open it lazily.
+
+    `first`: row and column of its corner.
+    """
     rng = np.random.default_rng(0)
     coarse = rng.integers(200, 4000, (1, len(BANDS), size // 32, size // 32))
     values = coarse.repeat(32, axis=2).repeat(32, axis=3) + rng.integers(0, 200, (1, 1, size, size))
-    grid, box = Grid.make(32633, 10), Box(-530_000, 50_000, -530_000 + size, 50_000 + size)
+    grid, box = Grid.make(32633, 10), Box(first, first, first + size, first + size)
     coords = {"band": list(BANDS), "time": np.array(["2023-06-01"], "M8[ns]"), **georef_coords(grid, box)}
     data = xr.Dataset({"reflectance": (("time", "band", "y", "x"), values.astype(np.uint16))}, coords=coords)
-    encoding = {"reflectance": {"chunks": (1, len(BANDS), 256, 256), "shards": (1, len(BANDS), chunk, chunk)}}
+    encoding = {
+        "reflectance": {
+            "chunks": (1, len(BANDS), 256, 256),
+            "shards": (1, len(BANDS), chunk, chunk),
+            "compressors": codec_of("blosc-lz4:5", np.dtype("uint16")),  # as `landweave cube` writes it
+        }
+    }
     data.to_zarr(folder / "cube.zarr", encoding=encoding, consolidated=False)
     return xr.open_zarr(folder / "cube.zarr", consolidated=False, chunks={"y": chunk, "x": chunk})
 
 
-def make_bundle(folder: Path, width: int) -> tuple[Bundle, int]:
-    """Write a U-Net with random weights as a bundle; return it and its number of parameters."""
+def make_bundle(folder: Path, model: str, lattice: Lattice, precision: str = "float32") -> tuple[Bundle, int]:
+    """Write a network with random weights as a bundle; return it and its number of parameters."""
     torch.manual_seed(0)
-    config = {"n_dates": 1, "n_bands": 10, "n_classes": 10, "width": width, "width_max": 8 * width}
-    network = build("unet", config).eval()
+    network = build(model, {"n_bands": 10, "n_classes": 10, **_SIZES[model]}).eval()
     fields = BundleFields(
-        name="benchmark unet",
+        name=f"benchmark {model}",
         spec=CubeSpec(bands=BANDS, period=None, mask=None),
-        n_dates=1,
+        n_dates=network.config.n_dates,  # type: ignore[union-attr,arg-type]
         classes=ClassScheme.from_names([f"class {i}" for i in range(10)]),
-        lattice=Lattice(256, 96),
+        lattice=Lattice(1, 0) if model != "unet" else lattice,
         normalisation=Standard(mean=[2000.0] * 10, std=[1000.0] * 10),
+        precision=precision,  # type: ignore[arg-type]
     )
     parameters = sum(p.numel() for p in network.parameters())
-    return save_bundle(folder / "bundle", network, "unet", fields), parameters
+    return save_bundle(folder / "bundle", network, model, fields), parameters
 
 
-def floor(lane: Lane, values: np.ndarray, lattice: Lattice, threads: int) -> int:
-    """Run the fewest windows that cover the array; return how many."""
-    size, window, stride = values.shape[-1], lattice.window_px, lattice.stride_px
-    starts = [min(s, size - window) for s in range(0, size - lattice.overlap_px, stride)]
-    corners = [(y, x) for y in starts for x in starts]
-    batches = [corners[i : i + lane.batch] for i in range(0, len(corners), lane.batch)]
+_SIZES: dict[str, dict[str, Any]] = {
+    "unet": {"n_dates": 1, "width": 16, "width_max": 128},
+    "mlp": {"n_dates": 1},
+    "tempcnn": {},
+}
 
-    def one(batch: list[tuple[int, int]]) -> None:
-        lane.run(np.stack([values[:, :, y : y + window, x : x + window] for y, x in batch]))
+
+def ready(lane: Lane, values: np.ndarray, overlap: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Normalise the fewest windows, or rows of pixels, that cover the array: all that the floor runs on.
+
+    Args:
+        lane: The model.
+        values: (T, C, y, x) uint16.
+        overlap: Pixels that neighbouring windows share; 0: every pixel once.
+    """
+    size, window = values.shape[-1], lane.bundle.lattice.window_px
+    if lane.bundle.pixelwise:
+        flat = values.reshape(*values.shape[:2], -1, 1)
+        return [_prepared(lane, flat[:, :, n : n + ROWS]) for n in range(0, flat.shape[2], ROWS)]
+    starts = [min(s, size - window) for s in range(0, max(1, size - overlap), window - overlap)]
+    return [_prepared(lane, values[:, :, y : y + window, x : x + window]) for y in starts for x in starts]
+
+
+def _prepared(lane: Lane, x_TCHW: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    return lane.prepared(np.ascontiguousarray(x_TCHW)[None])
+
+
+def forward(lane: Lane, windows: list[tuple[torch.Tensor, torch.Tensor]], threads: int) -> None:
+    """Run the network alone."""
+
+    def one(number: int) -> None:
+        with torch.inference_mode():
+            lane.outputs(*windows[number])
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(one, batches))
-    return len(corners)
+        list(pool.map(one, range(len(windows))))
 
 
 def whole(cube: xr.Dataset, bundle: Bundle, folder: Path, threads: int) -> None:
@@ -106,48 +148,91 @@ def whole(cube: xr.Dataset, bundle: Bundle, folder: Path, threads: int) -> None:
     with dask.config.set(scheduler="threads", num_workers=threads):
         mapped = predict(cube, bundle).drop_vars("spatial_ref")
         mapped.attrs.clear()
-        encoding = {n: {"chunks": (256, 256)} for n in mapped.data_vars}
+        how = {
+            "chunks": (256, 256),
+            "compressors": codec_of("", np.dtype("uint8")),
+        }  # as `landweave map` does
+        how["shards"] = tuple(min(1024, side) for side in mapped.label.shape)
+        encoding = {n: dict(how) for n in mapped.data_vars}
         mapped = mapped.chunk({"y": 1024, "x": 1024})
         mapped.to_zarr(folder / "map.zarr", mode="w", encoding=encoding, consolidated=False)
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Cost:
+    """What one call took: by the clock and of all processors in seconds, memory above the start in MiB."""
+
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+
+    def __str__(self) -> str:
+        return f"{self.wall_s:.2f} s, processor {self.cpu_s:.2f} s, +{self.peak_mib:.0f} MiB"
+
+
+def measured(call: Callable[[], object]) -> Cost:
+    """Run a call once."""
+    with Peak() as peak:
+        wall, cpu = time.perf_counter(), time.process_time()
+        call()
+        cost = time.perf_counter() - wall, time.process_time() - cpu
+    return Cost(*cost, peak.bytes / 2**20)
+
+
+def options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=tuple(_SIZES), default="unet")
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--size", type=int, default=4096)
+    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--overlap", type=int, default=96)
+    parser.add_argument("--shift", type=int, default=0, help="pixels from the lattice to the cube's corner")
     parser.add_argument("--chunk", type=int, default=1024)
-    parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=3)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = options()
+    lattice = Lattice(args.window, args.overlap)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cube = make_cube(folder, args.size, args.chunk)
-        bundle, parameters = make_bundle(folder, args.width)
+        cube = make_cube(folder, args.size, args.chunk, 300 * lattice.stride_px + args.shift)
+        bundle, parameters = make_bundle(folder, args.model, lattice, args.precision)
         lane = lane_for(bundle)
         values = cube.reflectance.values
-        floor(lane, values[:, :, :512, :512], bundle.lattice, args.threads)
-        whole(cube.isel(y=slice(512), x=slice(512)), bundle, folder, args.threads)
-        ratios = []
+        packed = ready(lane, values, args.overlap)
+        once = ready(lane, values[..., : 2 * args.window, : 2 * args.window], 0)
+        part = {k: slice(args.chunk + 256) for k in "yx"}
+        whole(cube.isel(part), bundle, folder, args.threads)
+        forward(lane, packed[:4], args.threads)
+        ratios: list[tuple[float, float]] = []
         for pair in range(args.pairs):
-            with Peak() as floor_peak:
-                begun = time.perf_counter()
-                fewest = floor(lane, values, bundle.lattice, args.threads)
-                floor_s = time.perf_counter() - begun
+            floor = measured(lambda: forward(lane, packed, args.threads))
+            limit = measured(lambda: forward(lane, once, args.threads))
             before = lane.evaluations
-            with Peak() as peak:
-                begun = time.perf_counter()
-                whole(cube, bundle, folder, args.threads)
-                whole_s = time.perf_counter() - begun
+            all_of_it = measured(lambda: whole(cube, bundle, folder, args.threads))
             windows = lane.evaluations - before
-            ratios.append(whole_s / floor_s)
-            print(
-                f"pair {pair}: floor {floor_s:.1f} s ({fewest} windows, +{floor_peak.bytes / 2**20:.0f} MiB), "
-                f"predict {whole_s:.1f} s ({windows} windows, +{peak.bytes / 2**20:.0f} MiB), "
-                f"ratio {ratios[-1]:.3f}, per window {ratios[-1] * fewest / windows:.3f}"
+            ratios.append((all_of_it.wall_s / floor.wall_s, all_of_it.cpu_s / floor.cpu_s))
+            share = (
+                args.size**2 / (len(once) * args.window**2)
+                if args.model == "unet"
+                else len(packed) / len(once)
             )
+            print(
+                f"pair {pair}: floor {floor} ({len(packed)} windows); predict {all_of_it} ({windows} windows); "
+                f"ratio {ratios[-1][0]:.3f}, processor {ratios[-1][1]:.3f}, to every pixel once "
+                f"{all_of_it.cpu_s / limit.cpu_s / share:.3f}",
+                flush=True,
+            )
+        walls, cpus = zip(*ratios, strict=True)
         print(
-            f"{parameters / 1e6:.2f} M parameters, {args.size} px, {args.threads} threads, batch {lane.batch}: "
-            f"median ratio {np.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})"
+            f"{args.model}, {parameters / 1e6:.2f} M parameters, {args.precision}, {args.size} px, window "
+            f"{lattice.window_px}/{lattice.overlap_px}, shift {args.shift}, chunk {args.chunk}, {args.threads} "
+            f"threads, batch {lane.batch}: median ratio {statistics.median(walls):.3f} by the clock "
+            f"({min(walls):.3f} to {max(walls):.3f}), {statistics.median(cpus):.3f} of the processor"
         )
 
 

@@ -36,8 +36,9 @@ GDAL: Mapping[str, str] = {
 """Bounded caches, few requests, and one answer per coordinate. What only reading scenes needs is set around each
 read (`engine.archive.reader`): a worker may live in the process of a user who has other files to open."""
 
-PRE_SPAWN: Mapping[str, str] = {**THREADS, **GDAL, "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""Environment of a worker process from its first instruction."""
+PRE_SPAWN: Mapping[str, str] = {**THREADS, **GDAL, "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+"""Environment of a worker process from its first instruction. A process that predicts raises the first threshold
+again (`engine.inference.allocator`): it would give back, and be lent anew, all memory of each layer."""
 
 
 class WorkerSetup(WorkerPlugin):

@@ -24,14 +24,16 @@ has no windows: the pixels asked for are evaluated in rows of `ROWS`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.inference.loops import add_weighted, put_pixels, take_pixels
+from engine.inference.sharing import share
 from engine.values.errors import InputError
 from engine.values.grid import Box
 from engine.values.lattice import Lattice
@@ -236,15 +238,21 @@ def window_sums(
     own = frame.output_box(block).slices_in(place)
     sums[n_outputs][own] = asked[own]
     if frame.lattice.window_px == 1:
-        _add_pixels(sums, values, asked, own, run)
+        _add_pixels(sums, values, asked, own, run, batch)
         return sums
     origins = [o for o in frame.windows_of(block) if _is_asked(asked, extent, o, frame)]
     weights = small.lattice.weights().astype(np.int32)
-    for some in _batches(origins, batch):
-        x_BTCHW = np.stack([_cut_window(values, extent, o, frame) for o in some])
-        for (y, x), p_KHW in zip(some, run(x_BTCHW), strict=True):
-            at = y // frame.factor - place.y0, x // frame.factor - place.x0
-            _add_weighted(sums, p_KHW, weights, *at)
+    adding = threading.Lock()
+
+    def one(number: int) -> None:
+        some = origins[number * batch : (number + 1) * batch]
+        p_BKHW = run(np.stack([_cut_window(values, extent, o, frame) for o in some]))
+        with adding:
+            for (y, x), p_KHW in zip(some, p_BKHW, strict=True):
+                at = y // frame.factor - place.y0, x // frame.factor - place.x0
+                add_weighted(sums, p_KHW, weights, *at)
+
+    share(-(-len(origins) // batch), one)
     return sums
 
 
@@ -254,23 +262,23 @@ def _add_pixels(
     asked: NDArray[np.bool_],
     own: tuple[slice, slice],
     run: Run,
+    batch: int,
 ) -> None:
     """Evaluate the block's pixels that are asked for, in rows of fixed length."""
     weight = np.int32(Lattice(1, 0).weights()[0, 0])
     ys, xs = np.nonzero(asked[own])
     ys, xs = ys + (own[0].start or 0), xs + (own[1].start or 0)
-    n_dates, n_bands = values.shape[:2]
-    for start in range(0, len(ys), ROWS):
-        at = ys[start : start + ROWS], xs[start : start + ROWS]
-        rows_TCN = np.zeros((n_dates, n_bands, ROWS), np.uint16)
-        rows_TCN[..., : len(at[0])] = values[:, :, at[0], at[1]]
-        p_KN = run(rows_TCN[None, ..., None])[0, :, :, 0]
-        sums[(slice(0, -1), *at)] = p_KN[:, : len(at[0])] * weight
 
+    def one(number: int) -> None:
+        first = number * batch * ROWS
+        parts = [slice(n, n + ROWS) for n in range(first, min(first + batch * ROWS, len(ys)), ROWS)]
+        rows_BTCN = np.zeros((len(parts), *values.shape[:2], ROWS), np.uint16)
+        for at, rows_TCN in zip(parts, rows_BTCN, strict=True):
+            take_pixels(values, ys[at], xs[at], rows_TCN)
+        for at, p_KHW in zip(parts, run(rows_BTCN[..., None]), strict=True):
+            put_pixels(sums, ys[at], xs[at], p_KHW[:, :, 0], weight)
 
-def _batches(origins: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
-    for start in range(0, len(origins), size):
-        yield origins[start : start + size]
+    share(-(-len(ys) // (batch * ROWS)), one)
 
 
 def _window_box(origin: tuple[int, int], frame: Frame) -> Box:
@@ -297,21 +305,3 @@ def _cut_window(
     pad_y = (inside.y0 - window.y0, window.y1 - inside.y1)
     pad_x = (inside.x0 - window.x0, window.x1 - inside.x1)
     return np.pad(part, ((0, 0), (0, 0), pad_y, pad_x), mode=_PAD_MODES[frame.border])
-
-
-@numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
-def _add_weighted(
-    sums: NDArray[np.int32],
-    p_KHW: NDArray[np.int32],
-    weights: NDArray[np.int32],
-    at_y: int,
-    at_x: int,
-) -> None:
-    """Add ``p * weight`` where the window lies inside `sums`; all in int32, exact."""
-    n_classes, window, _ = p_KHW.shape
-    y_lo, y_hi = max(0, -at_y), min(window, sums.shape[1] - at_y)
-    x_lo, x_hi = max(0, -at_x), min(window, sums.shape[2] - at_x)
-    for k in range(n_classes):
-        for y in range(y_lo, y_hi):
-            for x in range(x_lo, x_hi):
-                sums[k, at_y + y, at_x + x] += p_KHW[k, y, x] * weights[y, x]

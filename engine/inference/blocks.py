@@ -32,6 +32,8 @@ from engine.inference.decide import Layers, decide
 from engine.inference.mean import shares, totals
 from engine.values.grid import Box
 
+_STRIP_PX = 64  # rows finished at a time: their sums stay in the cache
+
 LaneFor = Callable[[], Any]
 """Gives this process's lane: ``.run``, ``.batch`` and ``.n_classes``; must pickle."""
 
@@ -230,11 +232,17 @@ def _finish_block(
     frame: Frame,
     finish: Finish,
 ) -> NDArray[Any]:
-    total = pieces[0].copy()
-    for spill in pieces[1:]:  # the last plane, which tells data, is zero in every spill
-        height, width = min(spill.shape[1], total.shape[1]), min(spill.shape[2], total.shape[2])
-        total[:, :height, :width] += spill[:, :height, :width]
-    return finish(total, frame.weight_sums(block))
+    own, *spills = pieces
+    weight_sums = frame.weight_sums(block)
+    parts = []
+    for top in range(0, own.shape[1], _STRIP_PX):
+        strip = slice(top, top + _STRIP_PX)
+        total = own[:, strip].copy()
+        for spill in spills:  # the last plane, which tells data, is zero in every spill
+            part = spill[:, strip, : total.shape[2]]
+            total[:, : part.shape[1], : part.shape[2]] += part
+        parts.append(finish(total, weight_sums[strip]))
+    return np.concatenate(parts, axis=1)
 
 
 def _even(chunks: tuple[int, ...], factor: int) -> tuple[int, ...]:

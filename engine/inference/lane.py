@@ -21,16 +21,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.inference.allocator import keep_freed_memory
+from engine.inference.batching import Batches
 from engine.inference.blend import ROWS
 from engine.inference.bundle import Bundle
+from engine.inference.cuda import PLACES, Places
+from engine.inference.exported import exported_network
 from engine.inference.heads import fixed_point
-from engine.models.normalise import prepare
+from engine.inference.loops import normalise
+from engine.models.normalise import LogSigmoid, Standard, prepare
 from engine.values.errors import DataError, InputError, SpecError
 
 if TYPE_CHECKING:
     import torch
 
 _CPU_BATCH = 1  # measured: larger batches leave the cache and are slower with one thread
+_CPU_PLACES = 256  # as many as there may be threads
 _GPU_BATCH = 16
 
 Days = tuple[int, ...]
@@ -76,14 +82,29 @@ class Lane:
     def __init__(
         self, bundle: Bundle, device: str = "cpu", batch: int | None = None, days: Days = ()
     ) -> None:
+        keep_freed_memory()
         _one_thread()
         self.bundle, self.device, self.days = bundle, device, days
-        default = _CPU_BATCH if device == "cpu" or bundle.kind == "onnx" or bundle.pixelwise else _GPU_BATCH
-        self.batch = default if batch is None else batch
-        self._logits = network_of(bundle, device, days)
+        self.network = network_of(bundle, device, days)
+        self._table_CV = _normal_table(bundle.normalisation)
+        self._places = None if device == "cpu" or bundle.kind != "safetensors" else Places(device)
+        default = _CPU_BATCH if self._places is None or bundle.pixelwise else _GPU_BATCH
+        self._batches = self._queue(default if batch is None else batch)
         self._count = 0
         self._count_lock = threading.Lock()
-        self._device_lock = threading.Lock()
+
+    def _queue(self, batch: int) -> Batches:
+        """Make the queue; on a CPU a batch is never halved, as its size decides the last bits there."""
+        import torch
+
+        if self._places is None:
+            return Batches(self._filled, batch, _CPU_PLACES)
+        return Batches(self._filled, batch, PLACES, torch.OutOfMemoryError)
+
+    @property
+    def batch(self) -> int:
+        """Windows per evaluation."""
+        return self._batches.size
 
     def __reduce__(self) -> tuple[Any, ...]:
         return lane_for, (self.bundle, self.device, self.days)
@@ -111,47 +132,81 @@ class Lane:
         Raises:
             SpecError: If dtype, dates, bands or window are not the bundle's.
             DataError: If the network gives values that are not finite.
+            BudgetError: If not even one window fits the device's memory.
         """
         self._check(x_BTCHW)
         _one_thread()
-        n_windows = len(x_BTCHW)
         height, width = (side // self.bundle.layout.stride for side in x_BTCHW.shape[3:])
-        n_classes = len(self.bundle.classes.classes)
-        out_BKHW = np.empty((n_windows, n_classes, height, width), np.int32)
-        for start in range(0, n_windows, self.batch):
-            part_BTCHW = x_BTCHW[start : start + self.batch]
-            out_BKHW[start : start + self.batch] = self._run_batch(part_BTCHW)
+        out_BKHW = np.empty((len(x_BTCHW), self.n_classes, height, width), np.int32)
+        if self.batch == 1 and self.device == "cpu":
+            for x_TCHW, out_KHW in zip(x_BTCHW, out_BKHW, strict=True):
+                self._evaluate(np.require(x_TCHW[None], requirements=("C", "W")), out_KHW[None])
+        else:
+            for out_KHW, found_KHW in zip(out_BKHW, self._batches.run(x_BTCHW), strict=True):
+                np.copyto(out_KHW, found_KHW)
         with self._count_lock:
-            self._count += n_windows
+            self._count += len(x_BTCHW)
         return out_BKHW
 
-    def _run_batch(self, x_BTCHW: NDArray[np.uint16]) -> NDArray[np.int32]:
+    def _filled(self, place: int, x_BTCHW: NDArray[np.uint16]) -> NDArray[np.int32]:
+        """Fill a batch up with zeros and evaluate it."""
+        _one_thread()
+        missing = self.batch - len(x_BTCHW)
+        if missing > 0:
+            padding = np.zeros((missing, *x_BTCHW.shape[1:]), np.uint16)
+            x_BTCHW = np.concatenate([x_BTCHW, padding])
+        if self._places is not None:
+            return self._places.run(place, x_BTCHW, self._fixed_on_device)
+        sides = (side // self.bundle.layout.stride for side in x_BTCHW.shape[3:])
+        out_BKHW = np.empty((len(x_BTCHW), self.n_classes, *sides), np.int32)
+        self._evaluate(x_BTCHW, out_BKHW)
+        return out_BKHW
+
+    def _evaluate(self, x_BTCHW: NDArray[np.uint16], out_BKHW: NDArray[np.int32]) -> None:
+        """Evaluate one batch on the CPU; window by window beside the network."""
         import torch
 
-        missing = self.batch - len(x_BTCHW)
-        if missing:
-            padding = np.zeros((missing, *x_BTCHW.shape[1:]), np.uint16)
-            full_BTCHW = np.concatenate([x_BTCHW, padding])
-        else:
-            full_BTCHW = np.ascontiguousarray(x_BTCHW)
-        if self.device == "cpu":
-            return self._evaluate(torch, full_BTCHW)[: len(x_BTCHW)]
-        with self._device_lock:
-            return self._evaluate(torch, full_BTCHW)[: len(x_BTCHW)]
-
-    def _evaluate(self, torch: Any, x_BTCHW: NDArray[np.uint16]) -> NDArray[np.int32]:
-        bundle = self.bundle
         with torch.inference_mode():
-            windows = [
-                prepare(_tensor(torch, x_TCHW, self.device)[None], bundle.normalisation) for x_TCHW in x_BTCHW
-            ]
-            logits_BKHW = self._logits(_join([x for x, _ in windows]), _join([v for _, v in windows]))
-            fixed = [
-                fixed_point(logits_KHW, bundle.temperature, bundle.layout.output, bundle.head)
-                for logits_KHW in logits_BKHW
-            ]
-            found: NDArray[np.int32] = torch.stack(fixed).cpu().numpy()
-        return found
+            outputs_BKHW = self.outputs(*self.prepared(x_BTCHW))
+            for outputs_KHW, out_KHW in zip(outputs_BKHW, out_BKHW, strict=True):
+                np.copyto(out_KHW, self._fixed(outputs_KHW).numpy())
+
+    def _fixed_on_device(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
+        """As `_evaluate`, for tensors on another device."""
+        import torch
+
+        with torch.inference_mode():
+            outputs_BKHW = self.outputs(*prepare(x_BTCHW, self.bundle.normalisation))
+            return torch.stack([self._fixed(outputs_KHW) for outputs_KHW in outputs_BKHW])
+
+    def _fixed(self, outputs_KHW: torch.Tensor) -> torch.Tensor:
+        bundle = self.bundle
+        return fixed_point(outputs_KHW, bundle.temperature, bundle.layout.output, bundle.head)
+
+    def outputs(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
+        """Run the network alone, in the bundle's precision: ``outputs_BKHW``."""
+        import torch
+
+        if self.bundle.precision == "float32":
+            return self.network(x_BTCHW, valid_BTHW)
+        kind, dtype = self.device.partition(":")[0], getattr(torch, self.bundle.precision)
+        with torch.autocast(kind, dtype=dtype):
+            return self.network(x_BTCHW, valid_BTHW)
+
+    def prepared(self, x_BTCHW: NDArray[np.uint16]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalise on the CPU, features of a pixel side by side: ``x_BTCHW`` and ``valid_BTHW``, float32."""
+        import torch
+
+        batch, dates, bands, height, width = x_BTCHW.shape
+        x_BHWF = torch.empty((batch, height, width, dates * bands))
+        valid_BHWT = torch.empty((batch, height, width, dates))
+        # A column of pixels as one row, along which the loop is fast.
+        row = (1, height) if width == 1 else (height, width)
+        x_BTCR, x_BRF = x_BTCHW.reshape(batch, dates, bands, *row), x_BHWF.view(batch, *row, -1).numpy()
+        valid_BRT = valid_BHWT.view(batch, *row, dates).numpy()
+        for x_TCR, x_RF, valid_RT in zip(x_BTCR, x_BRF, valid_BRT, strict=True):
+            normalise(x_TCR, self._table_CV, x_RF, valid_RT)
+        return x_BHWF.permute(0, 3, 1, 2).unflatten(1, (dates, bands)), valid_BHWT.permute(0, 3, 1, 2)
 
     def _check(self, x_BTCHW: NDArray[np.uint16]) -> None:
         bundle, window = self.bundle, self.bundle.lattice.window_px
@@ -168,15 +223,13 @@ class Lane:
             )
 
 
-def _tensor(torch: Any, x_TCHW: NDArray[np.uint16], device: str) -> torch.Tensor:
-    # A copy: torch refuses to share memory that is read-only, and its own memory is always aligned alike.
-    return torch.tensor(x_TCHW, device=device)
-
-
-def _join(parts: list[torch.Tensor]) -> torch.Tensor:
+def _normal_table(normalisation: Standard | LogSigmoid) -> NDArray[np.float32]:
+    """Normalise every value that a cube can hold, (C, 65536) float32: what `prepare` says, looked up."""
     import torch
 
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    values_V = np.arange(65536, dtype=np.uint16).reshape(1, 1, 1, 256, 256)
+    x_BTCHW, _ = prepare(torch.tensor(values_V).expand(1, 1, normalisation.n_bands, 256, 256), normalisation)
+    return x_BTCHW[0, 0].reshape(normalisation.n_bands, 65536).numpy()
 
 
 Network = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
@@ -209,6 +262,8 @@ def _network(bundle: Bundle, device: str, days: Days) -> Network:
     _check_device(torch, device)
     if device != "cpu":
         _exact_gpu(torch)
+    if bundle.kind == "pt2":
+        return exported_network(bundle, device, _fed)
     module = build(str(bundle.architecture), bundle.config.model_dump() if bundle.config else {})
     try:
         module.load_state_dict(load(bundle.read_weights()))

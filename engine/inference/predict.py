@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from engine.inference.allocator import keep_freed_memory
 from engine.inference.augment import augmented_lane
 from engine.inference.blend import Frame
 from engine.inference.blocks import LaneFor, Voice, predict_array, predict_mean
@@ -68,6 +69,7 @@ def predict(
     """
     from engine.inference.ensemble import layers_for
 
+    keep_freed_memory()  # before the scheduler starts its threads
     values = _values_for(cube, bundle)
     _, extent = georef_of(cube)
     asked = layers_for(bundle, tuple(layers), augment)

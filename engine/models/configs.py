@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class NetworkConfig(BaseModel):
@@ -68,3 +68,42 @@ class UNetConfig(NetworkConfig):
         (16, 32, 64, 64, 64)
         """
         return tuple(min(self.width * 2**level, self.width_max) for level in range(self.depth + 1))
+
+
+class MlpConfig(NetworkConfig):
+    """What `engine.models.pixel.Mlp` is built from.
+
+    Attributes:
+        n_dates: Dates (T) of the input.
+        width: Neurons of each hidden layer.
+        depth: Hidden layers.
+        dropout: Share of neurons dropped in training.
+    """
+
+    n_dates: int = Field(ge=1, le=366)
+    width: int = Field(default=64, ge=1)
+    depth: int = Field(default=2, ge=1, le=16)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TempCnnConfig(NetworkConfig):
+    """What `engine.models.pixel.TempCnn` is built from.
+
+    Attributes:
+        width: Channels of each convolution.
+        depth: Convolutions.
+        kernel: Dates that one convolution looks at, an odd number.
+        dropout: Share of values dropped in training.
+    """
+
+    width: int = Field(default=64, ge=1)
+    depth: int = Field(default=3, ge=1, le=16)
+    kernel: int = Field(default=5, ge=1, le=31)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @field_validator("kernel")
+    @classmethod
+    def _odd(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError(f"the kernel must be an odd number of dates, got {kernel}")
+        return kernel
