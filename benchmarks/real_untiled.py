@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from engine.inference.bundle import Bundle, save_bundle
 from engine.inference.foreign import dynamic_world
 from engine.inference.heads import fixed_point
-from engine.inference.lane import Lane
+from engine.inference.lane import network_of
 from engine.inference.predict import predict
 from engine.inference.seams import SeamSums, seam_lines
 from engine.models.normalise import prepare
@@ -213,20 +213,18 @@ def one_pass(bundle: Bundle, cube: xr.Dataset, pad: int, multiple: int = 32) -> 
     before = [pad + (at - pad) % multiple for at in (box.y0, box.x0)]
     sides = [(b, pad + -(n + b + pad) % multiple) for n, b in zip(values.shape[2:], before, strict=True)]
     padded = np.pad(values, ((0, 0), (0, 0), *sides), mode="reflect")
-    lane = Lane(bundle)
     with torch.inference_mode():
         x_BTCHW, valid_BTHW = prepare(torch.tensor(padded)[None], bundle.normalisation)
-        logits = _open(bundle, lane)(x_BTCHW, valid_BTHW)[0]
+        logits = _open(bundle)(x_BTCHW, valid_BTHW)[0]
         found = fixed_point(logits, bundle.temperature, bundle.layout.output).numpy()
     y, x = before
     return np.asarray(found[:, y : y + values.shape[2], x : x + values.shape[3]])
 
 
-def _open(bundle: Bundle, lane: Lane) -> Callable[[Any, Any], Any]:
+def _open(bundle: Bundle) -> Callable[[Any, Any], Any]:
     """Return the network for any input size; an ONNX one is opened anew, with all of the machine's cores."""
     if bundle.kind != "onnx":
-        network: Callable[[Any, Any], Any] = lane._logits
-        return network
+        return network_of(bundle, "cpu")
     import onnxruntime
     import torch
 
