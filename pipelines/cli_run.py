@@ -73,7 +73,7 @@ def verify(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read every finished tile of every stage again and compare it with its recorded checksum."""
+    """Read every finished tile of every stage again, compare it with its checksum, and look for seams."""
     from pipelines.console import steps_progress
     from pipelines.run_view import verified_lines
     from pipelines.verify_run import verify_run

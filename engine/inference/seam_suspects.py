@@ -217,7 +217,7 @@ class Suspects:
             least_score: The lowest limit of a score; where nothing else changes, chance says nothing.
         """
         over: list[tuple[float, Suspect, _Place]] = []
-        for kind, places, elsewhere in self._kinds():
+        for kind, places, elsewhere in self._kinds() if self._measures else ():
             limit = max(least_score, _limit(elsewhere, len(places)))
             over += self._over(kind, places, limit, least_ratio)
         taken: set[Segment] = set()

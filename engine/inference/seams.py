@@ -13,8 +13,9 @@ Two questions are put to the sums of each line:
 
 - `engine.inference.seam_families`: do all window borders, or all tile borders, change more than the lines
   beside them? This finds a blending that does not blend, however faint, once there are many borders.
-- `engine.inference.seam_suspects`: is there a single tile, border or line that changes more than any other
-  place of the map? This finds, and names, the one tile that is shifted or was made by another model.
+- `engine.inference.seam_suspects`: is there a single tile, border or line, or a whole grid of borders, that
+  changes more than any other place of the map? This finds, and names, the one tile that is shifted or was
+  made by another model.
 
 Sums are whole numbers per piece of a line, so blocks may come in any size and order: the report is the
 same.

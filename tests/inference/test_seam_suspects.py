@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from engine.inference.seam_suspects import LISTED, Suspect
-from engine.inference.seams import SeamReport
+from engine.inference.seams import SeamReport, SeamSums
 from engine.values.errors import InputError
 from engine.values.grid import Box
 from engine.values.lattice import Lattice
@@ -68,7 +69,7 @@ def test_a_land_cut_by_rows_and_columns_has_no_seam() -> None:
     for _ in range(6):
         label = np.empty((600, 700), np.uint8)
         edges = [0, *np.sort(rng.choice(np.arange(1, 600), 20, replace=False)), 600]
-        for y0, y1 in zip(edges[:-1], edges[1:], strict=True):
+        for y0, y1 in itertools.pairwise(edges):
             x = np.sort(rng.choice(np.arange(1, 700), 24, replace=False))
             label[y0:y1] = np.repeat(rng.integers(1, 7, 25), np.diff([0, *x, 700]))
         report = judged({"label": label}, LATTICE, 128)
@@ -110,6 +111,11 @@ def test_a_map_of_probabilities_alone_is_judged() -> None:
     assert not judged({"probability": shares.astype(np.uint8)}, LATTICE, 128).seam
     shares[1, 256:384, 384:512] = np.clip(shares[1, 256:384, 384:512] + 12, 0, 250)
     assert only(judged({"probability": shares.astype(np.uint8)}, LATTICE, 128)).where == "r2_c3"
+
+
+def test_a_map_without_layers_says_nothing() -> None:
+    report = SeamSums(Box(0, 0, 300, 300), 64).report(LATTICE)
+    assert (report.seam, report.told()) == (False, "the map is too small to tell")
 
 
 def test_layers_of_other_types_are_refused() -> None:

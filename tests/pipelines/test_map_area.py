@@ -161,6 +161,8 @@ def test_the_cli_maps_writes_products_and_resumes(project: Path) -> None:
     verified = _cli("verify", "map", "--json", cwd=project)
     assert (verified.returncode, json.loads(verified.stdout)["differ"]) == (0, [])
     assert json.loads(verified.stdout)["tiles read"] == counts["total"]
+    told = json.loads((folder / "seams.json").read_text())
+    assert json.loads(verified.stdout)["seams"] == {"map": told}, "the stored map says the same by itself"
 
 
 def test_verify_names_a_tile_whose_bytes_changed(project: Path, client: Client) -> None:

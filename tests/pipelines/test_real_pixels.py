@@ -110,7 +110,7 @@ def test_blending_stays_close_to_one_untiled_forward_pass(project: Path) -> None
     The network sees at most as far as its receptive field, so the two differ by little; the difference
     that is left is stated in benchmarks/RESULTS.md.
     """
-    base = config(project, "pass", PART)
+    base = config(project, "pass", (12.60, 52.47, 12.66, 52.505))
     bundle, area = load_bundle(base.bundle), area_of(base.area)
     grid, box = grid_and_box(area, base.crs, 10)
     core = Box(box.y0, box.x0, box.y0 + 256, box.x0 + 256)
