@@ -94,7 +94,8 @@ def monai(lane: Lane, cube: xr.Dataset, chunk: int) -> np.ndarray:
 
 
 def terratorch(lane: Lane, cube: xr.Dataset, chunk: int) -> np.ndarray:
-    _bare("terratorch", "models", "tasks")
+    _bare("terratorch", "models", "tasks", "registry")
+    sys.modules["terratorch.registry"].BACKBONE_REGISTRY = None  # type: ignore[attr-defined]
     from terratorch.tasks.tiled_inference import tiled_inference
 
     torch.set_num_threads(2)
