@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.cli_bundle import app as bundle_app
 from pipelines.cli_run import app as run_app
 
 EXIT_PARTIAL, EXIT_INTERRUPTED = 3, 5
@@ -25,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-bundle_app = typer.Typer(help="Make and look at model bundles.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(run_app)
 
@@ -42,6 +42,9 @@ Only = Annotated[
 ]
 Refresh = Annotated[
     bool, typer.Option("--refresh", help="Search again; tiles that other scenes touch now are made again.")
+]
+Trust = Annotated[
+    bool, typer.Option("--trust-model", help="Open a bundle that may run code; only if you trust its maker.")
 ]
 
 
@@ -111,25 +114,28 @@ def init(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Option(help="map or cube.")] = "map") -> None:
+def schema(kind: Annotated[str, typer.Option(help="map, cube or bundle.")] = "map") -> None:
     """Print the JSON Schema of a run's YAML: every setting with its meaning and limits."""
     from engine.values.errors import InputError
     from pipelines.config import CubeConfig, RunConfig
     from pipelines.config import schema as text
+    from pipelines.make_bundle import BundleConfig
 
-    kinds: dict[str, type[Any]] = {"map": RunConfig, "cube": CubeConfig}
+    kinds: dict[str, type[Any]] = {"map": RunConfig, "cube": CubeConfig, "bundle": BundleConfig}
     if kind not in kinds:
         raise InputError("no such kind of YAML", where="--kind", found=kind, limit=", ".join(kinds))
     typer.echo(text(kinds[kind]))
 
 
 @app.command()
-def check(config: Config, override: Override = None, as_json: Json = False) -> None:
+def check(
+    config: Config, override: Override = None, trust_model: Trust = False, as_json: Json = False
+) -> None:
     """Read a run's YAML, its area and its bundle, and say what would be mapped; searches nothing."""
     from pipelines.config import load_config
     from pipelines.plan_area import describe
 
-    _print(describe(load_config(config, override)), as_json)
+    _print(describe(load_config(config, _trusted(override, trust_model))), as_json)
 
 
 @app.command()
@@ -200,12 +206,14 @@ def plan(
         str | None, typer.Option("--explain", help="Why this tile (r3_c-4) would be made again, or not.")
     ] = None,
     refresh: Refresh = False,
+    trust_model: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Say what the map needs before it runs: scenes, tiles, bytes, memory, storage, hours, money.
 
     A few tiles are made to tell the time; they stay, and `map` does not make them again.
     """
+    override = _trusted(override, trust_model)
     if explain is not None:
         from pipelines.config import load_config
         from pipelines.explain_tile import explain_tile
@@ -232,36 +240,12 @@ def train(
 ) -> None:
     """Train a network on the same cubes that are mapped, and write a bundle."""
     from pipelines.console import steps_progress
-    from pipelines.train_model import load_train_config, score_lines, train_model
+    from pipelines.train_model import load_train_config, overlap_line, score_lines, train_model
 
     settings = load_train_config(config, override)
     with steps_progress("train", "batches") as show:
         bundle, trained = train_model(settings, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"))
-    _print({"bundle": bundle.path, **score_lines(trained)}, as_json=False)
-
-
-@bundle_app.command("create")
-def bundle_create(
-    config: Annotated[Path, typer.Argument(help="YAML: name, onnx, cube, classes, layout, normalisation.")],
-    override: Override = None,
-) -> None:
-    """Wrap a foreign ONNX network as a bundle."""
-    from pipelines.make_bundle import make_bundle
-    from pipelines.plan_area import describe_bundle
-
-    bundle = make_bundle(config, override)
-    _print({"bundle": bundle.path, **describe_bundle(bundle)}, as_json=False)
-
-
-@bundle_app.command("show")
-def bundle_show(
-    path: Annotated[Path, typer.Argument(help="Folder of the bundle.")], as_json: Json = False
-) -> None:
-    """Say what a bundle is: bands, dates, classes, window, scores; checks its weights."""
-    from engine.inference.ensemble import load_model
-    from pipelines.plan_area import describe_bundle
-
-    _print(describe_bundle(load_model(path)), as_json)
+    _print({"bundle": bundle.path, **score_lines(trained), "looks": overlap_line(bundle)}, as_json=False)
 
 
 @app.command("indices")
@@ -302,6 +286,7 @@ def map_command(
     only: Only = None,
     refresh: Refresh = False,
     no_resume: NoResume = False,
+    trust_model: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Map an area; running it again goes on where it stopped, and makes again only what changed."""
@@ -310,7 +295,7 @@ def map_command(
     from pipelines.map_area import map_area
 
     settings = {"out": out, "chunk_px": chunk, "tile_px": tile, "cluster.n_workers": workers}
-    run = load_config(config, [*(override or []), *_as_overrides(settings, cluster)])
+    run = load_config(config, [*_trusted(override, trust_model), *_as_overrides(settings, cluster)])
     with map_progress(quiet=as_json) as listener:
         part = None if only is None else part_named(only, run.area)
         result = map_area(run, resume=not no_resume, refresh=refresh, only=part, listener=listener)
@@ -329,6 +314,7 @@ def cube_command(
     cluster: Cluster = None,
     refresh: Refresh = False,
     no_resume: NoResume = False,
+    trust_model: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Stage a cube as OUT/cube.zarr; again, it goes on; with a later time, it appends.
@@ -340,11 +326,16 @@ def cube_command(
     from pipelines.plan_cube import load_cube_config
 
     settings = {"out": out, "chunk_px": chunk, "tile_px": tile, "cluster.n_workers": workers}
-    run = load_cube_config(config, [*(override or []), *_as_overrides(settings, cluster)])
+    run = load_cube_config(config, [*_trusted(override, trust_model), *_as_overrides(settings, cluster)])
     with map_progress(quiet=as_json) as listener:
         result = make_cube(run, resume=not no_resume, refresh=refresh, listener=listener)
     _print(result.as_dict(), as_json)
     raise typer.Exit(result.exit_code)
+
+
+def _trusted(override: list[str] | None, trust_model: bool) -> list[str]:
+    """Add the word of trust, which no file can give, to the overrides."""
+    return [*(override or []), *(["trust_model=true"] if trust_model else [])]
 
 
 def _as_overrides(settings: dict[str, Any], cluster: str | None) -> list[str]:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cluster.spec import ClusterSpec
-from engine.values.errors import InputError
+from engine.values.errors import InputError, TrustError
 from engine.values.head import Augment, Extra
 from engine.values.lattice import Kernel, Lattice
 from engine.values.spec import CubeSpec
@@ -172,6 +172,11 @@ class RunConfig(TiledConfig):
         pattern=r"^[a-z0-9][a-z0-9.-]*$",
         description="Name of this map beside others of the same run folder: map-NAME.zarr.",
     )
+    trust_model: bool = Field(
+        default=False,
+        exclude=True,
+        description="Open a bundle that may run code; only on the command line: --trust-model.",
+    )
     products: bool = Field(
         default=True, description="Write COG, STAC item, overviews and quicklook at the end."
     )
@@ -217,11 +222,22 @@ def read_yaml(path: str | Path, overrides: list[str] | None, *, paths: tuple[str
         raw = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
         raise InputError("cannot read the configuration", where=str(path), mend="landweave init") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError("the configuration is not YAML", where=str(path), found=str(error)) from error
     if not isinstance(raw, dict):
         raise InputError("the configuration is not a mapping", where=str(path), mend="landweave init")
+    if "trust_model" in raw:
+        raise TrustError(
+            "trust is not given in a file",
+            where=f"{path}: trust_model",
+            mend="say --trust-model when you run it",
+        )
     _anchor_paths(raw, path.parent, paths)
+    return with_overrides(raw, overrides)
+
+
+def with_overrides(raw: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
+    """Apply ``key=value`` overrides to a mapping, in place, and return it."""
     for text in overrides or []:
         _override(raw, text)
     return raw

@@ -298,7 +298,8 @@ def _require_covered(job: MapJob, area: Area) -> None:
 def _plan(made: Design) -> dict[str, Any]:
     """Freeze what was decided, with the versions and the instruction set that make the bytes."""
     config, job, table = made.config, made.job, made.table
-    shape, trained = tile_shape(job, made.steps, tiles_at_once(config.cluster)), load_model(config.bundle)
+    shape = tile_shape(job, made.steps, tiles_at_once(config.cluster))
+    trained = load_model(config.bundle, trust_model=config.trust_model)
     windowed = isinstance(trained, Bundle) and trained.size_free
     other = candidates(require_bundle(trained), job.tile_px * job.stride) if windowed else []
     return {

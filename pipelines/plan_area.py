@@ -79,7 +79,8 @@ def bundle_of(config: RunConfig) -> Model:
     Raises:
         InputError: If another window than the trained one is asked for, and the network may not take it.
     """
-    bundle, window = load_model(config.bundle), config.window
+    bundle = load_model(config.bundle, trust_model=config.trust_model)
+    window = config.window
     if window == "auto":
         window = frozen_window(config) or "trained"
     return bundle if window == "trained" else windowed(require_bundle(bundle), window)
@@ -237,7 +238,7 @@ def tile_shape(job: MapJob, steps: tuple[int, int], at_once: int = 1) -> TileSha
         reading=reading_of(spec, steps[1], job.chunk_px),
         n_dates=steps[0],
         n_classes=len(bundle.classes.values),
-        channels=max(int(getattr(b.config, "width", _CHANNELS)) for b in members),
+        channels=max(finest_channels(b) for b in members),
         filled=spec.gap_fill is not None,
         layer_bytes=1 + layers.n_planes * layers.dtype.itemsize,
         at_once=at_once,
@@ -264,6 +265,12 @@ def widest_core(job: MapJob) -> Box:
         return whole
     cores = [core for tile in tiles if (core := job.core(tile))]
     return max(cores, key=lambda core: job.outer(core).area_px, default=whole)
+
+
+def finest_channels(bundle: Bundle) -> int:
+    """Return the channels of a network's finest level, by what they need; a wide first layer counts a fifth."""
+    width, stem = (getattr(bundle.config, name, None) for name in ("width", "stem"))
+    return _CHANNELS if width is None else max(int(width), -(-int(stem or 0) // 5))
 
 
 _CHANNELS = 64  # of a network that does not say: few have more on their finest level

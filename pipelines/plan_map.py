@@ -88,7 +88,7 @@ def plan_map(config: RunConfig, options: PlanOptions | None = None, step: Step |
         around = lease, options.client or config.cluster
         made = run_probe(seen.job, seen.survey, around, options.probe, step)
         if windows is not None:
-            trained = load_bundle(config.bundle).lattice
+            trained = load_bundle(config.bundle, trust_model=config.trust_model).lattice
             windows = replace(windows, difference=label_difference(seen.job, trained))
         plan = replace(_plan(config, options, seen, made, ""), windows=windows)
         frozen = read_plan(lease.run_dir, seen.job.name)

@@ -8,9 +8,9 @@ and windows across the line between two tiles are evaluated for both::
     3.2 evaluations of each pixel               1.2 evaluations of each pixel
 
 Other windows than the trained one are therefore trimmed, their stride divides the tile, and the overlap
-stays. Which is fastest is measured here and now, with as many at once as tiles will be made at once: a
-window that has left the processor's caches may cost more per pixel than it saves. The choice is frozen in the
-plan: it is part of what every tile is made of.
+stays. Which is fastest is measured here and now, with as many at once as tiles will be made at once, for a
+large window may cost more per pixel than it saves (its activations leave the caches, and fresh memory must be
+cleared by the system). The choice is frozen in the plan: it is part of what every tile is made of.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class WindowTrial:
         memory_bytes: Projected bytes of a worker.
         window_s: Seconds a window takes, over the windows made at once; None where it was not tried.
         km2_s: Seconds a square kilometre takes.
-        peak_bytes: What the process grew by while it was timed, over the windows made at once.
+        peak_bytes: What this process had grown by when it was timed, over the windows made at once.
     """
 
     lattice: Lattice
@@ -197,11 +197,12 @@ def propose_window(job: MapJob, steps: tuple[int, int], cluster: ClusterSize | N
     tiles = _some_tiles(job)
     together = max(1, cluster.slots // cluster.workers) if cluster else 1
     trials: list[WindowTrial] = []
+    before_bytes = resident_bytes()
     for lattice in candidates(bundle, job.tile_px * job.stride):
         changed = replace(job, bundle=replace(bundle, lattice=lattice))
         trial = _counted(changed, tiles, tile_shape(changed, steps, together))
         if not trials or limit is None or trial.memory_bytes <= limit:
-            trial = _timed(changed, trial, at_once)
+            trial = _timed(changed, trial, at_once, before_bytes)
         trials.append(trial)
     chosen, reason = choose(trials, limit)
     return WindowChoice(tuple(trials), chosen, reason, at_once)
@@ -330,26 +331,29 @@ def _counted(job: MapJob, tiles: Sequence[TileKey], shape: TileShape) -> WindowT
     return WindowTrial(lattice, evaluations, tile_bytes(shape)["total"])
 
 
-def _timed(job: MapJob, trial: WindowTrial, at_once: int) -> WindowTrial:
+def _timed(job: MapJob, trial: WindowTrial, at_once: int, before_bytes: int) -> WindowTrial:
     """Time a window, as many at once as tiles will be."""
     bundle, lattice = require_bundle(job.bundle), trial.lattice
-    window_s, peak = time_window(bundle, at_once)
+    window_s, peak = time_window(bundle, at_once, before_bytes)
     per_window = ROWS if bundle.pixelwise else (lattice.window_px // job.stride) ** 2
     pixel_km2 = math.prod(job.grid.resolution_yx) / 1e6
     km2_s = window_s * trial.evaluations / (per_window * pixel_km2)
     return replace(trial, window_s=window_s, km2_s=km2_s, peak_bytes=peak)
 
 
-def time_window(bundle: Bundle, at_once: int) -> tuple[float, int]:
+def time_window(bundle: Bundle, at_once: int, before_bytes: int | None = None) -> tuple[float, int]:
     """Time one window of a bundle on this machine's processor, on simulated values.
+
+    Processor time is taken, of the fastest round: what else runs on the machine lengthens it little.
 
     Args:
         bundle: The model with its lattice.
-        at_once: Threads that run one window each.
+        at_once: Threads that run one window each, on a core each.
+        before_bytes: Resident memory before any window was tried; default: now.
 
     Returns:
-        Seconds from one window to the next (of the fastest round: what else runs here only slows), and the
-        bytes that the process grew by, over the windows made at once.
+        Seconds from one window to the next, and the bytes that the process grew by, over the windows made at
+        once.
     """
     n_dates = bundle.n_dates or SOME_DATES
     days = tuple(1 + 365 * n // n_dates for n in range(n_dates)) if bundle.takes_days else ()
@@ -359,29 +363,34 @@ def time_window(bundle: Bundle, at_once: int) -> tuple[float, int]:
     batch = np.concatenate([windows] * lane.batch)
 
     def one_round() -> float:
-        begun = time.perf_counter()
+        begun = time.process_time()
         list(pool.map(lambda _: lane.run(batch), range(at_once)))
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
-    with ThreadPoolExecutor(at_once) as pool, _growth() as grown:
+    with ThreadPoolExecutor(at_once) as pool, _growth(before_bytes or resident_bytes()) as grown:
         one_round()
         rounds, begun = [one_round()], time.perf_counter()
         while len(rounds) < ROUNDS or time.perf_counter() - begun < TIMED_S:
             rounds.append(one_round())
-    return min(rounds) / (at_once * lane.batch), grown[0] // at_once
+    cores, made = at_once, at_once * lane.batch
+    return min(rounds) / cores / made, grown[0] // at_once
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 @contextmanager
-def _growth() -> Iterator[list[int]]:
+def _growth(before_bytes: int) -> Iterator[list[int]]:
     """Watch the resident memory of this process; the list holds by how much it grew at most."""
-    import psutil
-
-    process, ended, grown = psutil.Process(), threading.Event(), [0]
-    start = process.memory_info().rss
+    ended, grown = threading.Event(), [0]
 
     def watch() -> None:
-        while not ended.wait(0.01):
-            grown[0] = max(grown[0], process.memory_info().rss - start)
+        while not ended.wait(0.02):
+            grown[0] = max(grown[0], resident_bytes() - before_bytes)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engine.cube.cube import open_cube
 from engine.inference.bundle import Bundle, save_bundle
+from engine.inference.receptive import edge_share, propose_lattice, receptive_field
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.georef import georef_of
@@ -69,6 +70,19 @@ def train_model(
     fields = trained.bundle_fields(config.name, spec, config.lattice.lattice(), config.licence)
     bundle = save_bundle(config.bundle, trained.module, config.options.architecture, fields)
     return bundle, trained
+
+
+def overlap_line(bundle: Bundle) -> str:
+    """Measure how far the network looks and say whether half the overlap holds it, else what would."""
+    lattice, field = bundle.lattice, receptive_field(bundle)
+    if field.pixelwise or 2 * field.effective_px <= lattice.overlap_px:
+        return f"{field.line()}: an overlap of {lattice.overlap_px} px shows it"
+    proposed = propose_lattice(field, lattice.window_px)
+    return (
+        f"{field.line()}: an overlap of {lattice.overlap_px} px shows less than that to"
+        f" {edge_share(lattice, field.effective_px):.0%} of pixels; proposed: lattice.overlap_px:"
+        f" {proposed.lattice.overlap_px} ({proposed.reason})"
+    )
 
 
 def score_lines(trained: TrainedModel) -> dict[str, Any]:

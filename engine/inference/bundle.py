@@ -1,6 +1,7 @@
 """The model bundle: a folder with ``manifest.json`` and ``model.safetensors`` or ``model.onnx``.
 
-Weights are only ever numbers (safetensors) or a graph without code (ONNX). Whatever else a folder
+Weights are only ever numbers (safetensors) or a graph without code (ONNX). A graph of torch
+(``model.pt2``) may bring code with it, so it needs an explicit word of trust. Whatever else a folder
 offers, a pickle above all, is refused before a byte of it is interpreted.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.inference.blend import Border, Frame
+from engine.inference.contradictions import refuse_contradictions
 from engine.inference.decide import Layers
 from engine.inference.manifest import (
     FORMAT,
@@ -44,10 +46,23 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-Kind = Literal["safetensors", "onnx"]
+Kind = Literal["safetensors", "onnx", "pt2"]
 
 _KINDS: dict[str, Kind] = {".safetensors": "safetensors", ".onnx": "onnx"}
-_MAY_RUN_CODE = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".h5", ".keras", ".npy")
+_ON_TRUST: dict[str, Kind] = {".pt2": "pt2"}
+_MAY_RUN_CODE = (
+    ".pt",
+    ".pt2",
+    ".pth",
+    ".pkl",
+    ".pickle",
+    ".ckpt",
+    ".bin",
+    ".joblib",
+    ".h5",
+    ".keras",
+    ".npy",
+)
 
 
 @dataclass(frozen=True)
@@ -66,8 +81,8 @@ class Bundle:
         layout: Order of the input, kind of the output.
         kind: Format of the weights.
         weights_sha256: Checksum of the weights file.
-        architecture: Name in the registry; None for ONNX.
-        config: Its configuration; None for ONNX.
+        architecture: Name in the registry; None for graphs (ONNX, pt2).
+        config: Its configuration; None for graphs.
         path: The folder.
         head: What the outputs mean.
         border: What lies beyond the input.
@@ -220,8 +235,8 @@ def load_bundle(path: str | Path, *, trust_model: bool = False) -> Bundle:
 
     Args:
         path: The bundle's folder.
-        trust_model: Accept a cube spec that masks with a function (``package.module:function``): opening
-            such a cube runs that function.
+        trust_model: Accept weights that may run code when the model is built (``.pt2``), and a cube spec
+            that masks with a function (``package.module:function``), which runs when the cube is opened.
 
     Raises:
         InputError: If the manifest is missing or wrong; names the field.
@@ -235,12 +250,12 @@ def load_bundle(path: str | Path, *, trust_model: bool = False) -> Bundle:
     item = read_item(manifest)
     if MEMBERS in item["properties"]:
         raise InputError("an ensemble where a bundle is wanted", where=str(manifest), mend="see load_model")
-    kind = _kind_of(folder / weights_name(item, manifest))
+    kind = _kind_of(folder / weights_name(item, manifest), trust_model=trust_model)
     fields = read_fields(item, manifest)
     bundle = _bundle(folder, kind, fields, item["properties"])
     if not trust_model:
         refuse_functions(bundle.spec.mask, f"{manifest}: landweave:cube.mask")
-    _check(bundle)
+    refuse_contradictions(bundle)
     bundle.read_weights()
     return bundle
 
@@ -269,27 +284,27 @@ def save_bundle(
     if not isinstance(config, NetworkConfig):
         raise InputError("the network is not of the registry", where="module.config", found=type(config))
     state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-    about = Description(
-        name=fields.name,
-        description=fields.description,
-        licence=fields.licence,
-        framework="PyTorch",
-        framework_version=str(torch.__version__),
-        architecture={"unet": "U-Net"}.get(architecture, architecture),
-        n_parameters=sum(p.numel() for p in module.parameters()),
+    title = {"unet": "U-Net", "presto": "Presto"}.get(architecture, architecture)
+    about = _about(fields, "PyTorch", title, str(torch.__version__)).model_copy(
+        update={"n_parameters": sum(p.numel() for p in module.parameters())}
     )
     model = {"layout": Layout(), "architecture": architecture, "config": config.model_dump(mode="json")}
     return _write(Path(folder), "safetensors", save(state), _manifest_fields(fields, model), about)
 
 
 def create_onnx_bundle(
-    folder: str | Path, onnx: str | Path, layout: Layout, fields: BundleFields, architecture: str = "unknown"
+    folder: str | Path,
+    onnx: str | Path | bytes,
+    layout: Layout,
+    fields: BundleFields,
+    architecture: str = "unknown",
 ) -> Bundle:
     """Wrap a foreign ONNX network as a bundle.
 
     Args:
         folder: Made if need be.
-        onnx: The network: one float32 input of four axes, fully convolutional or of the lattice's window.
+        onnx: The network, a file or its bytes: one float32 input, in windows (fully convolutional, or of the
+            lattice's size) or in rows of pixels, as the layout says.
         layout: Order of its input, kind of its output.
         fields: Everything else.
         architecture: Name for people.
@@ -301,21 +316,65 @@ def create_onnx_bundle(
         InputError: If the file cannot be read or the layout does not fit ONNX.
         TrustError: If the file is not ONNX by its name.
     """
-    source = Path(onnx)
-    if _kind_of(source) != "onnx":
-        raise InputError("not an ONNX file", where=str(source), limit="*.onnx")
-    try:
-        content = source.read_bytes()
-    except OSError as error:
-        raise InputError("cannot read the ONNX file", where=str(source), mend=str(error)) from error
-    about = Description(
+    content = onnx if isinstance(onnx, bytes) else _read(Path(onnx), "onnx")
+    about = _about(fields, "ONNX", architecture)
+    return _write(Path(folder), "onnx", content, _manifest_fields(fields, {"layout": layout}), about)
+
+
+def create_pt2_bundle(
+    folder: str | Path,
+    pt2: str | Path,
+    layout: Layout,
+    fields: BundleFields,
+    *,
+    trust_model: bool = False,
+    architecture: str = "unknown",
+) -> Bundle:
+    """Wrap a network that `torch.export.save` wrote; it is not opened here.
+
+    Args:
+        folder: Made if need be.
+        pt2: The network: one float32 input of one window, as for ONNX.
+        layout: Order of its input, kind of its output.
+        fields: Everything else.
+        trust_model: Say that the file comes from someone you trust: it may run code when it is opened.
+        architecture: Name for people.
+
+    Returns:
+        The bundle as `load_bundle` gives it.
+
+    Raises:
+        InputError: If the file cannot be read or is none by its name.
+        TrustError: If it is not trusted.
+    """
+    import torch
+
+    content = _read(Path(pt2), "pt2", trust_model=trust_model)
+    about = _about(fields, "PyTorch", architecture, str(torch.__version__))
+    return _write(Path(folder), "pt2", content, _manifest_fields(fields, {"layout": layout}), about)
+
+
+def _about(
+    fields: BundleFields, framework: str, architecture: str, version: str | None = None
+) -> Description:
+    return Description(
         name=fields.name,
         description=fields.description,
         licence=fields.licence,
-        framework="ONNX",
+        framework=framework,
+        framework_version=version,
         architecture=architecture,
     )
-    return _write(Path(folder), "onnx", content, _manifest_fields(fields, {"layout": layout}), about)
+
+
+def _read(path: Path, kind: Kind, *, trust_model: bool = False) -> bytes:
+    """Read a weights file without interpreting it, once its name says that this is safe or trusted."""
+    if _kind_of(path, trust_model=trust_model) != kind:
+        raise InputError("weights of another format", where=str(path), limit=f"*.{kind}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError("cannot read the weights", where=str(path), mend=str(error)) from error
 
 
 def _manifest_fields(fields: BundleFields, model: dict[str, Any]) -> ManifestFields:
@@ -347,7 +406,7 @@ def _write(folder: Path, kind: Kind, content: bytes, fields: ManifestFields, abo
     """Write weights, then the manifest by rename: a folder never holds a manifest without its weights."""
     fields = fields.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
     item = to_item(fields, about, f"model.{kind}", len(content))
-    _check(_bundle(folder, kind, fields, item["properties"]))
+    refuse_contradictions(_bundle(folder, kind, fields, item["properties"]))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"model.{kind}").write_bytes(content)
     draft = folder / f"{MANIFEST}.part"
@@ -382,73 +441,27 @@ def _bundle(folder: Path, kind: Kind, fields: ManifestFields, about: dict[str, A
     )
 
 
-def _check(bundle: Bundle) -> None:
-    """Refuse fields that contradict each other; names the first."""
-    n_bands = len(bundle.spec.bands)
-    if bundle.normalisation.n_bands != n_bands:
-        raise InputError(
-            "normalisation and cube differ in their bands",
-            where="landweave:normalisation",
-            found=bundle.normalisation.n_bands,
-            limit=n_bands,
-        )
-    if (bundle.layout.order == "BTCHW") != (bundle.kind == "safetensors"):
-        raise InputError(
-            "the layout does not fit the weights' format",
-            where="landweave:layout.order",
-            found=f"{bundle.layout.order} for {bundle.kind}",
-            limit="BTCHW for safetensors, another for onnx",
-        )
-    _check_lattice(bundle)
-    if bundle.kind == "safetensors":
-        _check_config(bundle, n_bands)
-
-
-def _check_lattice(bundle: Bundle) -> None:
-    """Refuse windows that do not divide by the output's stride, and rows of pixels with windows."""
-    if (bundle.layout.order in ("NF", "NTC")) and not bundle.pixelwise:
-        raise InputError(
-            "a network on rows of pixels has no windows",
-            where="landweave:lattice",
-            found=f"{bundle.lattice.window_px} px, overlap {bundle.lattice.overlap_px} px",
-            limit="window 1 px, overlap 0 px",
-        )
-    bundle.frame(Box(0, 0, 0, 0), Box(0, 0, 0, 0)).small.lattice.weights()
-
-
-def _check_config(bundle: Bundle, n_bands: int) -> None:
-    config = bundle.config
-    if config is None:
-        raise InputError("safetensors need an architecture", where="landweave:architecture")
-    found = (config.n_dates, config.n_bands, config.n_classes)
-    limit = (bundle.n_dates, n_bands, len(bundle.classes.classes))
-    if found != limit:
-        raise InputError(
-            "network and cube differ",
-            where="landweave:config (n_dates, n_bands, n_classes)",
-            found=found,
-            limit=limit,
-        )
-    if bundle.lattice.window_px % config.window_multiple:
-        raise InputError(
-            "the window does not divide by the network's poolings",
-            where="landweave:lattice.window_px",
-            found=f"{bundle.lattice.window_px} px",
-            limit=f"a multiple of {config.window_multiple} px",
-        )
-
-
-def _kind_of(path: Path) -> Kind:
+def _kind_of(path: Path, *, trust_model: bool = False) -> Kind:
     """Tell the format from the name; opens nothing."""
-    if path.suffix.lower() not in _KINDS:
+    suffix = path.suffix.lower()
+    if suffix in _ON_TRUST and not trust_model:
+        raise TrustError(
+            "a graph of torch.export may run code when it is opened, so it was not",
+            where=str(path),
+            found=suffix,
+            limit=", ".join(_KINDS),
+            mend="if you trust whoever made it: --trust-model, or load_bundle(path, trust_model=True)",
+        )
+    known = _KINDS | _ON_TRUST
+    if suffix not in known:
         raise TrustError(
             "weights in this format may run code when they are opened, so they were not",
             where=str(path),
             found=path.suffix or "no suffix",
-            limit=", ".join(_KINDS),
+            limit=", ".join(known),
             mend="convert them where you trust them: safetensors.torch.save_file(state_dict) or ONNX export",
         )
-    return _KINDS[path.suffix.lower()]
+    return known[suffix]
 
 
 def _refuse_code(path: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.inference.bundle import Bundle, BundleFields, create_onnx_bundle
+from engine.inference.bundle import Bundle, BundleFields, create_onnx_bundle, save_bundle
 from engine.inference.manifest import Layout
-from engine.models.normalise import LogSigmoid
+from engine.models.normalise import LogSigmoid, Standard
+from engine.models.presto_config import PRESTO_FEATURES
+from engine.models.registry import build, check_config
 from engine.values.classes import ClassScheme, LandClass
+from engine.values.errors import InputError
+from engine.values.head import Values
 from engine.values.lattice import Lattice
 from engine.values.spec import CubeSpec
 
@@ -73,3 +77,72 @@ def dynamic_world(
     )
     layout = Layout(order="NHWC", output="logits", class_axis=3)
     return create_onnx_bundle(folder, onnx, layout, fields, architecture="Dynamic World FCNN")
+
+
+PRESTO_REACH = 18.0
+"""No feature can lie beyond: sqrt(127) times the largest gain of the last normalisation, plus its largest shift."""
+
+
+def presto(
+    folder: str | Path,
+    weights: str | Path,
+    spec: CubeSpec,
+    n_dates: int | None = None,
+    place: tuple[float, float] | None = None,
+) -> Bundle:
+    """Write Presto (Tseng et al. 2023, arXiv:2304.14065) as a bundle that maps its 128 features of each pixel.
+
+    It was trained on monthly top-of-atmosphere reflectance (L1C); surface reflectance is a little off
+    its normalisation, as WorldCereal's use of it is.
+
+    Args:
+        folder: Where the bundle is written.
+        weights: The published state dict (nasaharvest/presto or WorldCereal/prometheo): read as numbers alone.
+        spec: Monthly cubes; bands that Presto does not know are refused, those that the cube lacks are masked.
+        n_dates: Months of the series; None: any number that the weights know.
+        place: Latitude and longitude of the area in degrees; None leaves the place out.
+
+    Raises:
+        InputError: If the weights are not Presto's, or the bands or the period do not suit it.
+        TrustError: If the weights file holds anything but tensors; it is not run.
+    """
+    from engine.inference.state import read_state_dict
+
+    _check_monthly(spec)
+    state = read_state_dict(weights)
+    own = {k: v for k, v in state.items() if k.startswith("encoder.")}
+    positions = own.get("encoder.pos_embed")
+    config = check_config(
+        "presto",
+        {
+            "n_dates": n_dates,
+            "n_bands": len(spec.bands),
+            "bands": spec.bands,
+            "place": place,
+            "n_positions": 24 if positions is None else positions.shape[1],
+        },
+    )
+    module = build("presto", config.model_dump()).eval()
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        raise InputError(
+            "the weights are not those of Presto's encoder", where=str(weights), found=str(error)[:300]
+        ) from error
+    fields = BundleFields(
+        name="presto",
+        spec=spec,
+        n_dates=n_dates,
+        classes=ClassScheme.from_names(f"feature {i}" for i in range(PRESTO_FEATURES)),
+        lattice=Lattice(1, 0),
+        normalisation=Standard(mean=(0.0,) * len(spec.bands), std=(10000.0,) * len(spec.bands)),
+        head=Values(variable="embedding", low=-PRESTO_REACH, high=PRESTO_REACH),
+        description="Presto: 128 features of each pixel from its months.",
+        licence="MIT",
+    )
+    return save_bundle(folder, module, "presto", fields)
+
+
+def _check_monthly(spec: CubeSpec) -> None:
+    if spec.period not in ("1MS", "MS"):
+        raise InputError("Presto looks at months", where="cube.period", found=spec.period, limit="1MS")

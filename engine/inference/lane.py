@@ -26,6 +26,7 @@ from engine.inference.batching import Batches
 from engine.inference.blend import ROWS
 from engine.inference.bundle import Bundle
 from engine.inference.cuda import PLACES, Places
+from engine.inference.exported import exported_network
 from engine.inference.heads import fixed_point
 from engine.inference.loops import normalise
 from engine.models.normalise import LogSigmoid, Standard, prepare
@@ -84,11 +85,10 @@ class Lane:
         keep_freed_memory()
         _one_thread()
         self.bundle, self.device, self.days = bundle, device, days
-        onnx = bundle.kind == "onnx"
         self.network = network_of(bundle, device, days)
         self._table_CV = _normal_table(bundle.normalisation)
-        self._places = None if device == "cpu" or onnx else Places(device)
-        default = _CPU_BATCH if self._places is None else _GPU_BATCH
+        self._places = None if device == "cpu" or bundle.kind != "safetensors" else Places(device)
+        default = _CPU_BATCH if self._places is None or bundle.pixelwise else _GPU_BATCH
         self._batches = self._queue(default if batch is None else batch)
         self._count = 0
         self._count_lock = threading.Lock()
@@ -262,6 +262,8 @@ def _network(bundle: Bundle, device: str, days: Days) -> Network:
     _check_device(torch, device)
     if device != "cpu":
         _exact_gpu(torch)
+    if bundle.kind == "pt2":
+        return exported_network(bundle, device, _fed)
     module = build(str(bundle.architecture), bundle.config.model_dump() if bundle.config else {})
     try:
         module.load_state_dict(load(bundle.read_weights()))

@@ -235,10 +235,10 @@ def _value_scaling(normalisation: Any) -> list[dict[str, Any]]:
 
 
 def _task(fields: ManifestFields) -> str:
-    """Name the task as the extension does; pixel-wise regression and features have no name of their own there."""
+    """Name the task as the extension does, which has no name for many classes a pixel, nor for features."""
     if isinstance(fields.head, Values):
         return "regression"
-    return "multi-label-classification" if isinstance(fields.head, MultiLabel) else "semantic-segmentation"
+    return "classification" if isinstance(fields.head, MultiLabel) else "semantic-segmentation"
 
 
 def _mlm_output(fields: ManifestFields) -> dict[str, Any]:

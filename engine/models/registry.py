@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from engine.models.configs import MlpConfig, NetworkConfig, TempCnnConfig, UNetConfig
+from engine.models.presto_config import PrestoConfig
+from engine.models.smp_config import SmpConfig
 from engine.values.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,9 +40,11 @@ class Architecture:
 
 
 _ARCHITECTURES: dict[str, Architecture] = {
-    "unet": Architecture(UNetConfig, "engine.models.unet", "UNet"),
+    "presto": Architecture(PrestoConfig, "engine.models.presto", "Presto", takes_days=True),
+    "smp": Architecture(SmpConfig, "engine.models.smp", "SegmentationModel"),
     "mlp": Architecture(MlpConfig, "engine.models.pixel", "Mlp"),
     "tempcnn": Architecture(TempCnnConfig, "engine.models.pixel", "TempCnn"),
+    "unet": Architecture(UNetConfig, "engine.models.unet", "UNet"),
 }
 
 
@@ -48,7 +52,7 @@ def architectures() -> tuple[str, ...]:
     """List the names that `build` knows.
 
     >>> architectures()
-    ('mlp', 'tempcnn', 'unet')
+    ('mlp', 'presto', 'smp', 'tempcnn', 'unet')
     """
     return tuple(sorted(_ARCHITECTURES))
 

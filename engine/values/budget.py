@@ -21,11 +21,15 @@ PROCESS_BYTES = {"map": 620 * MIB, "cube": 640 * MIB}
 """A worker beside its arrays, by what it makes: interpreter, Dask, GDAL, numba's code, for maps torch, for cubes
 what is between Dask's steps. Found as measured peaks less the parts below, on Linux, and rounded up."""
 
-INPUT_BYTES, CHANNEL_BYTES, CLASS_BYTES = 16, 44, 28
-"""Bytes of one pixel of a window in the network, measured with torch on a CPU: for each date of each band (as
-integers, normalised, joined with the validity, laid out for the convolutions), for each channel of the finest
-level (both convolutions, the skip and what they are joined to), and for each class. Inputs are gone by the
-time the finest level is at its widest."""
+INPUT_BYTES, KEPT_BYTES, CHANNEL_BYTES, CLASS_BYTES = 20, 4, 54, 14
+"""Bytes of one pixel of a window in the network, measured with torch on a CPU: for each date of each band while
+the input is made ready (as integers, normalised, joined with the validity, laid out for the convolutions), and
+from then on; for each channel of the finest level (both convolutions, the skip and what they are joined to); and
+for each class. Freed memory is kept for the next window and lies in pieces: what is measured differs from run to run
+by a third, and these are rounded up (``benchmarks/window_memory.py``)."""
+
+ROWS_PX = 4096
+"""Pixels of one evaluation of a network that looks at single pixels."""
 
 SHARPEN_BYTES = 140
 """Bytes of one pixel of a piece while a band is sharpened: pan band, sums and interpolations in double."""
@@ -133,8 +137,10 @@ def tile_bytes(shape: TileShape) -> dict[str, int]:
     reach = shape.lattice.reach_px
     extended = min(side_y, block_y + reach) * min(side_x, block_x + reach)
     series, window = 2 * shape.n_dates * reading.n_bands, shape.lattice.window_px**2
-    inputs = INPUT_BYTES * shape.n_dates * (reading.n_bands + 1)
-    in_network = max(inputs, CHANNEL_BYTES * shape.channels) + CLASS_BYTES * shape.n_classes
+    window = ROWS_PX if shape.lattice.window_px == 1 else window
+    inputs = shape.n_dates * (reading.n_bands + 1)
+    finest = CHANNEL_BYTES * shape.channels + CLASS_BYTES * shape.n_classes
+    in_network = max(INPUT_BYTES * inputs, KEPT_BYTES * inputs + finest)
     in_network += (2 * shape.views + 8) * shape.n_classes * (shape.views > 1)
     models = 1 + len(shape.others)
     shares = 2 * (shape.n_classes + 1) * models * outer * (models > 1)

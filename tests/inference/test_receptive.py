@@ -199,6 +199,19 @@ def test_proposals_hold_the_effective_field_or_half_the_window(
         assert "does not fit" in proposal.reason
 
 
+def test_a_trained_network_is_told_which_overlap_shows_it_all(tmp_path: Path) -> None:
+    from pipelines.train_model import overlap_line
+
+    bundle = random_bundle(tmp_path, network(depth=1))
+    effective = receptive_field(bundle).effective_px
+    told = overlap_line(bundle)  # overlap 8
+    assert effective > 4
+    assert f"proposed: lattice.overlap_px: {min(2 * effective, 16)}" in told
+    assert "shows less than that" in told
+    wide = replace(bundle, lattice=Lattice(64, 2 * effective))
+    assert overlap_line(wide).endswith(f"an overlap of {2 * effective} px shows it")
+
+
 @given(st.integers(4, 24), st.integers(0, 12), st.integers(0, 12))
 def test_edge_share_counts_pixels(window: int, overlap: int, radius: int) -> None:
     lattice = Lattice(window, min(overlap, window // 2) // 2 * 2, "trim")

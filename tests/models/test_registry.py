@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from engine.models.registry import architectures, build, check_config
+from engine.models.registry import architectures, build, check_config, takes_days
 from engine.values.errors import InputError
 
+SIZES = {"n_dates": 2, "n_bands": 3, "n_classes": 5}
+CONFIGS = {
+    "presto": {**SIZES, "bands": ("blue", "green", "red"), "head": "linear"},
+    "smp": SIZES,
+    "unet": SIZES,
+}
 
-def test_every_architecture_builds_and_answers_with_one_logit_per_class() -> None:
-    for name in architectures():
-        net = build(name, {"n_dates": 2, "n_bands": 3, "n_classes": 5}).eval()
-        found = net(torch.zeros(1, 2, 3, 32, 48), torch.ones(1, 2, 32, 48))
-        assert found.shape == (1, 5, 32, 48)
+
+# smp is an optional extra: tests/models/test_smp.py
+@pytest.mark.parametrize("name", sorted(set(architectures()) - {"smp"}))
+def test_every_architecture_builds_and_answers_with_one_logit_per_class(name: str) -> None:
+    net = build(name, CONFIGS[name]).eval()
+    days = (torch.tensor([1.0, 32.0]),) if takes_days(name) else ()
+    found = net(torch.zeros(1, 2, 3, 32, 48), torch.ones(1, 2, 32, 48), *days)
+    assert found.shape == (1, 5, 32, 48)
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_every_configuration_survives_json(name: str) -> None:
+    config = check_config(name, CONFIGS[name])
+    assert check_config(name, json.loads(config.model_dump_json())) == config
 
 
 def test_an_unknown_name_lists_those_that_exist() -> None:

@@ -1,0 +1,104 @@
+"""Networks of segmentation-models-pytorch: with the library where it is installed, with a stand-in otherwise."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from engine.models.registry import build, check_config
+from engine.models.smp import SegmentationModel, with_encoder
+from engine.values.errors import InputError
+
+CONFIG = {"n_dates": 2, "n_bands": 4, "n_classes": 5, "encoder": "resnet18"}
+INSTALLED = importlib.util.find_spec("segmentation_models_pytorch") is not None
+
+
+class Encoder(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 6, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(6)
+
+
+class Model(nn.Module):
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.encoder, self.head = Encoder(channels), nn.Conv2d(6, classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder.bn1(self.encoder.conv1(x)))
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A library that builds a small network and remembers what it was asked for."""
+    asked: list[dict[str, Any]] = []
+
+    def create_model(arch: str, **settings: Any) -> nn.Module:
+        asked.append({"arch": arch, **settings})
+        if settings["encoder_name"] == "nonsense":
+            raise KeyError("Wrong encoder name `nonsense`")
+        return Model(settings["in_channels"], settings["classes"])
+
+    for name, content in (
+        ("segmentation_models_pytorch", {"create_model": create_model}),
+        ("torchvision", {}),
+    ):
+        module = types.ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    return asked
+
+
+def test_dates_and_bands_become_channels_and_nothing_is_downloaded(library: list[dict[str, Any]]) -> None:
+    net = build("smp", CONFIG).eval()
+    assert library[0]["encoder_weights"] is None
+    assert (library[0]["in_channels"], library[0]["classes"]) == (8, 5)
+    x_BTCHW = torch.rand(2, 2, 4, 32, 32)
+    found = net(x_BTCHW, torch.ones(2, 2, 32, 32))
+    assert found.shape == (2, 5, 32, 32)
+    torch.testing.assert_close(found, net.network(x_BTCHW.reshape(2, 8, 32, 32)))
+
+
+def test_an_encoder_takes_published_weights_by_band(library: list[dict[str, Any]]) -> None:
+    net = SegmentationModel(check_config("smp", {**CONFIG, "n_dates": 1}))
+    given = Encoder(13).state_dict()
+    bands = (3, 2, 1, 7)  # red, green, blue and near infrared among the thirteen of L1C
+    with_encoder(net, {**given, "fc.weight": torch.rand(2, 2)}, bands)
+    torch.testing.assert_close(net.network.encoder.conv1.weight, given["conv1.weight"][:, list(bands)])
+    with pytest.raises(InputError, match="conv1"):
+        with_encoder(net, given)
+    with pytest.raises(InputError, match="fewer bands"):
+        with_encoder(net, given, (3, 2, 1, 13))
+    with pytest.raises(InputError, match="layer9"):
+        with_encoder(net, {**given, "layer9.weight": torch.rand(2)}, bands)
+    given.pop("bn1.bias")
+    with pytest.raises(InputError, match=r"bn1\.bias"):
+        with_encoder(net, given, bands)
+
+
+def test_an_unknown_encoder_and_a_missing_library_are_told(
+    library: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="nonsense"):
+        build("smp", {**CONFIG, "encoder": "nonsense"})
+    for name in ("segmentation_models_pytorch", "torchvision"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=r"landweave\[smp\]"):
+        build("smp", CONFIG)
+
+
+@pytest.mark.skipif(not INSTALLED, reason="segmentation-models-pytorch is not installed (extra smp)")
+@pytest.mark.parametrize("arch", ["unet", "fpn", "deeplabv3plus"])
+def test_the_library_itself_builds_and_answers(arch: str) -> None:
+    net = build("smp", {**CONFIG, "arch": arch}).eval()
+    with torch.inference_mode():
+        found = net(torch.rand(1, 2, 4, 64, 64), torch.ones(1, 2, 64, 64))
+    assert found.shape == (1, 5, 64, 64)
+    assert torch.isfinite(found).all()
