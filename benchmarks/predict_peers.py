@@ -108,6 +108,8 @@ def terratorch(lane: Lane, cube: xr.Dataset, chunk: int) -> np.ndarray:
 
 def _bare(package: str, *parts: str) -> None:
     """Let single modules be imported without all that the package itself imports (training, augmentation)."""
+    if package in sys.modules:
+        return
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ImportError(f"no package {package}")
