@@ -147,8 +147,9 @@ def torchgeo(lane: Lane, cube: xr.Dataset, chunk: int) -> np.ndarray:
         for bounds, window in zip(batch["bounds"], found.numpy(), strict=True):
             col, row = round((bounds[0].start - left) / 10), round((top - bounds[1].stop) / 10)
             up, side = (_DEPTH if row > 0 else 0), (_DEPTH if col > 0 else 0)
-            keep = window[up : height - row, side : width - col]
-            label[row + up : row + up + keep.shape[0], col + side : col + side + keep.shape[1]] = keep + 1
+            y0, x0 = max(row + up, 0), max(col + side, 0)  # windows may stick out of the area
+            keep = window[y0 - row : height - row, x0 - col : width - col]
+            label[y0 : y0 + keep.shape[0], x0 : x0 + keep.shape[1]] = keep + 1
     return label
 
 
