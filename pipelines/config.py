@@ -131,13 +131,16 @@ class SourceConfig(BaseModel):
         return str(value) if isinstance(value, int | dt.date) else value
 
 
+DEFAULT_TILE_PX = 2048
+
+_TilePx = Annotated[int, Field(ge=64, le=16384, multiple_of=16)]
+
+
 class TiledConfig(SourceConfig):
     """What is made tile by tile, and where it runs."""
 
     out: str = Field(description="Run folder; running again into it goes on where it stopped.")
-    tile_px: int = Field(
-        default=2048, ge=64, le=16384, multiple_of=16, description="Side of a tile in pixels."
-    )
+    tile_px: _TilePx = Field(default=DEFAULT_TILE_PX, description="Side of a tile in pixels.")
     chunk_px: int = Field(
         1024, ge=64, le=16384, description="Side of a piece inside a tile; the map is the same."
     )
@@ -147,6 +150,11 @@ class TiledConfig(SourceConfig):
 class RunConfig(TiledConfig):
     """One map of one area for one season with one model."""
 
+    tile_px: _TilePx | Literal["auto"] = Field(  # type: ignore[assignment]  # a map's may be chosen
+        default=DEFAULT_TILE_PX,
+        description="Side of a tile in pixels; auto takes the smallest that fits into a worker and reads nearly the "
+        "least, and freezes it. Same map.",
+    )
     bundle: str = Field(description="Folder of the model: a bundle or an ensemble.")
     cube: CubeSpec | None = Field(default=None, description="Default: the bundle's own cube spec.")
     layers: tuple[Extra, ...] = Field(
@@ -252,12 +260,33 @@ def parse_config(raw: dict[str, Any], where: str, kind: type[Any] = RunConfig) -
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'run'}: {e['msg']}" for e in error.errors()]
+        lines = _problems(error)
         raise InputError(
             f"{len(lines)} setting(s) are wrong: {'; '.join(lines)}",
             where=where,
             mend="landweave schema prints every setting with its meaning",
         ) from error
+
+
+def _problems(error: ValidationError) -> list[str]:
+    """Say what is wrong with each setting, one line a setting.
+
+    Of a setting that is a word or a number pydantic tells what is wrong with either; a number is judged as one.
+    """
+    found: dict[str, list[Any]] = {}
+    for problem in error.errors():
+        names = [str(part) for part in problem["loc"] if not _is_kind(str(part))]
+        found.setdefault(".".join(names) or "run", []).append(problem)
+    lines = []
+    for name, problems in found.items():
+        fitting = [p for p in problems if (p["type"] == "literal_error") == isinstance(p["input"], str)]
+        lines.append(f"{name}: {'; or: '.join(dict.fromkeys(p['msg'] for p in fitting or problems))}")
+    return lines
+
+
+def _is_kind(part: str) -> bool:
+    """Tell the name that pydantic gives to a branch of a union from that of a setting."""
+    return part.startswith(("literal[", "constrained-")) or part in ("int", "float", "str", "bool")
 
 
 def _override(raw: dict[str, Any], text: str) -> None:

@@ -14,11 +14,12 @@ from typing import Any, Literal, get_args
 
 from cluster.size import size_of
 from engine.archive.items import ItemTable
+from engine.cube.reading import Archive
 from engine.inference.bundle import Bundle
 from engine.inference.ensemble import halo_px, layers_for, load_model
 from engine.inference.lane import instruction_set
 from engine.runs.driver import RunOptions
-from engine.runs.estimate import Way
+from engine.runs.estimate import Way, Workers, propose_size
 from engine.store.lease import Lease
 from engine.store.objects import absolute
 from engine.store.widen import fit
@@ -26,7 +27,7 @@ from engine.values.area import Area
 from engine.values.budget import smaller_settings, tile_bytes
 from engine.values.errors import ConflictError, InputError
 from engine.values.tiling import Tiling
-from pipelines.config import AreaConfig, RunConfig
+from pipelines.config import DEFAULT_TILE_PX, AreaConfig, RunConfig
 from pipelines.cube_area import area_of, grid_and_box, pad_of
 from pipelines.cube_job import CubeJob
 from pipelines.make_cube import close_stage, prepare_cubes
@@ -34,6 +35,7 @@ from pipelines.map_job import MapJob
 from pipelines.plan_area import (
     bundle_of,
     check_fit,
+    frozen_tile_px,
     frozen_window,
     require_bundle,
     require_free,
@@ -49,7 +51,7 @@ from pipelines.products import Products, make_products
 from pipelines.propose_window import WindowChoice, candidates, propose_window
 from pipelines.run_folder import PROJECTED_KEY, SMALLER_KEY, read_plan, write_plan
 from pipelines.seam_check import frozen_lattices
-from pipelines.survey import cheaper_way
+from pipelines.survey import Bounds, cheaper_way, compare_sizes
 from pipelines.tile_inputs import area_in, put_area, put_items, show_items
 from pipelines.tile_stage import (
     Around,
@@ -106,6 +108,7 @@ def map_area(
     run_dir, options, known = made_folder(config.out), RunOptions(resume=resume), resume and not refresh
     window, windows = window_of(config)
     config = config.model_copy(update={"window": window})
+    config = config.model_copy(update={"tile_px": tile_px_of(config)})
     config = config.model_copy(update={"through": way_of(config)})
     with Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s) as lease:
         cubes: list[CubeJob] = []
@@ -155,6 +158,24 @@ def window_of(config: RunConfig) -> tuple[Literal["trained"] | int, WindowChoice
         made = design(config, inputs_dir=folder)
         choice = propose_window(made.job, made.steps, size_of(config.cluster))
     return choice.window_px, choice
+
+
+def tile_px_of(config: RunConfig) -> int:
+    """Return the side of a map's tiles: as asked for, else as its plan froze it, else the one that `plan` proposes.
+
+    Nothing is measured: of the sizes that fit into a worker and keep all busy, the smallest that reads nearly
+    the least.
+    """
+    if (known := frozen_tile_px(config)) is not None:
+        return known
+    with tempfile.TemporaryDirectory(prefix="landweave-plan-") as folder:
+        made = design(config, inputs_dir=folder)
+        archive = Archive(made.table.items, made.job.spec, made.job.cube_grid)
+        cluster = size_of(config.cluster)
+        at_once = tiles_at_once(config.cluster)
+        sizes = compare_sizes(made.job, archive, Bounds(Workers(1), None, made.steps, at_once))
+    limit, slots = (cluster.memory_limit, cluster.slots) if cluster else (None, 1)
+    return propose_size(sizes, limit, slots)[0].tile_px
 
 
 def part_of(job: MapJob, only: AreaConfig) -> Tiling:
@@ -212,7 +233,8 @@ def design(
         inputs_dir: Where the inputs are written; default the run folder.
         table: The scenes, where the caller has searched already.
     """
-    check_sizes(config.tile_px)
+    tile_px = frozen_tile_px(config) or DEFAULT_TILE_PX
+    check_sizes(tile_px)
     run_dir = absolute(config.out)
     bundle, area = bundle_of(config), area_of(config.area)
     layers_for(bundle, config.layers, config.augment)  # refuses before anything is searched
@@ -228,7 +250,7 @@ def design(
     job = MapJob(
         run_dir=home,
         grid=grid.coarser(bundle.stride),
-        tile_px=config.tile_px,
+        tile_px=tile_px,
         chunk_px=config.chunk_px,
         spec=spec,
         bundle=bundle,

@@ -32,13 +32,16 @@ def describe(config: RunConfig) -> dict[str, Any]:
     bundle, area = bundle_of(config), area_of(config.area)
     spec = spec_of(config, bundle)
     grid, box = grid_and_box(area, config.crs, spec.resolution_m)
-    tiles = box.snap_out(config.tile_px).area_px // config.tile_px**2
+    side = frozen_tile_px(config)
+    tiles = "as plan chooses"
+    if side is not None:
+        tiles = f"at most {box.snap_out(side).area_px // side**2} of {side} x {side} pixels"
     return {
         "area": area.name,
         "grid": f"{grid.crs}, {spec.resolution_m:g} m, {box.shape_yx[1]} x {box.shape_yx[0]} pixels",
         "time": config.time,
         "catalogue": config.catalog,
-        "tiles": f"at most {tiles} of {config.tile_px} x {config.tile_px} pixels",
+        "tiles": tiles,
         **describe_bundle(bundle),
         "run folder": config.out,
     }
@@ -84,6 +87,17 @@ def bundle_of(config: RunConfig) -> Model:
     if window == "auto":
         window = frozen_window(config) or "trained"
     return bundle if window == "trained" else windowed(require_bundle(bundle), window)
+
+
+def frozen_tile_px(config: RunConfig) -> int | None:
+    """Return the side of a map's tiles as asked for, else as its plan froze it; None before there is one."""
+    if config.tile_px != "auto":
+        return config.tile_px
+    try:
+        frozen = read_plan(absolute(config.out), stage_of(config)).get("tile_px")
+    except InputError:  # no plan yet
+        return None
+    return frozen if isinstance(frozen, int) else None
 
 
 def frozen_window(config: RunConfig) -> int | None:

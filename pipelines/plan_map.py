@@ -29,7 +29,7 @@ from engine.values.budget import tile_bytes
 from pipelines.config import RunConfig
 from pipelines.cube_area import area_of, pad_of, search_scenes
 from pipelines.explain_tile import count_changes, with_cubes
-from pipelines.map_area import Design, design, prepare, window_of
+from pipelines.map_area import Design, design, prepare, tile_px_of, window_of
 from pipelines.map_job import MapJob
 from pipelines.plan_area import bundle_of, spec_of, summarise_scenes, tile_shape, tiles_at_once
 from pipelines.plan_view import MapPlan
@@ -74,6 +74,7 @@ def plan_map(config: RunConfig, options: PlanOptions | None = None, step: Step |
     options, step = options or PlanOptions(), step or _silent
     window, windows = window_of(config)
     config = config.model_copy(update={"window": window})
+    config = config.model_copy(update={"tile_px": tile_px_of(config)})
     table = _scenes(config, known=not options.refresh)
     reason = "no probe was asked for" if options.probe == 0 else unreachable(table)
     if reason:

@@ -25,7 +25,7 @@ def exported_network(
         fed: Brings windows (B, T, C, H, W) into the order of the layout.
 
     Returns:
-        ``(x_BTCHW, valid_BTHW) -> outputs_BKHW``, float32.
+        ``(x_BTCHW, valid_BTHW) -> outputs_BKHW``, float32, both on the CPU whatever the device is.
 
     Raises:
         DataError: If the file is damaged or of another version of torch.
@@ -43,20 +43,22 @@ def exported_network(
         ) from error
     layout, n_classes = bundle.layout, len(bundle.classes.classes)
 
-    def run(x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
-        found = module(fed(x_BTCHW, layout.order).contiguous())
+    def one(x_1TCHW: torch.Tensor) -> torch.Tensor:
+        found = module(fed(x_1TCHW, layout.order).contiguous().to(device)).cpu()
         rows = bundle.pixelwise and found.ndim == 2  # (row, K)
-        outputs_BKHW = found.T[None, ..., None] if rows else found.movedim(layout.class_axis, 1)
-        sides = [side // layout.stride for side in x_BTCHW.shape[3:]]
-        limit = (len(x_BTCHW), n_classes, *sides)
-        if tuple(outputs_BKHW.shape) != limit:
+        outputs: torch.Tensor = found.T[None, ..., None] if rows else found.movedim(layout.class_axis, 1)
+        limit = (1, n_classes, *(side // layout.stride for side in x_1TCHW.shape[3:]))
+        if tuple(outputs.shape) != limit:
             raise InputError(
                 "the network's output is not what the layout says",
                 where="landweave:layout.class_axis",
-                found=tuple(outputs_BKHW.shape),
+                found=tuple(outputs.shape),
                 limit=f"{limit} (batch, class, y, x)",
             )
-        answer: torch.Tensor = outputs_BKHW
-        return answer
+        return outputs
+
+    def run(x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
+        # Window by window: a graph may have been written for a batch of one.
+        return torch.cat([one(x_1TCHW) for x_1TCHW in x_BTCHW.split(1)])
 
     return run

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from engine.inference.bundle import Bundle, BundleFields, create_onnx_bundle, save_bundle
 from engine.inference.manifest import Layout
 from engine.models.normalise import LogSigmoid, Standard
-from engine.models.presto_config import PRESTO_FEATURES
+from engine.models.presto_config import PRESTO_FEATURES, PrestoConfig
 from engine.models.registry import build, check_config
 from engine.values.classes import ClassScheme, LandClass
 from engine.values.errors import InputError
@@ -146,3 +147,48 @@ def presto(
 def _check_monthly(spec: CubeSpec) -> None:
     if spec.period not in ("1MS", "MS"):
         raise InputError("Presto looks at months", where="cube.period", found=spec.period, limit="1MS")
+
+
+def presto_classes(
+    folder: str | Path, features: Bundle, estimator: Any, classes: ClassScheme, name: str = "presto classes"
+) -> Bundle:
+    """Put a fitted linear classifier on top of Presto's features, as one network.
+
+    Args:
+        folder: Where the bundle is written.
+        features: What `presto` wrote.
+        estimator: A fitted `sklearn.linear_model.LogisticRegression` on the 128 features, e.g. those that
+            ``predict(cube, features)`` gives at the samples (as numbers: ``stored * scale + offset``).
+        classes: In the order of ``estimator.classes_``.
+        name: Short name.
+
+    Raises:
+        InputError: If the features are not Presto's, or the classifier does not fit features or classes.
+    """
+    import torch
+
+    from engine.inference.state import read_state_dict
+
+    if not isinstance(config := features.config, PrestoConfig) or config.head != "embedding":
+        raise InputError("these are not Presto's features", where=str(features.path))
+    weight, bias = torch.tensor(estimator.coef_), torch.tensor(estimator.intercept_)
+    if len(weight) == 1:  # of two classes only the second has a score; the first's is 0
+        weight, bias = torch.cat([0 * weight, weight]), torch.cat([0 * bias, bias])
+    found, limit = tuple(weight.shape), (len(classes.classes), PRESTO_FEATURES)
+    if found != limit:
+        raise InputError("the classifier does not fit", where="(classes, features)", found=found, limit=limit)
+    sizes = {**config.model_dump(), "head": "linear", "n_classes": len(classes.classes)}
+    module = build("presto", sizes).eval()
+    head = {"head.weight": weight.float(), "head.bias": bias.float()}
+    module.load_state_dict(read_state_dict(features.weights_path) | head)
+    fields = BundleFields(
+        name=name,
+        spec=features.spec,
+        n_dates=features.n_dates,
+        classes=classes,
+        lattice=features.lattice,
+        normalisation=features.normalisation,
+        description="A linear classifier on Presto's features.",
+        licence=features.licence,
+    )
+    return save_bundle(folder, module, "presto", fields)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import dask.array as da
@@ -11,15 +10,14 @@ import pytest
 import torch
 import xarray as xr
 
-from engine.inference.bundle import BundleFields, save_bundle
-from engine.inference.foreign import presto
+from engine.inference.foreign import presto, presto_classes
 from engine.inference.predict import predict
 from engine.models.registry import build
 from engine.values.classes import ClassScheme
+from engine.values.errors import InputError
 from engine.values.georef import georef_coords
 from engine.values.grid import Box, Grid
 from engine.values.head import VALUE_NO_DATA, Values
-from engine.values.lattice import Lattice
 from engine.values.spec import CubeSpec
 
 BANDS = ("B02", "B03", "B04", "B08", "B11", "B12")
@@ -28,16 +26,16 @@ SPEC = CubeSpec(bands=BANDS, period="1MS")
 
 @pytest.fixture(scope="module")
 def months(real_data: Path) -> xr.Dataset:
-    """4 months from November 2020 of 30 x 40 pixels in Belgium; December and January are missing."""
+    """November, December (missing) and February of 30 x 40 pixels in Belgium."""
     path = real_data / "worldcereal" / "worldcereal_preprocessed_inputs.nc"
     with xr.open_dataset(path, mask_and_scale=False) as source:
-        planes = [source[f"S2-L2A-{b}"].values[:4, 20:50, 30:70].view(np.uint16) for b in BANDS]
-        times = source["t"].values[:4]
+        planes = [source[f"S2-L2A-{b}"].values[[0, 1, 3], 20:50, 30:70].view(np.uint16) for b in BANDS]
+        times = source["t"].values[[0, 1, 3]]
     stack = np.stack(planes, axis=1)
     stack = np.where(stack == 65535, 0, stack).astype(np.uint16)
     stack[:, :, :4, :6] = 0  # a corner that was never seen
     coords = georef_coords(Grid.make("EPSG:32631", 10), Box(0, 0, 30, 40))
-    reflectance = (("time", "band", "y", "x"), da.from_array(stack, chunks=(4, 6, 30, 40)))
+    reflectance = (("time", "band", "y", "x"), da.from_array(stack, chunks=(3, 6, 30, 40)))
     return xr.Dataset({"reflectance": reflectance}, coords={**coords, "time": times, "band": list(BANDS)})
 
 
@@ -73,29 +71,33 @@ def test_features_of_a_real_cube_however_it_is_cut(
     )
 
 
-def test_a_head_on_top_maps_classes(months: xr.Dataset, real_data: Path, tmp_path: Path) -> None:
-    features = presto(tmp_path / "a", real_data / "weights" / "presto_default_model.pt", SPEC, n_dates=4)
-    from engine.inference.state import read_state_dict
+@pytest.mark.parametrize("names", [("crop", "other"), ("crop", "grass", "other")])
+def test_a_linear_classifier_on_the_features_becomes_part_of_the_network(
+    months: xr.Dataset, real_data: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    from sklearn.linear_model import LogisticRegression
 
-    torch.manual_seed(0)
-    sizes = {**features.config.model_dump(), "head": "linear", "n_classes": 3}
-    net = build("presto", sizes).eval()
-    state = net.state_dict() | read_state_dict(features.weights_path)
-    net.load_state_dict(state)
-    fields = BundleFields(
-        name="presto with a head",
-        spec=SPEC,
-        n_dates=4,
-        classes=ClassScheme.from_names(["crop", "grass", "other"]),
-        lattice=Lattice(1, 0),
-        normalisation=features.normalisation,
-    )
     few = months.isel(y=slice(0, 12), x=slice(0, 20))
     few = few.assign_coords(georef_coords(Grid.make("EPSG:32631", 10), Box(0, 0, 12, 20)))
-    bundle = save_bundle(tmp_path / "b", net, "presto", replace(fields, licence="MIT"))
-    label = predict(few, bundle).label.compute(scheduler="synchronous").values
-    expected = _direct(few, net).argmax(0) + 1
-    seen = (few.reflectance.values != 0).all(axis=1).any(axis=0)
-    np.testing.assert_array_equal(label[seen], expected[seen])
-    assert not label[~seen].any()
-    assert len(np.unique(label)) > 1
+    features = presto(tmp_path / "a", real_data / "weights" / "presto_default_model.pt", SPEC, n_dates=3)
+    planes = predict(few, features).embedding.compute(scheduler="synchronous")
+    seen = planes.values[0] != VALUE_NO_DATA
+    x = planes.values[:, seen].T * planes.attrs["scale"] + planes.attrs["offset"]
+    ndvi = x[:, :4].sum(axis=1)
+    y = np.digitize(ndvi, np.quantile(ndvi, np.linspace(0, 1, len(names) + 1)[1:-1]))
+    model = LogisticRegression(C=0.1, max_iter=300).fit(x, y)
+    classes = ClassScheme.from_names(names)
+    bundle = presto_classes(tmp_path / "b", features, model, classes)
+    out = predict(few, bundle, layers=("probability",)).compute(scheduler="synchronous")
+    expected = model.predict_proba(x)
+    assert (
+        np.abs(out.probability.values[:, seen].T / 250 - expected).max() < 0.01
+    )  # features rounded, then 1/250
+    first, second = np.sort(expected, axis=1)[:, [-1, -2]].T
+    clear = first - second > 0.02
+    np.testing.assert_array_equal(out.label.values[seen][clear], expected.argmax(1)[clear] + 1)
+    assert not out.label.values[~seen].any()
+    with pytest.raises(InputError, match="does not fit"):
+        presto_classes(tmp_path / "c", features, model, ClassScheme.from_names("abcd"))
+    with pytest.raises(InputError, match="not Presto's features"):
+        presto_classes(tmp_path / "c", bundle, model, classes)

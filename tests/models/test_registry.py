@@ -14,8 +14,10 @@ from engine.values.errors import InputError
 
 SIZES = {"n_dates": 2, "n_bands": 3, "n_classes": 5}
 CONFIGS = {
+    "mlp": SIZES,
     "presto": {**SIZES, "bands": ("blue", "green", "red"), "head": "linear"},
     "smp": SIZES,
+    "tempcnn": SIZES,
     "unet": SIZES,
 }
 

@@ -22,13 +22,13 @@ from engine.values.budget import tile_bytes
 from engine.values.classes import ClassScheme
 from engine.values.errors import BudgetError
 from pipelines import probe_tiles
-from pipelines.config import load_config
-from pipelines.map_area import design, map_area, prepare, way_of
+from pipelines.config import RunConfig, load_config
+from pipelines.map_area import design, map_area, prepare, tile_px_of, way_of
 from pipelines.plan_area import tile_shape, widest_core
 from pipelines.plan_map import PlanOptions, plan_map
 from pipelines.plan_view import MapPlan
 from pipelines.probe_tiles import cold_tiles, unreachable
-from pipelines.run_folder import read_plan, require_memory
+from pipelines.run_folder import read_plan, require_memory, write_plan
 from pipelines.sample.archive import SampleArchive
 from tests.pipelines.test_map_area import make_bundle
 
@@ -248,3 +248,18 @@ def test_the_command_prints_lines_and_figures(project: Path) -> None:
     lines = cli("plan", "run.yaml", "--probe", "0")
     assert f"{told['tiles']['make']} to make" in lines
     assert "fused" in lines
+
+
+def test_tiles_of_a_chosen_side_are_frozen_with_the_plan(project: Path) -> None:
+    def auto(*more: str) -> RunConfig:
+        out = json.dumps(str(project / "chosen"))
+        return load_config(project / "run.yaml", [f"out={out}", "tile_px=auto", *more])
+
+    dry = plan_map(auto(), PlanOptions(probe=0))
+    assert dry.tile_px == dry.size[0].tile_px == tile_px_of(auto()) == 1024
+    settled = auto().model_copy(update={"tile_px": tile_px_of(auto())})
+    prepare(settled)
+    assert read_plan(str(project / "chosen"))["tile_px"] == 1024
+    run = str(project / "chosen")
+    write_plan(run, read_plan(run) | {"tile_px": 512})
+    assert tile_px_of(auto()) == design(auto()).job.tile_px == 512, "a run that goes on keeps its tiles"
