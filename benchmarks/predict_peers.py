@@ -100,7 +100,8 @@ def terratorch(lane: Lane, cube: xr.Dataset, chunk: int) -> np.ndarray:
 
     torch.set_num_threads(2)
     found = tiled_inference(
-        lambda x, **_: logits(lane, x), normal(cube.reflectance.values), crop=256, stride=160, delta=0,
+        lambda x, **_: logits(lane, x), normal(cube.reflectance.values), crop=256, stride=160, delta=8,  # 0 gives an empty answer
+
         batch_size=4,
     )  # fmt: skip
     return _labels(found)
