@@ -99,9 +99,9 @@ def terratorch(lane: Lane, cube: xr.Dataset, chunk: int) -> np.ndarray:
     from terratorch.tasks.tiled_inference import tiled_inference
 
     torch.set_num_threads(2)
+    # A delta of 0 gives an empty answer.
     found = tiled_inference(
-        lambda x, **_: logits(lane, x), normal(cube.reflectance.values), crop=256, stride=160, delta=8,  # 0 gives an empty answer
-
+        lambda x, **_: logits(lane, x), normal(cube.reflectance.values), crop=256, stride=160, delta=8,
         batch_size=4,
     )  # fmt: skip
     return _labels(found)
