@@ -92,6 +92,8 @@ def make_bundle(folder: Path, model: str, lattice: Lattice, precision: str = "fl
     """Write a network with random weights as a bundle; return it and its number of parameters."""
     torch.manual_seed(0)
     network = build(model, {"n_bands": 10, "n_classes": 10, **_SIZES[model]}).eval()
+    if model == "unet":
+        _spread(network)
     fields = BundleFields(
         name=f"benchmark {model}",
         spec=CubeSpec(bands=BANDS, period=None, mask=None),
@@ -103,6 +105,17 @@ def make_bundle(folder: Path, model: str, lattice: Lattice, precision: str = "fl
     )
     parameters = sum(p.numel() for p in network.parameters())
     return save_bundle(folder / "bundle", network, model, fields), parameters
+
+
+@torch.no_grad()
+def _spread(network: torch.nn.Module) -> None:
+    """Scale the last layer so that all classes occur, as in a trained network; else labels would tell nothing."""
+    x_BTCHW = torch.randn(1, 1, 10, 16, 16).repeat_interleave(16, 3).repeat_interleave(16, 4)
+    logits_KN = network(x_BTCHW, torch.ones(1, 1, 256, 256))[0].flatten(1)
+    centre, scale = logits_KN.mean(dim=1), 3 / logits_KN.std(dim=1)
+    head: torch.nn.Conv2d = network.head  # type: ignore[assignment]
+    head.bias.copy_((head.bias - centre) * scale)  # type: ignore[union-attr]
+    head.weight.mul_(scale[:, None, None, None])
 
 
 _SIZES: dict[str, dict[str, Any]] = {

@@ -94,12 +94,14 @@ def monai(lane: Lane, cube: xr.Dataset, chunk: int) -> np.ndarray:
 
 
 def terratorch(lane: Lane, cube: xr.Dataset, chunk: int) -> np.ndarray:
-    _bare("terratorch", "models", "tasks")
+    _bare("terratorch", "models", "tasks", "registry")
+    sys.modules["terratorch.registry"].BACKBONE_REGISTRY = None  # type: ignore[attr-defined]
     from terratorch.tasks.tiled_inference import tiled_inference
 
     torch.set_num_threads(2)
+    # A delta of 0 gives an empty answer.
     found = tiled_inference(
-        lambda x, **_: logits(lane, x), normal(cube.reflectance.values), crop=256, stride=160, delta=0,
+        lambda x, **_: logits(lane, x), normal(cube.reflectance.values), crop=256, stride=160, delta=8,
         batch_size=4,
     )  # fmt: skip
     return _labels(found)
@@ -107,6 +109,8 @@ def terratorch(lane: Lane, cube: xr.Dataset, chunk: int) -> np.ndarray:
 
 def _bare(package: str, *parts: str) -> None:
     """Let single modules be imported without all that the package itself imports (training, augmentation)."""
+    if package in sys.modules:
+        return
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ImportError(f"no package {package}")
@@ -144,8 +148,9 @@ def torchgeo(lane: Lane, cube: xr.Dataset, chunk: int) -> np.ndarray:
         for bounds, window in zip(batch["bounds"], found.numpy(), strict=True):
             col, row = round((bounds[0].start - left) / 10), round((top - bounds[1].stop) / 10)
             up, side = (_DEPTH if row > 0 else 0), (_DEPTH if col > 0 else 0)
-            keep = window[up : height - row, side : width - col]
-            label[row + up : row + up + keep.shape[0], col + side : col + side + keep.shape[1]] = keep + 1
+            y0, x0 = max(row + up, 0), max(col + side, 0)  # windows may stick out of the area
+            keep = window[y0 - row : height - row, x0 - col : width - col]
+            label[y0 : y0 + keep.shape[0], x0 : x0 + keep.shape[1]] = keep + 1
     return label
 
 

@@ -87,8 +87,9 @@ class Lane:
         self.bundle, self.device, self.days = bundle, device, days
         self.network = network_of(bundle, device, days)
         self._table_CV = _normal_table(bundle.normalisation)
-        self._places = None if device == "cpu" or bundle.kind != "safetensors" else Places(device)
-        default = _CPU_BATCH if self._places is None or bundle.pixelwise else _GPU_BATCH
+        self._places = None if device == "cpu" or bundle.kind == "onnx" else Places(device)
+        large = device != "cpu" and bundle.kind == "safetensors" and not bundle.pixelwise
+        default = _GPU_BATCH if large else _CPU_BATCH
         self._batches = self._queue(default if batch is None else batch)
         self._count = 0
         self._count_lock = threading.Lock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import platform
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,9 +15,11 @@ import rasterio
 import torch
 from numpy.typing import NDArray
 
+from engine.inference.allocator import keep_freed_memory
 from engine.inference.bundle import Bundle
 from engine.inference.foreign import dynamic_world
 from engine.inference.lane import Lane, fixed_point, lane_for
+from engine.inference.manifest import Precision
 from engine.models.normalise import prepare
 from engine.values.errors import DataError, InputError, SpecError
 from engine.values.lattice import Lattice
@@ -265,3 +268,33 @@ def test_dates_are_merged_date_by_date_for_a_foreign_network(tmp_path: Path) -> 
     )
     with pytest.raises(InputError, match="class_axis"):
         Lane(wrong).run(x_BTCHW)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_stays_near_the_full_one_and_repeats_to_the_bit(
+    tmp_path: Path, precision: Precision
+) -> None:
+    full = random_bundle(tmp_path / "full")
+    half = replace(full, precision=precision)
+    x_BTCHW = _windows(3, full)
+    exact, found = Lane(full).run(x_BTCHW), Lane(half, batch=2).run(x_BTCHW)
+    assert not np.array_equal(found, exact)
+    np.testing.assert_allclose(found, exact, atol=0.02 * 65535)
+    np.testing.assert_allclose(found.sum(axis=1), 65535, atol=2)  # the softmax is in float32
+    np.testing.assert_array_equal(Lane(half, batch=2).run(x_BTCHW[1:2])[0], found[1])
+    assert lane_for(half) is not lane_for(full)
+
+
+def test_freed_memory_is_kept_for_the_next_forward_pass(bundle: Bundle) -> None:
+    """Page faults tell: memory that is lent anew must be cleared page by page."""
+    resource = pytest.importorskip("resource")
+    if not keep_freed_memory():
+        assert platform.libc_ver()[0] != "glibc"
+        return
+    big = 48 * 2**20
+    np.ones(big, np.uint8)  # lent once
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        np.ones(big, np.uint8)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert faults < big // 4096  # with the library's defaults five times as many
