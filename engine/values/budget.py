@@ -17,7 +17,7 @@ from engine.values.lattice import Lattice
 GIB = 2**30
 MIB = 2**20
 
-PROCESS_BYTES = {"map": 620 * MIB, "cube": 640 * MIB}
+PROCESS_BYTES = {"map": 680 * MIB, "cube": 640 * MIB}
 """A worker beside its arrays, by what it makes: interpreter, Dask, GDAL, numba's code, for maps torch, for cubes
 what is between Dask's steps. Found as measured peaks less the parts below, on Linux, and rounded up."""
 

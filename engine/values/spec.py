@@ -49,7 +49,7 @@ __all__ = [
     "Windows",
 ]
 
-ENGINE_FORMAT = 2
+ENGINE_FORMAT = 3
 """Raised whenever the same inputs would give other bytes; part of every tile key."""
 
 REFLECTANCE_ONE = 10_000
