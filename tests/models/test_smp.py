@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import types
 from typing import Any
@@ -16,7 +17,7 @@ from engine.models.smp import SegmentationModel, with_encoder
 from engine.values.errors import InputError
 
 CONFIG = {"n_dates": 2, "n_bands": 4, "n_classes": 5, "encoder": "resnet18"}
-INSTALLED = importlib.util.find_spec("segmentation_models_pytorch") is not None
+INSTALLED = importlib.util.find_spec("segmentation_models_pytorch") is not None or "CI" in os.environ
 
 
 class Encoder(nn.Module):
