@@ -32,7 +32,7 @@ from engine.inference.manifest import (
 )
 from engine.models.configs import NetworkConfig
 from engine.models.normalise import LogSigmoid, Standard
-from engine.models.registry import check_config, takes_days
+from engine.models.registry import check_config, size_free, takes_days
 from engine.values.classes import ClassScheme
 from engine.values.errors import DataError, InputError, TrustError
 from engine.values.grid import Box
@@ -211,7 +211,7 @@ class Bundle:
 class BundleFields:
     """What is needed, beside the weights, to write a bundle; attributes as in `Bundle`.
 
-    `size_free` None: true of networks of the registry, false of foreign ones.
+    `size_free` None: what the registry says of the architecture, false of foreign networks.
     """
 
     name: str
@@ -380,6 +380,7 @@ def _read(path: Path, kind: Kind, *, trust_model: bool = False) -> bytes:
 def _manifest_fields(fields: BundleFields, model: dict[str, Any]) -> ManifestFields:
     """Join fields and model; the checksum is filled in when the weights are written."""
     lattice = fields.lattice
+    known = size_free(model["architecture"]) if "architecture" in model else False
     return ManifestFields(
         format=FORMAT,
         cube=fields.spec,
@@ -392,7 +393,7 @@ def _manifest_fields(fields: BundleFields, model: dict[str, Any]) -> ManifestFie
             kernel=lattice.kernel,
             border=fields.border,
         ),
-        size_free="architecture" in model if fields.size_free is None else fields.size_free,
+        size_free=known if fields.size_free is None else fields.size_free,
         precision=fields.precision,
         normalisation=fields.normalisation,
         temperature=fields.temperature,

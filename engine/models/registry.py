@@ -31,17 +31,19 @@ class Architecture:
         module: Module that holds the network class.
         name: Name of the class there; called with the configuration.
         takes_days: Whether its forward also takes ``days_T``, float32, the day of the year of each date.
+        size_free: Whether windows of another size give the same answers but for their rims.
     """
 
     config_type: type[NetworkConfig]
     module: str
     name: str
     takes_days: bool = False
+    size_free: bool = True
 
 
 _ARCHITECTURES: dict[str, Architecture] = {
     "presto": Architecture(PrestoConfig, "engine.models.presto", "Presto", takes_days=True),
-    "smp": Architecture(SmpConfig, "engine.models.smp", "SegmentationModel"),
+    "smp": Architecture(SmpConfig, "engine.models.smp", "SegmentationModel", size_free=False),
     "mlp": Architecture(MlpConfig, "engine.models.pixel", "Mlp"),
     "tempcnn": Architecture(TempCnnConfig, "engine.models.pixel", "TempCnn"),
     "unet": Architecture(UNetConfig, "engine.models.unet", "UNet"),
@@ -74,6 +76,11 @@ def check_config(architecture: str, config: Mapping[str, Any]) -> NetworkConfig:
             found=dict(config),
             mend="; ".join(e["msg"] for e in error.errors()),
         ) from error
+
+
+def size_free(architecture: str) -> bool:
+    """Tell whether a network answers alike in windows of another size; not known of a whole library of networks."""
+    return _entry(architecture).size_free
 
 
 def takes_days(architecture: str) -> bool:
