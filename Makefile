@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Tests that start no cluster of their own run side by side; those of runs, kills and services one by one.
+QUICK  := tests/test_imports.py $(addprefix tests/,values archive cube models inference store products training)
 
 .PHONY: demo test test-long lint venv clean
 
@@ -10,7 +12,8 @@ demo: $(STAMP)  ## make a simulated archive, train, map, score: one picture at t
 	$(BIN)/landweave demo
 
 test: $(STAMP) lint  ## the fast tests, and those of every service that is installed
-	$(BIN)/python -m pytest -q --doctest-modules engine pipelines cluster training tests -m "not long" --durations=40
+	$(BIN)/python -m pytest -q --doctest-modules engine pipelines cluster training $(QUICK) -m "not long" -n 2 --dist loadscope
+	$(BIN)/python -m pytest -q tests/services tests/runs tests/cluster tests/pipelines tests/faults -m "not long" --durations=20
 
 test-long: $(STAMP)  ## random kills and scale
 	$(BIN)/python -m pytest -q tests -m long --timeout 3600

@@ -357,7 +357,7 @@ def test_one_yaml_serves_map_and_cube(sample: SampleArchive, tmp_path: Path, cli
 
 def test_a_tile_that_would_not_fit_is_refused_before_it_runs(project: Path) -> None:
     small = {"kind": "local", "n_workers": 1, "memory_limit": "512MiB"}
-    with pytest.raises(BudgetError, match="a smaller tile_px"):
+    with pytest.raises(BudgetError, match="no smaller setting fits"):
         stage(project, None, "unfit", f"cluster={json.dumps(small)}")
     assert not (project / "unfit" / "ledger").exists()
 

@@ -206,11 +206,12 @@ def test_a_second_run_into_a_held_folder_is_refused_and_changes_nothing(project:
 
 def test_a_tile_that_would_not_fit_is_refused_before_it_runs(project: Path) -> None:
     small = {"kind": "local", "n_workers": 1, "memory_limit": "512MiB"}
-    with pytest.raises(BudgetError, match=r"projected, expected 0.50 GiB; to mend: a smaller tile_px"):
+    with pytest.raises(BudgetError, match=r"projected, expected 0.50 GiB; to mend: no smaller setting fits"):
         run(project, None, "unfit", f"cluster={json.dumps(small)}")
     assert not (project / "unfit" / "ledger").exists()
 
 
+@pytest.mark.long  # tests/faults/test_map_kills.py kills each process of a run in turn
 @pytest.mark.parametrize("victim", ["client", "worker"])
 def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(
     victim: str, project: Path, client: Client

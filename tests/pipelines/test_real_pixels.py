@@ -80,8 +80,17 @@ def test_the_scene_is_mapped_as_its_reference_polygons_say(
 
 
 @pytest.mark.slow
-def test_four_layouts_give_the_bytes_of_an_untiled_map(project: Path, client: Client) -> None:
-    layouts = [(128, 1024), (256, 100), (512, 300), (1024, 4096)]
+@pytest.mark.parametrize(
+    "layouts",
+    [
+        [(128, 1024), (512, 300)],
+        pytest.param([(256, 100), (1024, 4096)], marks=pytest.mark.long),
+    ],
+    ids=["two", "more"],
+)
+def test_layouts_give_the_bytes_of_an_untiled_map(
+    layouts: list[tuple[int, int]], project: Path, client: Client
+) -> None:
     base = config(project, "whole", PART)
     bundle, area = load_bundle(base.bundle), area_of(base.area)
     grid, box = grid_and_box(area, base.crs, 10)
