@@ -15,7 +15,8 @@ MB = 1 << 20
 def _use(size: int) -> None:
     """Take fresh pages from the system and give them back: the allocator may keep what it was given before."""
     pages = mmap.mmap(-1, size)
-    pages.write(bytes(MB) * (size // MB))
+    for _ in range(size // MB):
+        pages.write(bytes(MB))
     pages.close()
 
 
