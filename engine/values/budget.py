@@ -17,9 +17,10 @@ from engine.values.lattice import Lattice
 GIB = 2**30
 MIB = 2**20
 
-PROCESS_BYTES = {"map": 680 * MIB, "cube": 640 * MIB}
+PROCESS_BYTES = {"map": 680 * MIB, "cube": 700 * MIB}
 """A worker beside its arrays, by what it makes: interpreter, Dask, GDAL, numba's code, for maps torch, for cubes
-what is between Dask's steps. Found as measured peaks less the parts below, on Linux, and rounded up."""
+what is between Dask's steps, in a process that has made maps too. Found as measured peaks less the parts below, on
+Linux, and rounded up."""
 
 INPUT_BYTES, KEPT_BYTES, CHANNEL_BYTES, CLASS_BYTES = 20, 4, 54, 14
 """Bytes of one pixel of a window in the network, measured with torch on a CPU: for each date of each band while
