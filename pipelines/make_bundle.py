@@ -30,6 +30,7 @@ from engine.inference.bundle import (
 )
 from engine.inference.manifest import Layout, Precision
 from engine.models.normalise import Normalisation
+from engine.models.registry import pixelwise
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.head import ONE_CLASS, Head
@@ -65,7 +66,7 @@ class BundleConfig(BaseModel):
     )
     normalisation: Normalisation = Field(description="From reflectance x 10000 to the network's input.")
     lattice: LatticeConfig | None = Field(
-        default=None, description="Windows of the map; none for networks on rows of pixels."
+        default=None, description="Windows of the map; by default none for networks of single pixels."
     )
     border: Border = Field(default="reflect", description="What lies beyond the archive's edge.")
     size_free: bool | None = Field(
@@ -87,7 +88,8 @@ class BundleConfig(BaseModel):
 
     def fields(self) -> BundleFields:
         """Return everything but the network."""
-        rows = self.layout.order in ("NF", "NTC") or self.architecture == "presto"
+        known = self.architecture is not None and pixelwise(self.architecture)
+        rows = known or self.layout.order in ("NF", "NTC")
         default = Lattice(1, 0) if rows else LatticeConfig().lattice()
         return BundleFields(
             name=self.name,

@@ -129,7 +129,9 @@ class MapJob:
         if not core:
             return 0
         whole = shapely.box(*self.grid.bounds_of_box(core))
-        wanted = None if self.tiles().part(tile).covers(whole) else self.wanted(core)
+        return self._windows(core, None if self.tiles().part(tile).covers(whole) else self.wanted(core))
+
+    def _windows(self, core: Box, wanted: NDArray[np.bool_] | None) -> int:
         return evaluations(self.bundle, self.fine(core), wanted, self.augment)
 
     def wanted(self, core: Box) -> NDArray[np.bool_]:
@@ -197,11 +199,17 @@ class MapJob:
         for name, value in zip(names, values, strict=True):
             np.copyto(arrays[name][(..., *at)], value, where=wanted)
         counts = {
-            "windows": self.windows(tile),
+            "windows": self._windows(core, wanted),
             "scenes": 0 if scenes is None else len(scenes),
-            "pixels": int((next(iter(arrays.values())) != self._no_data[0]).sum()),
+            "pixels": self._with_data(arrays),
         }
         return TileOutput(arrays, counts)
+
+    def _with_data(self, arrays: dict[str, NDArray[Any]]) -> int:
+        """Count the pixels that have an answer: all planes of a layer have data at the same ones."""
+        name = next(iter(self._layers.slices))
+        first = arrays[name] if arrays[name].ndim == 2 else arrays[name][0]
+        return int((first != self._layers.no_data(name)).sum())
 
     def _cube(self, core: Box, scenes: ItemTable | None) -> xr.Dataset:
         """Open the cube of a tile and its halo."""
@@ -239,10 +247,6 @@ class MapJob:
         dims = (Dim(dim, self.bundle.classes.names, chunk=1),) if dim else ()
         attrs = layer_attributes(self.bundle, name)
         return Variable(name, layers.dtype.name, layers.no_data(name), dims, attrs)
-
-    @property
-    def _no_data(self) -> tuple[int, ...]:
-        return tuple(self._layers.no_data(name) for name in self._layers.slices)
 
     def _blank(self, box: Box) -> dict[str, NDArray[Any]]:
         layers, arrays = self._layers, {}

@@ -21,9 +21,7 @@ LATTICES_KEY = "lattices"
 
 def lattices_of(model: Model) -> tuple[Lattice, ...]:
     """Return the windows of a model's bundles in pixels of its map, which are coarser where its output is."""
-    f = model.stride
-    found = (b.lattice for b in bundles_of(model))
-    return tuple(dict.fromkeys(Lattice(x.window_px // f, x.overlap_px // f, x.kernel) for x in found))
+    return tuple(dict.fromkeys(b.lattice.coarser(b.stride) for b in bundles_of(model)))
 
 
 def frozen_lattices(model: Model) -> dict[str, Any]:

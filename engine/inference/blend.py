@@ -105,11 +105,8 @@ class Frame:
         """The same in output pixels; itself where the factor is 1."""
         if self.factor == 1:
             return self
-        f, lattice = self.factor, self.lattice
-        lattice = Lattice(lattice.window_px // f, lattice.overlap_px // f, lattice.kernel)
-        return Frame(
-            self.output_box(self.outer), self.output_box(self.core), lattice, self.border, 1, self.wanted
-        )
+        outer, core = self.output_box(self.outer), self.output_box(self.core)
+        return Frame(outer, core, self.lattice.coarser(self.factor), self.border, 1, self.wanted)
 
     def output_box(self, box: Box) -> Box:
         """Return the output pixels of a box whose sides are multiples of the factor."""

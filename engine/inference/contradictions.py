@@ -32,6 +32,13 @@ def refuse_contradictions(bundle: Bundle) -> None:
             found=f"{bundle.layout.order} for {bundle.kind}",
             limit="BTCHW for safetensors, another for onnx and pt2",
         )
+    if bundle.kind != "safetensors" and bundle.precision != "float32":
+        raise InputError(
+            "a graph computes in what it was written in",
+            where="landweave:precision",
+            found=f"{bundle.precision} for {bundle.kind}",
+            limit="float32 (the default), or a network of the registry",
+        )
     _check_lattice(bundle)
     if bundle.kind == "safetensors":
         _check_config(bundle, n_bands)

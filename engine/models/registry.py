@@ -32,6 +32,7 @@ class Architecture:
         name: Name of the class there; called with the configuration.
         takes_days: Whether its forward also takes ``days_T``, float32, the day of the year of each date.
         size_free: Whether windows of another size give the same answers but for their rims.
+        pixelwise: Whether it looks at one pixel at a time.
     """
 
     config_type: type[NetworkConfig]
@@ -39,13 +40,14 @@ class Architecture:
     name: str
     takes_days: bool = False
     size_free: bool = True
+    pixelwise: bool = False
 
 
 _ARCHITECTURES: dict[str, Architecture] = {
-    "presto": Architecture(PrestoConfig, "engine.models.presto", "Presto", takes_days=True),
+    "presto": Architecture(PrestoConfig, "engine.models.presto", "Presto", takes_days=True, pixelwise=True),
     "smp": Architecture(SmpConfig, "engine.models.smp", "SegmentationModel", size_free=False),
-    "mlp": Architecture(MlpConfig, "engine.models.pixel", "Mlp"),
-    "tempcnn": Architecture(TempCnnConfig, "engine.models.pixel", "TempCnn"),
+    "mlp": Architecture(MlpConfig, "engine.models.pixel", "Mlp", pixelwise=True),
+    "tempcnn": Architecture(TempCnnConfig, "engine.models.pixel", "TempCnn", pixelwise=True),
     "unet": Architecture(UNetConfig, "engine.models.unet", "UNet"),
 }
 
@@ -81,6 +83,15 @@ def check_config(architecture: str, config: Mapping[str, Any]) -> NetworkConfig:
 def size_free(architecture: str) -> bool:
     """Tell whether a network answers alike in windows of another size; not known of a whole library of networks."""
     return _entry(architecture).size_free
+
+
+def pixelwise(architecture: str) -> bool:
+    """Tell whether a network looks at one pixel at a time, so that its maps need no windows.
+
+    >>> pixelwise("mlp"), pixelwise("unet")
+    (True, False)
+    """
+    return _entry(architecture).pixelwise
 
 
 def takes_days(architecture: str) -> bool:

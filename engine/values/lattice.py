@@ -143,6 +143,14 @@ class Lattice:
         """
         return k * self.stride_px - self.margin_px
 
+    def coarser(self, factor: int) -> Lattice:
+        """Return the same windows in pixels that hold ``factor x factor`` of these; sides are multiples of it.
+
+        >>> Lattice(32, 12).coarser(4)
+        Lattice(window_px=8, overlap_px=3, kernel='hann')
+        """
+        return Lattice(self.window_px // factor, self.overlap_px // factor, self.kernel)
+
     def touching(self, lo: int, hi: int) -> range:
         """Return the windows (one axis) that answer for at least one pixel of ``[lo, hi)``.
 

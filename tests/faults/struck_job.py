@@ -73,7 +73,6 @@ class StruckJob(FakeJob):
         note = {"in_flight": self.in_flight(), "pid": pids[self.victim]}
         Path(self.folder, "struck.json").write_text(json.dumps(note))
         os.kill(pids[self.victim], signal.SIGKILL)
-        if (
-            self.victim == "nanny"
-        ):  # its worker dies a moment later, and must not begin another tile meanwhile
+        # A nanny's worker dies a moment after it, and must not begin another tile meanwhile.
+        if self.victim == "nanny":
             time.sleep(60)

@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pystac.extensions.file import FileExtension
 from pystac.extensions.mlm import MLMExtension
 
 from engine.inference.bundle import create_onnx_bundle, load_bundle
+from engine.inference.contradictions import refuse_contradictions
 from engine.inference.foreign import dynamic_world
 from engine.inference.manifest import Layout
 from engine.models.normalise import LogSigmoid, Standard
@@ -246,6 +248,30 @@ def test_a_network_that_does_not_fit_the_fields_is_not_written(tmp_path: Path) -
     with pytest.raises(InputError, match="network and cube differ"):
         random_bundle(tmp_path / "b", network(n_bands=4))
     assert not (tmp_path / "b").exists()
+
+
+def test_a_manifest_from_before_heads_and_precision_reads_as_it_did(tmp_path: Path) -> None:
+    bundle = random_bundle(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    item = json.loads(manifest.read_text())
+    own = item["properties"]
+    for name in ("head", "precision", "size_free"):
+        del own[f"landweave:{name}"]
+    del own["landweave:lattice"]["border"], own["landweave:layout"]["stride"]
+    manifest.write_text(json.dumps(item))
+    before = load_bundle(tmp_path)
+    assert before == bundle
+    assert before.digest() == bundle.digest()
+    assert not before.size_free, "nobody said so"
+
+
+def test_a_graph_is_not_told_its_precision(real_data: Path, tmp_path: Path) -> None:
+    weights = real_data / "weights"
+    world = dynamic_world(
+        tmp_path / "world", weights / "dynamicworld_forward.onnx", weights / "dynamicworld_normalisation.json"
+    )
+    with pytest.raises(InputError, match="computes in what it was written in"):
+        refuse_contradictions(replace(world, precision="bfloat16"))
 
 
 def test_dynamic_world_becomes_a_bundle(real_data: Path, tmp_path: Path) -> None:

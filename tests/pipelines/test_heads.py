@@ -29,6 +29,7 @@ from engine.values.spec import CubeSpec
 from pipelines.config import load_config
 from pipelines.cube_area import area_of, find_scenes, grid_and_box
 from pipelines.map_area import MapResult, map_area
+from pipelines.run_folder import current_records
 from pipelines.sample.archive import SampleArchive
 from pipelines.verify_run import verify_run
 
@@ -131,6 +132,8 @@ def test_values_on_a_coarser_grid_are_those_of_the_untiled_map_and_are_published
     assert found.tree_height.attrs["scale"] == HEIGHT.step
     _check_files(project / "map-coarse", stored)
     assert verify_run(str(project / "map-coarse")).exit_code == 0
+    records = current_records(str(project / "map-coarse"))
+    assert sum(r.counts["pixels"] for r in records) == (stored[0] != -32768).sum(), "not once for each plane"
 
     staged = run(project, client, "coarse", "through=staged", "products=false", "tile_px=96", out="staged")
     assert staged.exit_code == 0
