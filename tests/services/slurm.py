@@ -117,11 +117,13 @@ def running_slurm(folder: Path) -> Iterator[Slurm]:
         stack.callback(_end_steps, slurm)
         munge = (f"--key-file={folder}/munge.key", f"--socket={folder}/munge.socket")
         munge += (f"--pid-file={folder}/munged.pid", f"--seed-file={folder}/munge.seed")
-        _daemon(stack, slurm, str(programs["munged"]), "--foreground", "--force", *munge)
-        _daemon(stack, slurm, str(programs["slurmctld"]), "-D")
-        _daemon(stack, slurm, str(programs["slurmd"]), "-D")
-        stack.callback(_cancel_all, slurm)
-        _wait(slurm)
+        daemons = [
+            _daemon(stack, slurm, str(programs["munged"]), "--foreground", "--force", *munge),
+            _daemon(stack, slurm, str(programs["slurmctld"]), "-D"),
+            _daemon(stack, slurm, str(programs["slurmd"]), "-D"),
+        ]
+        stack.callback(_cancel_all)
+        _wait(slurm, daemons)
         yield slurm
 
 
@@ -152,13 +154,14 @@ def _free_ports(count: int) -> list[int]:
         return [int(one.getsockname()[1]) for one in sockets]
 
 
-def _daemon(stack: contextlib.ExitStack, slurm: Slurm, *command: str) -> None:
+def _daemon(stack: contextlib.ExitStack, slurm: Slurm, *command: str) -> subprocess.Popen[bytes]:
     log = stack.enter_context((slurm.folder / f"{Path(command[0]).name}.out.log").open("wb"))
     # a session of its own: Ctrl-C in a terminal ends the tests, which then end their jobs in good order
     process = subprocess.Popen(
         command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=slurm.folder, start_new_session=True
     )
     stack.callback(_end, process)
+    return process
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -170,10 +173,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait(slurm: Slurm) -> None:
+def _wait(slurm: Slurm, daemons: list[subprocess.Popen[bytes]]) -> None:
     """Wait until the node takes jobs; fail with the daemons' own words."""
     begun, told = time.monotonic(), ""
-    while time.monotonic() - begun < START_S:
+    while time.monotonic() - begun < START_S and all(d.poll() is None for d in daemons):
         asked = subprocess.run(
             ["sinfo", "--noheader", "--format=%T"], capture_output=True, text=True, timeout=30, check=False
         )
@@ -184,7 +187,7 @@ def _wait(slurm: Slurm) -> None:
     pytest.fail(f"Slurm does not start: {told}\n{slurm.logs()}")
 
 
-def _cancel_all(slurm: Slurm) -> None:
+def _cancel_all() -> None:
     """Cancel what a test has left behind; Slurm then ends all processes of each job."""
     begun = time.monotonic()
     while time.monotonic() - begun < END_S:
