@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from cluster.base import ClusterSpec
+from cluster.slurm_driver import SlurmDriver
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -23,6 +24,7 @@ class SlurmSpec(ClusterSpec):
         one_allocation: One job of several tasks instead of a job per worker.
         directives: Further ``#SBATCH`` lines, such as ``--constraint=icelake``.
         prologue: Shell lines before the worker, such as ``module load python``.
+        driver: The job that drives a submitted run.
     """
 
     kind: Literal["slurm"] = "slurm"
@@ -32,6 +34,9 @@ class SlurmSpec(ClusterSpec):
     one_allocation: bool = Field(default=False, description="One job of several tasks, not a job per worker.")
     directives: tuple[str, ...] = Field(default=(), description="Further #SBATCH options.")
     prologue: tuple[str, ...] = Field(default=(), description="Shell lines before the worker.")
+    driver: SlurmDriver = Field(
+        default_factory=SlurmDriver, description="The job that drives a submitted run."
+    )
 
 
 def start(spec: SlurmSpec) -> AbstractContextManager[Client]:
