@@ -6,7 +6,9 @@ The operator must be installed in the Kubernetes cluster; what is sent to it is 
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -143,6 +145,22 @@ class KubernetesSpec(ClusterSpec):
         return self
 
 
-def start(spec: KubernetesSpec) -> AbstractContextManager[Client]:
-    """Start the jobs, give a client, and end them."""
-    raise NotImplementedError
+@contextmanager
+def start(spec: KubernetesSpec) -> Iterator[Client]:
+    """Have the operator start a cluster, give its client, and delete the cluster, also after an error.
+
+    Raises:
+        InputError: If there is no way to the API, no operator, no right to use it, or a pod cannot start.
+        ConflictError: If a cluster of this name exists.
+        RetryableError: If the API, the operator or the nodes take too long.
+    """
+    from cluster.kubernetes_start import close, open_cluster
+
+    cluster = open_cluster(spec, spec.name or f"landweave-{uuid.uuid4().hex[:6]}")
+    try:
+        from distributed import Client
+
+        with Client(cluster, set_as_default=False) as client:
+            yield client
+    finally:
+        close(cluster)
