@@ -7,15 +7,14 @@ itself. A job whose node is lost is put into the queue again by Slurm (``--reque
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import shutil
 import socket
 import subprocess
-from typing import Any, cast
+from typing import cast
 
 from cluster.base import ClusterSpec, seconds_of
-from cluster.slurm import SlurmSpec
+from cluster.slurm import SlurmSpec, allocation_script, clean_environment, clock
 from cluster.submit import Job, Look, Order
 from engine.values.errors import InputError, RetryableError
 
@@ -24,9 +23,12 @@ _FIELDS = "%j|%T|%r|%N"
 
 
 def written(spec: ClusterSpec, order: Order) -> str:
-    """Return the batch script."""
+    """Return the batch script: of a job that starts its workers as jobs, or of one allocation for all."""
     own = cast("SlurmSpec", spec)
-    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in _options(own, order))]
+    if own.one_allocation:
+        return allocation_script(own, shlex.join(order.argv), (*_shared(own, order), *own.driver.directives))
+    options = [*_alone(own), *_shared(own, order), *own.driver.directives]
+    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options)]
     return "\n".join([*lines, *own.prologue, f"exec {shlex.join(order.argv)}"]) + "\n"
 
 
@@ -60,7 +62,7 @@ def look(job: Job) -> Look:
     except (InputError, RetryableError) as error:
         return Look("unknown", f"{error.what}: {error.found}")
     if done.returncode and "invalid job id" not in done.stderr.lower():
-        return Look("unknown", f"squeue: {done.stderr.strip()}")
+        return Look("unknown", done.stderr.strip().rpartition("\n")[2])
     for line in done.stdout.splitlines():
         name, state, reason, node = line.strip().rsplit("|", 3)
         if name == job.name:
@@ -77,34 +79,34 @@ def stop(job: Job) -> str:
     return done.stderr.strip() if done.returncode else ""
 
 
-def _options(spec: SlurmSpec, order: Order) -> list[str]:
-    """Return the options of ``sbatch``."""
+def _shared(spec: SlurmSpec, order: Order) -> list[str]:
+    """Return the options of every driver.
+
+    ``B:`` sends the signal to the batch process, which the driver becomes by ``exec``.
+    """
+    told = {
+        "job-name": order.name,
+        "output": shlex.quote(order.output.replace("%", "%%")),
+        "open-mode": "append",
+        "signal": f"B:USR1@{math.ceil(seconds_of(spec.driver.drain))}",
+    }
+    return [*(f"--{name}={value}" for name, value in told.items()), "--requeue"]
+
+
+def _alone(spec: SlurmSpec) -> list[str]:
+    """Return the options of a driver whose workers are jobs of their own."""
     from dask.utils import parse_bytes
 
     driver = spec.driver
-    told: dict[str, Any] = {
-        "job-name": order.name,
-        "output": order.output.replace("%", "%%"),
-        "open-mode": "append",
+    told = {
         "partition": driver.queue or spec.queue,
         "account": spec.account,
-        "time": None if driver.walltime is None else minutes_of(driver.walltime),
+        "time": None if driver.walltime is None else clock(seconds_of(driver.walltime)),
         "ntasks": 1,
         "cpus-per-task": driver.cores,
         "mem": f"{math.ceil(parse_bytes(driver.memory) / 2**20)}M",
-        "signal": f"B:USR1@{math.ceil(seconds_of(driver.drain))}",
     }
-    options = [f"--{name}={shlex.quote(str(value))}" for name, value in told.items() if value is not None]
-    return [*options, "--requeue", *driver.directives]
-
-
-def minutes_of(walltime: str) -> int:
-    """Return a walltime in whole minutes, as Slurm counts them.
-
-    >>> minutes_of("90s"), minutes_of("1-00:00:00")
-    (2, 1440)
-    """
-    return math.ceil(seconds_of(walltime) / 60)
+    return [f"--{name}={value}" for name, value in told.items() if value is not None]
 
 
 def _judged(state: str, reason: str, node: str) -> Look:
@@ -114,7 +116,8 @@ def _judged(state: str, reason: str, node: str) -> Look:
     (Look(state='pending', said='Priority'), 'gone')
     """
     if state in ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"):
-        return Look("pending", reason if state == "PENDING" else f"{state}, {reason}")
+        waits = "" if reason in ("None", "") else reason
+        return Look("pending", waits if state == "PENDING" else f"{state}, {reason}")
     if state in (
         "RUNNING",
         "COMPLETING",
@@ -146,12 +149,11 @@ def _ask(command: str, *options: str, text: str | None = None) -> subprocess.Com
             found=f"no {command} in PATH",
             mend="use a machine from which jobs are submitted, such as a login node",
         )
-    env = {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith("SLURM_")}
     try:
         return subprocess.run(
             [program, *options],
             input=text,
-            env=env,
+            env=clean_environment(),
             capture_output=True,
             text=True,
             timeout=_ASK_S,

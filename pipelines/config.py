@@ -316,6 +316,8 @@ def anchored(raw: dict[str, Any], base: Path) -> dict[str, Any]:
     for name in {"scheduler_file", "key_file", "known_hosts"} & set(cluster):
         if cluster[name] is not None:
             cluster[name] = str(base / Path(cluster[name]).expanduser())
+    if not str(cluster.get("log_directory", "$")).startswith(("$", "~")):
+        cluster["log_directory"] = str(base / cluster["log_directory"])
     if "code" in cluster:
         cluster["code"] = [str(base / path) for path in cluster["code"]]
     return raw

@@ -28,8 +28,8 @@ from engine.values.redact import without_secrets
 
 DRIVERS = "drivers"
 
-State = Literal["submitting", "pending", "running", "ended", "killed", "lost"]
-"""``lost``: it cannot be asked from here, and the folder shows no sign of it."""
+State = Literal["submitting", "pending", "running", "ended", "cancelled", "killed", "lost"]
+"""``cancelled`` before it began; ``lost``: it cannot be asked from here, and the folder shows no sign of it."""
 
 LIVE: tuple[State, ...] = ("submitting", "pending", "running")
 
@@ -95,7 +95,7 @@ class Judged:
             "exit_code": self.exit_code,
             "place": job.place if job else None,
             "job": job.id if job else None,
-            "called": job.called if job else f"driver {driver.number}",
+            "called": job.called if job else "never handed over",
             "output": job.output if job else None,
             "submitted_from": driver.submitter.host,
             "submitted_utc": driver.submitter.since_utc,
@@ -192,6 +192,8 @@ class Drivers:
             case "gone":
                 if (told := self.ended(driver.number)) is not None:  # between the two looks
                     return _as_told(driver, told)
+                if begun is None and self.cancelled(driver.number):
+                    return Judged(driver, "cancelled", told_by.said)
                 return Judged(driver, "killed", told_by.said + ("" if begun else _NEVER_BEGAN))
         holder = None if begun is None else Holder(**begun)
         return self._by_folder(driver, holder, pulse, told_by.said)
@@ -205,7 +207,7 @@ class Drivers:
     def _by_folder(self, driver: Driver, holder: Holder | None, pulse: Pulse, why: str) -> Judged:
         """Judge by the folder alone."""
         if self.cancelled(driver.number) and pulse not in ("alive", "watching"):
-            return Judged(driver, "killed", f"cancelled ({why})")
+            return Judged(driver, "cancelled", f"as far as the folder knows ({why})")
         if holder is None:
             return Judged(driver, "pending", f"as far as the folder knows ({why})")
         if pulse in ("alive", "watching"):

@@ -210,7 +210,8 @@ def _driver_advice(run: str, judged: Judged | None, alive: State, stages: list[d
     """Say in words how the driver of a submitted run is and what to do; None where the folder says it better."""
     if judged is None or alive in ("alive", "watching"):
         return None
-    called, said = judged.as_dict()["called"], f": {judged.said}" if judged.said else ""
+    job, said = judged.driver.job, f": {judged.said}" if judged.said else ""
+    called = job.called if job is not None else f"driver {judged.driver.number}"
     again = f"`landweave resume {run}` goes on; finished tiles are kept"
     match judged.state:
         case "submitting":
