@@ -45,7 +45,7 @@ def start(spec: ClusterSpec, order: Order) -> Job:
         raise InputError(
             "Slurm refuses the driver's job",
             where="sbatch",
-            found=done.stderr.strip(),
+            found="; ".join(done.stderr.strip().splitlines()),
             mend="see queue, account and driver in the cluster's YAML; --here drives from a process of this machine",
         )
     number, _, cluster = done.stdout.strip().partition(";")

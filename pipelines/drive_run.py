@@ -18,8 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.submit import stop
-from engine.runs.cancel import ask_cancel
-from engine.runs.signals import Stops
+from engine.runs.signals import Interrupts, Stops
 from engine.store.lease import standing
 from engine.store.objects import absolute, local_path
 from engine.values.errors import InputError, LandweaveError, RetryableError
@@ -33,7 +32,7 @@ INTERRUPTED = 5
 IDLE_LIMIT = 3
 """How many drivers in a row may make no tile before nobody goes on by himself."""
 
-_LOOK_S = 5.0
+_LOOK_S = 2.0
 _TERM_AT_END_S = 15.0  # a SIGTERM this close to the end of the job is the end of its walltime
 
 
@@ -195,17 +194,24 @@ def _keep(run: str, driver: Driver, over: threading.Event) -> None:
     while not over.wait(_LOOK_S):
         with contextlib.suppress(OSError, RetryableError):
             shown = _show(drivers, driver, shown)
-            now = standing(run)
-            held = held or (now.holder is not None and now.holder.pid == os.getpid() and now.holder.is_here())
-            if stopped or not drivers.cancelled(driver.number):
-                continue
-            if held:
-                ask_cancel(run, now.epoch)
-            elif not over.is_set():
-                os.kill(os.getpid(), signal.SIGINT)  # it is still preparing
-            stopped = True
+            held = held or _holds(run)
+            if not stopped and drivers.cancelled(driver.number) and (_drains() or not held):
+                os.kill(os.getpid(), signal.SIGINT)
+                stopped = True
     with contextlib.suppress(OSError, RetryableError):
         _show(drivers, driver, shown)
+
+
+def _holds(run: str) -> bool:
+    """Tell whether this process holds the run folder."""
+    holder = standing(run).holder
+    return holder is not None and holder.pid == os.getpid() and holder.is_here()
+
+
+def _drains() -> bool:
+    """Tell whether a signal drains now; before a run it stops it, and while it closes nothing is to be stopped."""
+    catches = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+    return isinstance(catches, Interrupts) and not isinstance(catches, Stops)
 
 
 def _show(drivers: Drivers, driver: Driver, shown: int) -> int:

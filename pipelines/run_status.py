@@ -98,18 +98,8 @@ def cancel(run: str) -> str:
         InputError: If no run is alive there, nor waits.
     """
     pulse, drivers = Pulse(run), Drivers(run)
+    told, judged = _cancel_drivers(drivers)
     state = pulse.wait()
-    last = drivers.last()
-    judged = None if last is None else drivers.judge(last, state)
-    told = []
-    while judged is not None and (judged.live or judged.state == "lost"):
-        number = judged.driver.number
-        drivers.cancel(number)
-        told.append(_taken_out(judged))
-        last = drivers.last()
-        if last is None or last.number == number:
-            break
-        judged = drivers.judge(last, state)  # it handed over at this very moment
     if state in ALIVE:
         ask_cancel(run, pulse.seen.epoch)
         return (
@@ -124,6 +114,22 @@ def cancel(run: str) -> str:
             mend="landweave status tells how it ended",
         )
     return f"{'; '.join(told)}; {_goes_on(run, judged)} later"
+
+
+def _cancel_drivers(drivers: Drivers) -> tuple[list[str], Judged | None]:
+    """Cancel the newest driver, and the one that it hands over to at this very moment."""
+    told: list[str] = []
+    judged, last = None, drivers.last()
+    while last is not None:
+        judged = drivers.judge(last, "watching")
+        if not judged.live:
+            break
+        drivers.cancel(last.number)
+        told.append(_taken_out(judged))
+        before, last = last, drivers.last()
+        if last is None or last.number == before.number:
+            break
+    return told, judged
 
 
 def _taken_out(judged: Judged) -> str:
