@@ -21,7 +21,7 @@ import yaml
 from cluster.submit import Place
 from engine.runs.tile import engine_version
 from engine.store.objects import Folder
-from engine.values.errors import ConflictError, InputError
+from engine.values.errors import ConflictError, InputError, TrustError
 from engine.values.redact import without_secrets
 from pipelines.config import (
     AreaConfig,
@@ -111,11 +111,18 @@ class Submission:
 
         Raises:
             InputError: If it is gone, or this version does not know it any more.
+            TrustError: If somebody has written trust into it.
         """
         data = Folder(run).read(self.config)
         if data is None:
             raise InputError("the frozen configuration is gone", where=run, found=self.config, mend=_AGAIN)
         raw = yaml.safe_load(data)
+        if "trust_model" in raw:
+            raise TrustError(
+                "trust is not given in a file",
+                where=f"{run}/{self.config}: trust_model",
+                mend="say --trust-model when you submit or resume",
+            )
         kind = RunConfig if self.command == "map" else CubeConfig
         config = parse_config(raw, f"{run}/{self.config}", kind)
         return config.model_copy(update={"trust_model": True}) if trust_model else config
