@@ -115,10 +115,9 @@ def _ended(job: Job, api: Api) -> str | None:
 
 
 def _pods(job: Job, api: Api) -> list[dict[str, Any]]:
-    import kr8s
+    from kr8s.objects import Pod
 
-    chosen = {"job-name": job.id}
-    found = kr8s.get("pods", namespace=job.facts["namespace"], label_selector=chosen, api=api)
+    found = Pod.list(namespace=job.facts["namespace"], label_selector={"job-name": job.id}, api=api)
     return [dict(pod.raw) for pod in found]
 
 
