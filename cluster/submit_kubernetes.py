@@ -118,7 +118,7 @@ def _pods(job: Job, api: Api) -> list[dict[str, Any]]:
     from kr8s.objects import Pod
 
     found = Pod.list(namespace=job.facts["namespace"], label_selector={"job-name": job.id}, api=api)
-    return [dict(pod.raw) for pod in found]
+    return [dict(cast("Pod", pod).raw) for pod in found]
 
 
 def _waits(pod: dict[str, Any]) -> str:

@@ -188,6 +188,7 @@ def _job(submitted: Submitted) -> str:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_a_walltime_shorter_than_the_run(slurm: Slurm, sample_run: SampleRun, home: Path) -> None:
     """Slurm itself says that the time ends; a worker that is suspended makes the run longer on any machine."""
     run = home / "run"
