@@ -10,7 +10,6 @@ import pytest
 from distributed import Client
 
 import cluster.slurm_jobs as slurm_jobs
-from cluster.launch import open_client
 from cluster.slurm import SlurmSpec
 from engine.store.ledger import Ledger
 from pipelines.map_area import map_area
