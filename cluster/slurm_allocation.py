@@ -99,13 +99,12 @@ def step_of(spec: slurm.SlurmSpec, environ: Mapping[str, str]) -> Step:
     """Return what `srun` is to start.
 
     Raises:
-        InputError: As `workers_of`, or if a variable that is to be forwarded is not set.
+        InputError: As `workers_of`.
     """
     import json
     import sys
 
     tasks = workers_of(spec, environ) + 1
-    slurm.exported(spec, dict(environ))
     folder = slurm.log_folder(spec)
     name = f"{environ['SLURM_JOB_ID']}-{uuid.uuid4().hex[:8]}"
     scheduler_file, log = folder / f"scheduler-{name}.json", folder / f"{slurm.JOB_NAME}-{name}.out"
@@ -123,7 +122,7 @@ def step_of(spec: slurm.SlurmSpec, environ: Mapping[str, str]) -> Step:
     options += [f"--gpus-per-task={spec.gpus_per_worker}"] if spec.gpus_per_worker else []
     command = ("srun", *options, spec.python or sys.executable, "-m", "cluster.slurm_task", json.dumps(told))
     failures = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
-    return Step(command, {**environ, **slurm.worker_environment(spec), **failures}, scheduler_file, log)
+    return Step(command, {**environ, **slurm.job_environment(spec), **failures}, scheduler_file, log)
 
 
 def _begin(step: Step) -> subprocess.Popen[bytes]:

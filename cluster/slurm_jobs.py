@@ -55,7 +55,7 @@ def _own_signals() -> Iterator[None]:
 
 with _own_signals():
     from dask_jobqueue.slurm import SLURMCluster, SLURMJob
-    from distributed.deploy.spec import ProcessInterface
+    from distributed.deploy.spec import ProcessInterface, SpecCluster
 
 
 class WorkerJob(SLURMJob):
@@ -132,10 +132,13 @@ class Jobs(SLURMCluster):
             await self._correct_state()
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
-        """Remember who has come, also for less than the time between two looks."""
+        """Remember who has come, also for less than the time between two looks.
+
+        Dask would cancel the job of a worker that is missing for 15 s: by then it is the next one's, which waits.
+        """
         if op == "add":
             self._arrived |= {str(worker["name"]) for worker in msg["workers"].values()}
-        super()._update_worker_status(op, msg)
+        super(SpecCluster, self)._update_worker_status(op, msg)
 
     async def _gone(self, name: str, job: WorkerJob) -> None:
         if name not in self._arrived:
@@ -147,7 +150,7 @@ class Jobs(SLURMCluster):
 
     async def _drop(self, name: str, job: WorkerJob) -> None:
         """Forget a job, so that another one is submitted in its place."""
-        if self.workers.get(name) is job:  # Dask may have missed the worker in the meantime
+        if self.workers.get(name) is job:  # the cluster may have shrunk in the meantime
             del self.workers[name]
         await ProcessInterface.close(job)
 
@@ -179,16 +182,20 @@ def start_jobs(spec: slurm.SlurmSpec) -> Iterator[Client]:
     import dask
     from distributed import Client
 
+    from cluster.scale import INTERVAL, WAIT_COUNT
+
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         jobs = Jobs(**_settings(spec))
     with jobs, Client(jobs, set_as_default=False) as client:
         if spec.adapt is not None:
-            jobs.adapt(minimum=max(spec.adapt.minimum, 1), maximum=spec.adapt.maximum)
+            # one at least is in the queue: a job may wait there for longer than an idle worker stays
+            least = max(1, spec.adapt.minimum)
+            jobs.adapt(minimum=least, maximum=spec.adapt.maximum, interval=INTERVAL, wait_count=WAIT_COUNT)
         else:
             jobs.scale(spec.n_workers or slurm.WORKERS)
         keeper = asyncio.run_coroutine_threadsafe(jobs.keep(), cast("Any", jobs.loop).asyncio_loop)
         try:
-            _first(jobs, client, seconds_of(spec.queue_wait))
+            _first(jobs, client, spec.wait_s)
             yield client
         finally:
             keeper.cancel()
@@ -225,13 +232,13 @@ def _job_settings(spec: slurm.SlurmSpec) -> dict[str, Any]:
         "job_mem": f"{spec.job_mib}M",
         "job_directives_skip": ["SBATCH -e "],  # one file per job
         "job_extra_directives": [*gpu, *spec.directives],
-        "job_script_prologue": [*slurm.exports(slurm.worker_environment(spec)), *spec.prologue],
+        "job_script_prologue": [*slurm.exports(slurm.job_environment(spec)), *spec.prologue],
         "worker_extra_args": resources,
         "python": spec.python,
         "local_directory": spec.local_directory,
         "log_directory": str(slurm.log_folder(spec)),
         "shebang": "#!/bin/bash",
-        "export": slurm.exported(spec, dict(os.environ)),
+        "export": slurm.exported(spec, os.environ),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.size import ClusterSize, size_of
 from cluster.slurm import SlurmSpec, allocation_script, clean_environment, clock, exported, log_folder
 from cluster.slurm_allocation import step_of, workers_of
 from cluster.slurm_jobs import job_script
@@ -29,6 +30,7 @@ def logs(tmp_path: Path) -> str:
         ({"walltime": "1h", "lifetime": "1h"}, "must be below walltime"),
         ({"directives": ["constraint=a"]}, "no option of sbatch"),
         ({"directives": ["-C a\n#SBATCH -A b"]}, "no option of sbatch"),
+        ({"one_allocation": True, "lifetime": "5m"}, "walltime instead of lifetime"),
         ({"one_allocation": True, "adapt": {"maximum": 3}}, "n_workers instead of adapt"),
         ({"cpus": 0}, "cpus"),
     ],
@@ -50,6 +52,22 @@ def test_wrong_settings_are_named(changes: dict[str, Any], says: str) -> None:
 )
 def test_workers_leave_before_the_walltime(changes: dict[str, Any], lifetime_s: float | None) -> None:
     assert SlurmSpec(**changes).lifetime_s == lifetime_s
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({}, ClusterSize(4, 4, 8 * 2**30)),
+        ({"n_workers": 3, "threads_per_worker": 2, "memory_limit": "1GiB"}, ClusterSize(3, 6, 2**30)),
+        ({"adapt": {"minimum": 1, "maximum": 9}}, ClusterSize(9, 9, 8 * 2**30)),
+        ({"one_allocation": True, "n_workers": 3}, ClusterSize(3, 3, 8 * 2**30)),
+        ({"one_allocation": True}, None),
+    ],
+)
+def test_the_size_is_known_before_anything_is_queued(
+    changes: dict[str, Any], size: ClusterSize | None
+) -> None:
+    assert size_of(SlurmSpec(**changes)) == size
 
 
 def test_a_job_asks_for_what_the_spec_says(logs: str) -> None:
@@ -113,11 +131,9 @@ def test_secrets_travel_by_name_alone(monkeypatch: pytest.MonkeyPatch, logs: str
         (("--export=HOME,PATH",), {}, "HOME,PATH"),
     ],
 )
-def test_what_a_site_exports_stays(
-    directives: tuple[str, ...], environ: dict[str, str], value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_site_exports_stays(directives: tuple[str, ...], environ: dict[str, str], value: str) -> None:
     assert exported(SlurmSpec(directives=directives), environ) == value
-    with_secret = exported(SlurmSpec(directives=directives, forward=("T",)), {**environ, "T": "x"})
+    with_secret = exported(SlurmSpec(directives=directives, forward=("T",)), environ)
     assert with_secret == ("T" if value == "NONE" else f"{value},T")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 from distributed import Client
 
 import cluster.slurm_jobs as slurm_jobs
+from cluster.launch import open_client
 from cluster.slurm import SlurmSpec
 from engine.store.ledger import Ledger
 from pipelines.map_area import map_area
@@ -71,3 +73,31 @@ class TestJobs(ClusterConformance):
         after = slurm.jobs("landweave-worker")
         assert len(after) == 1
         assert after.keys().isdisjoint(before)
+
+
+def test_a_walltime_shorter_than_the_run(slurm: Slurm, sample_run: SampleRun, tmp_path: Path) -> None:
+    """Workers leave before a minute's walltime, Slurm's shortest; maps are made until that happens within one."""
+    with open_client(_spec(tmp_path / "logs", walltime="1m", lifetime="30s")) as client:
+        for number in range(20):
+            run = tmp_path / f"run-{number}"
+            made = map_area(sample_run.config(run), client=client)
+            assert (made.exit_code, made.summary.done, made.summary.quarantined) == (0, TILES, 0)
+            sample_run.assert_same(run)
+            if _left_in_the_middle(run):
+                break
+        else:
+            pytest.fail("no worker left while a map was made")
+    outputs = [path.read_text() for path in (tmp_path / "logs").glob("*.out")]
+    assert len(outputs) > 1
+    assert all("TIME LIMIT" not in text for text in outputs)
+    assert sum("landweave-lifetime" in text for text in outputs) >= len(outputs) - 1
+
+
+def _left_in_the_middle(run: Path) -> bool:
+    """Tell whether tiles were made both before and after a worker left."""
+    lines = (json.loads(line) for path in sorted((run / "logs").glob("*.jsonl")) for line in path.open())
+    events = [line["event"] for line in lines]
+    if "worker-left" not in events:
+        return False
+    at = events.index("worker-left")
+    return "done" in events[:at] and "done" in events[at:]
