@@ -28,7 +28,7 @@ from cluster.base import ClusterSpec, seconds_of
 from cluster.worker import worker_environment
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Security
 
 WORKERS = 4
 MEMORY = "8GiB"
@@ -57,6 +57,8 @@ class SlurmSpec(ClusterSpec):
         interface: Network interface that scheduler and workers talk over, such as ``ib0``.
         local_directory: Fast disk of a node for Dask's own files; ``$TMPDIR`` or ``/tmp`` unless told.
         log_directory: Where the output of the jobs goes, on a disk that all nodes see.
+        tls: Encrypt what scheduler and workers say, with keys made for this run: others on the cluster's network
+            can then neither read it nor run code in your name.
         queue_wait: How long a worker may wait in the queue while there is no other.
     """
 
@@ -74,6 +76,7 @@ class SlurmSpec(ClusterSpec):
     interface: str | None = Field(default=None, description="Network interface, such as ib0.")
     local_directory: str | None = Field(default=None, description="Fast disk of a node; default $TMPDIR.")
     log_directory: str = Field(default="slurm-logs", description="Where the output of the jobs goes.")
+    tls: bool = Field(default=True, description="Encrypt and authenticate, with keys made for the run.")
     queue_wait: str = Field(default="1 day", description="How long a worker may wait in the queue.")
 
     @field_validator("walltime", "queue_wait")
@@ -270,6 +273,29 @@ def log_folder(spec: SlurmSpec) -> Path:
     return folder
 
 
+def new_keys(spec: SlurmSpec) -> Security | None:
+    """Return keys that only this run has, None without ``tls``.
+
+    Raises:
+        InputError: If what makes them is missing.
+    """
+    from distributed import Security
+
+    from engine.values.errors import InputError
+
+    if not spec.tls:
+        return None
+    try:
+        return Security.temporary()
+    except ImportError as error:
+        raise InputError(
+            "keys cannot be made",
+            where="tls",
+            found=str(error),
+            mend='pip install "landweave[slurm]"; or tls: false on a network that only you reach',
+        ) from error
+
+
 def worker_options(spec: SlurmSpec) -> dict[str, Any]:
     """Return what a worker of either way is started with, in the words of `distributed.Nanny`."""
     resources = {"GPU": 1} if spec.gpus_per_worker else None
@@ -279,4 +305,5 @@ def worker_options(spec: SlurmSpec) -> dict[str, Any]:
         "local_directory": spec.local_directory,
         "interface": spec.interface,
         "resources": resources,
+        "dashboard": False,  # it would be open to all who reach the node
     }

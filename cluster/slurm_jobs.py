@@ -212,7 +212,9 @@ def _settings(spec: slurm.SlurmSpec) -> dict[str, Any]:
         "name": slurm.JOB_NAME,
         "silence_logs": logging.ERROR,
         "interface": spec.interface,
-        "scheduler_options": {"dashboard_address": ":0"},  # any free port
+        "scheduler_options": {"dashboard_address": "127.0.0.1:0"},  # any free port; not open to the network
+        "security": slurm.new_keys(spec),
+        "shared_temp_directory": str(slurm.log_folder(spec)),  # of the keys, which only their owner can read
         **_job_settings(spec),
     }
 
@@ -233,7 +235,7 @@ def _job_settings(spec: slurm.SlurmSpec) -> dict[str, Any]:
         "job_directives_skip": ["SBATCH -e "],  # one file per job
         "job_extra_directives": [*gpu, *spec.directives],
         "job_script_prologue": [*slurm.exports(slurm.job_environment(spec)), *spec.prologue],
-        "worker_extra_args": resources,
+        "worker_extra_args": ["--no-dashboard", *resources],
         "python": spec.python,
         "local_directory": spec.local_directory,
         "log_directory": str(slurm.log_folder(spec)),
