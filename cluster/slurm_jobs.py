@@ -107,6 +107,12 @@ class Jobs(SLURMCluster):
         self._queue: dict[str, str] = {}
         super().__init__(**kwargs)
 
+    async def _close(self) -> None:
+        await super()._close()
+        for name, value in vars(self).items():
+            if name.startswith("_job_") and hasattr(value, "close"):
+                value.close()  # the files of the keys: dask-jobqueue would leave them until they are collected
+
     async def keep(self) -> None:
         """Look after the jobs until the cluster closes."""
         while self.status.name in ("created", "starting", "running"):
@@ -121,12 +127,14 @@ class Jobs(SLURMCluster):
         if present:
             self.failed = 0
         missing = {name: job for name, job in self.workers.items() if name not in present}
-        if missing:
-            self._queue = await queue()
         for name, job in missing.items():
             if job.refused:
                 await self._lost(name, job, job.refused)
-            elif job.job_id not in self._queue:
+        waiting = {name: job for name, job in missing.items() if job.job_id}
+        if waiting:
+            self._queue = await queue()
+        for name, job in waiting.items():
+            if job.job_id not in self._queue:
                 await self._gone(name, job)
         if set(self.worker_spec) - set(self.workers) and time.monotonic() >= self._pause_until:
             await self._correct_state()
@@ -182,7 +190,7 @@ def start_jobs(spec: slurm.SlurmSpec) -> Iterator[Client]:
     import dask
     from distributed import Client
 
-    from cluster.scale import INTERVAL, WAIT_COUNT
+    from cluster.scale import follow_work
 
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         jobs = Jobs(**_settings(spec))
@@ -190,7 +198,7 @@ def start_jobs(spec: slurm.SlurmSpec) -> Iterator[Client]:
         if spec.adapt is not None:
             # one at least is in the queue: a job may wait there for longer than an idle worker stays
             least = max(1, spec.adapt.minimum)
-            jobs.adapt(minimum=least, maximum=spec.adapt.maximum, interval=INTERVAL, wait_count=WAIT_COUNT)
+            follow_work(jobs, spec.adapt.model_copy(update={"minimum": least}))
         else:
             jobs.scale(spec.n_workers or slurm.WORKERS)
         keeper = asyncio.run_coroutine_threadsafe(jobs.keep(), cast("Any", jobs.loop).asyncio_loop)

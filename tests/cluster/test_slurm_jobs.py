@@ -87,7 +87,7 @@ class TestJobs(ClusterConformance):
         (number,) = slurm.jobs("landweave-worker")
         script = slurm.run("scontrol", "write", "batch_script", number, "-")
         assert "dask_worker" in script
-        (output,) = Path(target.log_directory).iterdir()
+        (output,) = Path(target.log_directory).glob("*.out")
         told = [script, output.read_text(), slurm.run("scontrol", "show", "job", number), slurm.logs()]
         assert SECRET not in "".join(told)
 
@@ -136,8 +136,8 @@ def test_a_walltime_shorter_than_the_run(slurm: Slurm, sample_run: SampleRun, tm
 
 def _left_in_the_middle(run: Path) -> bool:
     """Tell whether tiles were made both before and after a worker left."""
-    lines = (json.loads(line) for path in sorted((run / "logs").glob("*.jsonl")) for line in path.open())
-    events = [line["event"] for line in lines]
+    texts = [path.read_text() for path in sorted((run / "logs").glob("*.jsonl"))]
+    events = [json.loads(line)["event"] for line in "".join(texts).splitlines()]
     if "worker-left" not in events:
         return False
     at = events.index("worker-left")
