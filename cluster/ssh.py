@@ -62,7 +62,9 @@ class SshSpec(ClusterSpec):
     hosts: tuple[str, ...] = Field(min_length=1, description="[user@]name[:port] each.")
     user: str | None = Field(default=None, description="Whom to log in as.")
     port: int | None = Field(default=None, ge=1, le=65535, description="Of the hosts' sshd; default 22.")
-    key_file: str | None = Field(default=None, description="Private key; default the agent's and the usual ones.")
+    key_file: str | None = Field(
+        default=None, description="Private key; default the agent's and the usual ones."
+    )
     known_hosts: str | None = Field(
         default=None, description="Keys of trusted hosts; default ~/.ssh/known_hosts."
     )
@@ -148,7 +150,9 @@ def start(spec: SshSpec) -> Iterator[Client]:
             for i, (host, order, via) in enumerate(zip(spec.hosts, orders, _ways(spec, seen), strict=True))
         }
         scheduler = _scheduler(spec, seen, security)
-        cluster = SpecCluster(workers, scheduler, security=security, silence_logs=logging.ERROR, name="landweave-ssh")
+        cluster = SpecCluster(
+            workers, scheduler, security=security, silence_logs=logging.ERROR, name="landweave-ssh"
+        )
     with cluster, Client(cluster, set_as_default=False) as client:
         yield client
 
@@ -228,7 +232,10 @@ def _order(spec: SshSpec, servers: dict[str, dict[str, Any]], security: Security
 
 def _plain(security: Security) -> dict[str, Any]:
     """Return a security's keywords as JSON can carry them: keys and certificates as text."""
-    names = ("ca_file", *(f"{role}_{part}" for role in ("scheduler", "worker", "client") for part in ("key", "cert")))
+    names = (
+        "ca_file",
+        *(f"{role}_{part}" for role in ("scheduler", "worker", "client") for part in ("key", "cert")),
+    )
     return {"require_encryption": True, **{f"tls_{name}": getattr(security, f"tls_{name}") for name in names}}
 
 

@@ -101,7 +101,9 @@ def command(spec: SshSpec, *arguments: str) -> str:
     """Return what the login shell of a host is told: the prologue's lines, then Python."""
     python = spec.python or sys.executable
     home = "~/" if python.startswith("~/") else ""  # left to the shell there
-    start = f"exec {home}{shlex.quote(python.removeprefix(home))} -P -m cluster.remote {shlex.join(arguments)}"
+    start = (
+        f"exec {home}{shlex.quote(python.removeprefix(home))} -P -m cluster.remote {shlex.join(arguments)}"
+    )
     return " && ".join([*spec.prologue, start.strip()])
 
 
@@ -178,7 +180,9 @@ def cannot_start(spec: SshSpec, host: str, status: int | None, stderr: str) -> I
         what, mend = "there is no such Python on a host", f"set python to its path there, not {python}"
     elif "No module named" in stderr:
         what = "landweave is not installed on a host"
-        mend = f"install the same version there ({python} -m pip install landweave), or set python or prologue"
+        mend = (
+            f"install the same version there ({python} -m pip install landweave), or set python or prologue"
+        )
     else:
         what, mend = "Python did not start on a host", f"try it by hand: ssh, then {command(spec, 'look')}"
     return InputError(what, where=host, found=last, mend=mend)

@@ -198,7 +198,9 @@ class RemoteWorkers(RemoteProcess):
 
     async def _stay(self) -> None:
         await self.process.wait_closed()
-        logger.warning("%s: the workers are gone (%s); asking again", self.host, self.order.veil(self._reason()))
+        logger.warning(
+            "%s: the workers are gone (%s); asking again", self.host, self.order.veil(self._reason())
+        )
         await self._end()
         while True:
             await asyncio.sleep(_AGAIN_S)

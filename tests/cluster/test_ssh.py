@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from distributed import Client
+
+import cluster.ssh as ssh
+from cluster.launch import open_client
+from cluster.spec import parse_spec
+from cluster.ssh import SshSpec
+from engine.values.errors import BudgetError, InputError, LandweaveError, RetryableError
+from pipelines.map_area import map_area
+from tests.cluster.conformance import ClusterConformance
+from tests.cluster.sample import ROOT, TILES, SampleRun
+from tests.services.sshd import Sshd, sshd
+
+pytestmark = pytest.mark.service
+
+_SECRET = "s3cret-of-the-archive"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with sshd(tmp_path_factory.mktemp("sshd")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def spec(server: Sshd) -> SshSpec:
+    """Return a spec of one worker on one host."""
+    return SshSpec(
+        hosts=(server.host,),
+        key_file=str(server.key),
+        known_hosts=str(server.known_hosts),
+        n_workers=1,
+        memory_limit="1GiB",
+        python=sys.executable,
+        prologue=(f"export PYTHONPATH={ROOT}",),
+    )
+
+
+class TestSsh(ClusterConformance):
+    """The whole suite, with a worker on each of two names of this machine."""
+
+    @pytest.fixture(scope="class")
+    def target(self, spec: SshSpec, server: Sshd) -> SshSpec:
+        return spec.model_copy(update={"hosts": (server.host, f"localhost:{server.port}"), "n_workers": 2})
+
+
+def _seen(dask_worker: Any) -> dict[str, Any]:
+    chain = [psutil.Process(), *psutil.Process().parents()]
+    return {
+        "secret": os.environ.get("SECRET_OF_THE_ARCHIVE"),
+        "told": os.environ.get("GDAL_HTTP_TIMEOUT"),
+        "name": dask_worker.name,
+        "threads": dask_worker.state.nthreads,
+        "memory": dask_worker.memory_manager.memory_limit,
+        "commands": [" ".join(process.cmdline()) for process in chain],
+    }
+
+
+def _of_scheduler(dask_scheduler: Any) -> tuple[int, int]:
+    return dask_scheduler.allowed_failures, os.getpid()
+
+
+def _remotes() -> set[int]:
+    found = set()
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if "cluster.remote" in (process.info["cmdline"] or []) and str(ROOT) in _pythonpath(process):
+            found.add(process.info["pid"])
+    return found
+
+
+def _pythonpath(process: psutil.Process) -> str:
+    try:
+        return str(process.environ().get("PYTHONPATH", ""))
+    except psutil.Error:
+        return ""
+
+
+def _until(true: Callable[[], bool], limit_s: float = 60) -> None:
+    end = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_secrets_reach_the_workers_and_no_command_line(
+    spec: SshSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_ARCHIVE", _SECRET)
+    caplog.set_level(logging.DEBUG, "cluster.ssh")
+    told = {"GDAL_HTTP_TIMEOUT": "17", "PATH_OF_NOTHING": "/nowhere"}
+    changes = {"forward": ("SECRET_OF_THE_ARCHIVE",), "environment": told, "threads_per_worker": 2}
+    with open_client(spec.model_copy(update={**changes, "scheduler": "first"})) as client:
+        (seen,) = client.run(_seen).values()
+        assert (seen["secret"], seen["told"]) == (_SECRET, "17")
+        assert (seen["threads"], seen["memory"], seen["name"]) == (2, 2**30, "0-0")
+        assert any("cluster.remote" in command for command in seen["commands"])
+        assert not any(_SECRET in command for command in seen["commands"])
+        failures, pid = client.run_on_scheduler(_of_scheduler)
+        assert (failures, pid == os.getpid()) == (0, False)
+        assert client.scheduler.address.startswith("tls://")
+        assert len(_remotes()) == 2
+    assert not _remotes(), "scheduler and workers end with the client"
+    assert "Start Nanny" in caplog.text
+    assert _SECRET not in caplog.text
+
+
+def _die() -> None:
+    os._exit(1)
+
+
+def test_a_lost_host_costs_its_tiles_alone_and_comes_back(
+    spec: SshSpec,
+    sample_run: SampleRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import cluster.ssh_process as ssh_process
+
+    monkeypatch.setattr(ssh_process, "_AGAIN_S", 0.5)
+    killed: list[int] = []
+
+    def kill(event: Any) -> None:
+        if event.kind == "done" and not killed:
+            killed.extend(_remotes())
+            for pid in killed:
+                psutil.Process(pid).kill()
+
+    with open_client(spec) as client:
+        made = map_area(sample_run.config(tmp_path / "run"), client=client, on_event=kill)
+        assert killed
+        assert (made.exit_code, made.summary.done, made.summary.quarantined) == (0, TILES, 0)
+        assert _remotes().isdisjoint(killed)
+    sample_run.assert_same(tmp_path / "run")
+    assert "the workers are gone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "says"),
+    [
+        ({"hosts": ("127.0.0.1:1",)}, RetryableError, "does not answer over ssh"),
+        ({"hosts": ("no-such-host.invalid",)}, InputError, "no such host"),
+        ({"key_file": "stranger"}, InputError, "refuses to let you in"),
+        ({"key_file": "nowhere"}, InputError, "no such file"),
+        ({"key_file": "known_hosts"}, InputError, "key cannot be used"),
+        ({"known_hosts": "key.pub"}, InputError, "not the one that is known"),
+        ({"python": "/no/such/python"}, InputError, "no such Python"),
+        ({"prologue": ()}, InputError, "landweave is not installed"),
+        ({"prologue": ("module load python",)}, InputError, "Python did not start"),
+        ({"memory_limit": "100TiB"}, BudgetError, "more memory than it has"),
+        ({"gpus_per_worker": 1, "n_workers": 100}, InputError, "fewer GPUs"),
+        ({"forward": ("NOT_SET_ANYWHERE",)}, InputError, "NOT_SET_ANYWHERE"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    spec: SshSpec, server: Sshd, changes: dict[str, Any], kind: type[LandweaveError], says: str
+) -> None:
+    for name in ("key_file", "known_hosts"):
+        if name in changes:
+            changes = {name: str(server.work / changes[name])}
+    with pytest.raises(kind) as refused, ssh.start(spec.model_copy(update=changes)):
+        pass
+    assert says in str(refused.value)
+    assert not _remotes()
