@@ -176,7 +176,7 @@ def cannot_start(spec: SshSpec, host: str, status: int | None, stderr: str) -> I
     """Say why Python or landweave did not start on a host."""
     python = spec.python or sys.executable
     last = " | ".join(stderr.strip().splitlines()[-3:]) or f"exit status {status}"
-    if status in (126, 127):
+    if status in (126, 127) and python.rpartition("/")[2] in stderr:
         what, mend = "there is no such Python on a host", f"set python to its path there, not {python}"
     elif "No module named" in stderr:
         what = "landweave is not installed on a host"
@@ -197,7 +197,7 @@ def told_clearly(host: str) -> Iterator[None]:
         yield
     except LandweaveError:
         raise
-    except (asyncssh.Error, OSError) as error:
+    except (asyncssh.Error, asyncssh.KeyImportError, asyncssh.KeyEncryptionError, OSError) as error:
         raise _clear(host, error) from error
 
 
