@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -60,10 +61,26 @@ class GatewayServer:
         """Return what the server has written."""
         return (self.work / "log").read_text()
 
-    def clusters(self) -> list[str]:
-        """Return the names of clusters that have a folder: those that run."""
-        folder = self.work / "clusters"
-        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    def running(self) -> list[str]:
+        """Return the names of clusters that run or start, as the server tells its user."""
+        with self._gateway() as gateway:
+            return [report.name for report in gateway.list_clusters()]
+
+    def stop(self, name: str) -> None:
+        """Stop a cluster."""
+        with self._gateway() as gateway:
+            gateway.stop_cluster(name)
+
+    @contextmanager
+    def _gateway(self) -> Iterator[Any]:
+        from dask_gateway import BasicAuth, Gateway
+
+        gateway = Gateway(self.address, auth=BasicAuth("me", self.password))
+        try:
+            yield gateway
+        finally:
+            gateway.close()
+            gateway.__dict__.pop("_loop_runner", None)  # or it closes itself again when it is collected
 
 
 @contextmanager
