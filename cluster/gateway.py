@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from cluster.base import _SECRET, ClusterSpec
-from cluster.ssh import forwarded
-from cluster.worker import PRE_SPAWN
+from cluster.base import _SECRET, ClusterSpec, seconds_of
+from cluster.instructions import pins
+from cluster.worker import PRE_SPAWN, forwarded
 from engine.values.errors import InputError, LandweaveError, RetryableError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _T = TypeVar("_T", bound=Any)
 PASSWORD = "LANDWEAVE_GATEWAY_PASSWORD"
 TOKEN = "JUPYTERHUB_API_TOKEN"
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("landweave.cluster")
 
 
 class GatewaySpec(ClusterSpec):
@@ -53,6 +53,7 @@ class GatewaySpec(ClusterSpec):
         user: For ``auth: basic``; default the name of who runs it.
         options: What the gateway lets users choose for a cluster.
         cluster: Name of a running cluster to use; it is left running.
+        queue_wait: How long the first worker may wait for a place.
         shutdown: False leaves the cluster running after the run, for the next one to name it.
     """
 
@@ -69,6 +70,7 @@ class GatewaySpec(ClusterSpec):
     cluster: str | None = Field(
         default=None, description="Name of a running cluster to use and leave running."
     )
+    queue_wait: str = Field(default="10m", description="How long the first worker may wait for a place.")
     shutdown: bool = Field(default=True, description="False leaves the cluster running after the run.")
 
     @field_validator("address", "proxy_address")
@@ -83,6 +85,12 @@ class GatewaySpec(ClusterSpec):
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and urlsplit(value).scheme not in ("http", "https"):
             raise ValueError(f"{value!r} is no address; write e.g. https://dask.example.org")
+        return value
+
+    @field_validator("queue_wait")
+    @classmethod
+    def _duration_of_wait(cls, value: str) -> str:
+        seconds_of(value)
         return value
 
     @field_validator("options")
@@ -101,6 +109,11 @@ class GatewaySpec(ClusterSpec):
             )
         return self
 
+    @property
+    def wait_s(self) -> float:
+        """Return how many seconds a first worker is waited for, and a new one when all have left."""
+        return seconds_of(self.queue_wait)
+
 
 @contextmanager
 def start(spec: GatewaySpec) -> Iterator[Client]:
@@ -116,6 +129,7 @@ def start(spec: GatewaySpec) -> Iterator[Client]:
         raise InputError(
             "a gateway starts a cluster without workers", where="cluster", mend="set n_workers or adapt"
         )
+    forwarded(spec)  # before anything is started
     with ExitStack() as stack:
         with _told_clearly(spec):
             gateway = stack.enter_context(_closing(_connect(spec)))
@@ -150,8 +164,8 @@ def _environment(spec: GatewaySpec) -> Any:
     """
     from distributed import NannyPlugin
 
-    usual, told = dict(PRE_SPAWN), spec.environment | forwarded(spec)
-    resources = {"GPU": 1} if spec.gpus_per_worker else {}
+    usual = dict(PRE_SPAWN)
+    told = {**pins(spec.instruction_set), **spec.environment, **forwarded(spec)}
 
     class Environment(NannyPlugin):
         def setup(self, nanny: Any) -> None:
@@ -160,8 +174,6 @@ def _environment(spec: GatewaySpec) -> Any:
             values = {name: os.environ.get(name, value) for name, value in usual.items()} | told
             nanny.pre_spawn_env.update(values)
             nanny.env.update(values)
-            if resources:
-                nanny.resources = (nanny.resources or {}) | resources
 
     return Environment()
 
@@ -173,7 +185,8 @@ def _forget(client: Client) -> None:
 
 def _scale(spec: GatewaySpec, cluster: GatewayCluster) -> None:
     if spec.adapt is not None:
-        cluster.adapt(minimum=spec.adapt.minimum, maximum=spec.adapt.maximum)
+        least = max(1, spec.adapt.minimum)  # a first worker comes before the first tile
+        cluster.adapt(minimum=least, maximum=spec.adapt.maximum)
     elif spec.n_workers is not None:
         cluster.scale(spec.n_workers)
 

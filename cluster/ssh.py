@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,9 @@ from dask.utils import format_bytes, parse_bytes
 from pydantic import Field, field_validator, model_validator
 
 from cluster.base import _SECRET, ClusterSpec
+from cluster.instructions import pins
 from cluster.ssh_hosts import Host, Seen, look_at
-from cluster.worker import PRE_SPAWN
+from cluster.worker import forwarded, worker_environment
 from engine.values.errors import BudgetError, InputError
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def start(spec: SshSpec) -> Iterator[Client]:
     """
     _require()
     _check_files(spec)
+    forwarded(spec)  # before anything is started
     import dask
     from distributed import Client, Security
     from distributed.deploy.spec import SpecCluster
@@ -137,7 +138,7 @@ def start(spec: SshSpec) -> Iterator[Client]:
     security = Security.temporary() if spec.tls else None
     settings = {
         "distributed.scheduler.allowed-failures": 0,
-        "distributed.nanny.pre-spawn-environ": dict(PRE_SPAWN),
+        "distributed.nanny.pre-spawn-environ": worker_environment(spec),
     }
     with dask.config.set(settings):
         orders = [_workers(spec, host, n, security) for host, n in zip(seen, _dealt(spec, seen), strict=True)]
@@ -172,7 +173,7 @@ def _check_files(spec: SshSpec) -> None:
         if path is not None and not Path(path).expanduser().is_file():
             raise InputError("no such file", where=f"cluster.{name}", found=path)
     if not spec.check_host_key:
-        logging.getLogger(__name__).warning(
+        logging.getLogger("landweave.cluster").warning(
             "check_host_key is off: whoever answers under a host's name gets the run's secrets and code"
         )
 
@@ -224,6 +225,7 @@ def _order(spec: SshSpec, servers: dict[str, dict[str, Any]], security: Security
 
     environment = {
         "DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(dask.config.global_config),
+        **pins(spec.instruction_set),
         **spec.environment,
         **forwarded(spec),
     }
@@ -266,20 +268,3 @@ def _scheduler(spec: SshSpec, seen: list[Seen], security: Security | None) -> di
         return {"cls": RemoteScheduler, "options": told}
     host = next(iter(ours)) if len(ours) == 1 and spec.scheduler_address is None else None
     return {"cls": Scheduler, "options": {**options, "host": host, "security": security}}
-
-
-def forwarded(spec: ClusterSpec) -> dict[str, str]:
-    """Return the variables whose values the workers get from this process.
-
-    Raises:
-        InputError: If one of them is not set.
-    """
-    missing = [name for name in spec.forward if name not in os.environ]
-    if missing:
-        raise InputError(
-            "a variable that workers should get is not set here",
-            where="cluster.forward",
-            found=", ".join(missing),
-            mend="export it before, or take it out of forward",
-        )
-    return {name: os.environ[name] for name in spec.forward}

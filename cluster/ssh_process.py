@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from cluster.ssh import SshSpec
 
-logger = logging.getLogger("cluster.ssh")
+logger = logging.getLogger("landweave.cluster")
 
 _START_S = 120
 _END_S = 25

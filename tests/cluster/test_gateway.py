@@ -69,7 +69,7 @@ def test_a_worker_that_is_killed_costs_its_tile_alone(
         (seen,) = client.run(of_worker).values()
         assert seen["environment"]["SECRET_OF_THE_ARCHIVE"] == "s3cret"
         assert seen["environment"]["GDAL_HTTP_TIMEOUT"] == "17"
-        assert (seen["memory"], seen["resources"]) == (1000 * 2**20, {"GPU": 1})
+        assert (seen["memory"], seen["resources"]["GPU"]) == (1000 * 2**20, 1)
         assert client.run_on_scheduler(of_scheduler)["allowed_failures"] == 0
         made = map_area(sample_run.config(tmp_path / "run"), client=client, listener=kill)
         assert killed
@@ -79,10 +79,6 @@ def test_a_worker_that_is_killed_costs_its_tile_alone(
     with open_client(spec.model_copy(update={"cluster": name, "n_workers": None})) as client:
         assert client.submit(sum, [1, 2]).result(timeout=60) == 3
     assert server.running() == [name], "what was not started is left"
-    again = spec.model_copy(update={"cluster": name, "n_workers": None, "shutdown": True})
-    with open_client(again):
-        pass
-    assert server.running() == [name]
     server.stop(name)
 
 
@@ -92,10 +88,15 @@ def test_the_cluster_ends_with_the_client_and_when_the_body_fails(
     from cluster.base import Adapt
 
     follows = spec.model_copy(update={"n_workers": None, "adapt": Adapt(minimum=0, maximum=1)})
-    with pytest.raises(KeyboardInterrupt), gateway.start(follows) as client:
-        assert len(server.running()) == 1
-        assert client.submit(sum, [1, 2]).result(timeout=120) == 3
-        raise KeyboardInterrupt
+
+    def use() -> None:
+        with open_client(follows) as client:
+            assert len(server.running()) == 1
+            assert client.submit(sum, [1, 2]).result(timeout=120) == 3
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
     assert server.running() == []
 
 

@@ -58,7 +58,7 @@ class _Collect(logging.Handler):
 
 @pytest.fixture
 def told() -> Iterator[list[str]]:
-    handler, logger = _Collect(), logging.getLogger("cluster.ssh")
+    handler, logger = _Collect(), logging.getLogger("landweave.cluster")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     yield handler.messages
