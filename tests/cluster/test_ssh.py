@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import psutil
 import pytest
 
 import cluster.ssh as ssh
+import cluster.ssh_process as ssh_process
 from cluster.launch import open_client
 from cluster.ssh import SshSpec
 from engine.values.errors import BudgetError, InputError, LandweaveError, RetryableError
@@ -90,13 +90,6 @@ def _pythonpath(process: psutil.Process) -> str:
         return ""
 
 
-def _until(true: Callable[[], bool], limit_s: float = 60) -> None:
-    end = time.monotonic() + limit_s
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
 def test_secrets_reach_the_workers_and_no_command_line(
     spec: SshSpec, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
@@ -124,32 +117,39 @@ def test_secrets_reach_the_workers_and_no_command_line(
     assert not any(_SECRET in line for line in told)
 
 
-def test_a_lost_host_costs_its_tiles_alone_and_comes_back(
+def test_a_lost_connection_and_a_killed_host_cost_their_tiles_alone_and_come_back(
     spec: SshSpec,
+    server: Sshd,
     sample_run: SampleRun,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     told: list[str],
 ) -> None:
-    import cluster.ssh_process as ssh_process
-
     monkeypatch.setattr(ssh_process, "_AGAIN_S", 0.5)
+    cut: list[psutil.Process] = []
     killed: list[int] = []
 
-    def kill(event: Any, km2: float) -> None:
-        if event.kind == "done" and not killed:
+    def hurt(event: Any, km2: float) -> None:
+        if event.kind != "done":
+            return
+        if not cut:
+            cut.extend(server.sessions())
+            for session in cut:
+                session.kill()
+        elif not killed and any("the workers are back" in line for line in told):
             killed.extend(_remotes())
             for pid in killed:
                 psutil.Process(pid).kill()
 
     with open_client(spec) as client:
-        made = map_area(sample_run.config(tmp_path / "run"), client=client, listener=kill)
+        made = map_area(sample_run.config(tmp_path / "run"), client=client, listener=hurt)
+        assert cut
         assert killed
         assert (made.exit_code, made.summary.done, made.summary.quarantined) == (0, TILES, 0)
         assert _remotes().isdisjoint(killed)
     sample_run.assert_same(tmp_path / "run")
-    assert any("the workers are gone" in line for line in told)
-    assert any("the workers are back" in line for line in told)
+    assert sum("the workers are gone" in line for line in told) == 2
+    assert not _remotes()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.services.require import require_service
@@ -52,9 +53,9 @@ class Sshd:
     known_hosts: Path
     work: Path
 
-    def log(self) -> str:
-        """Return what the server has written."""
-        return (self.work / "log").read_text()
+    def sessions(self) -> list[psutil.Process]:
+        """Return the server's processes that each hold a connection."""
+        return psutil.Process(int((self.work / "sshd.pid").read_text())).children()
 
 
 @contextmanager
