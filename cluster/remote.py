@@ -5,7 +5,7 @@ line; an answer of one line goes back on standard output. Standard input then st
 the run ended or the connection or the client died, everything here ends too::
 
     client ── ssh ──► python -m cluster.remote ──► Nanny ──► worker
-       order: {environment, servers, arguments}  ──►
+       order: {folder, environment, servers, ...} ──►
                                                  ◄──  {"ready": [addresses]}
        end of input  ──►  close, and leave at the latest after `_CLOSE_S`
 """
@@ -13,6 +13,7 @@ the run ended or the connection or the client died, everything here ends too::
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -123,6 +124,10 @@ def main(arguments: list[str]) -> None:
         tell(look())
         return
     order = json.loads(sys.stdin.buffer.readline())
+    with contextlib.suppress(
+        OSError
+    ):  # a machine that does not see the client's disks is given absolute addresses
+        os.chdir(order["folder"])
     os.environ.update(order["environment"])  # before Dask or a library that counts cores is imported
     asyncio.run(serve(order, sys.stdin.buffer.read))
     sys.stdout.flush()

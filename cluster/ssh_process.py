@@ -13,6 +13,7 @@ import json
 import logging
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distributed.deploy.spec import ProcessInterface
@@ -49,8 +50,14 @@ class Order:
 
     def line(self, arguments: list[str]) -> str:
         """Return the order as one line of JSON."""
-        parts = {"environment": self.environment, "servers": self.servers, "security": self.security}
-        return json.dumps({**parts, "arguments": arguments}) + "\n"
+        parts = {
+            "folder": str(Path.cwd()),  # so that a relative path means there what it means here
+            "environment": self.environment,
+            "servers": self.servers,
+            "arguments": arguments,
+            "security": self.security,
+        }
+        return json.dumps(parts) + "\n"
 
     def veil(self, text: str) -> str:
         """Return a text of the host's without the values of the environment that it was given."""

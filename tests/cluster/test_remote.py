@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import IO, Any
 
 import pytest
@@ -38,9 +39,10 @@ def _answer(output: IO[str] | None) -> dict[str, Any]:
     pytest.fail("no answer")
 
 
-def test_servers_run_until_the_input_ends() -> None:
+def test_servers_run_until_the_input_ends(tmp_path: Path) -> None:
     scheduler = {"cls": "distributed.Scheduler", "opts": {"host": "127.0.0.1", "dashboard": False}}
     order = {
+        "folder": str(tmp_path),
         "environment": {"OF_THE_ORDER": "yes"},
         "servers": {"s": scheduler},
         "arguments": [],
@@ -50,6 +52,7 @@ def test_servers_run_until_the_input_ends() -> None:
     (address,) = _answer(process.stdout)["ready"]
     with Client(address, set_as_default=False) as client:
         assert client.run_on_scheduler(os.getpid) == process.pid
+        assert client.run_on_scheduler(os.getcwd) == str(tmp_path)
         assert client.run_on_scheduler(os.getenv, "OF_THE_ORDER") == "yes"
     _, errors = process.communicate(timeout=60)  # closes the input
     assert process.returncode == 0, errors
@@ -57,7 +60,8 @@ def test_servers_run_until_the_input_ends() -> None:
 
 def test_what_cannot_start_says_why_and_ends() -> None:
     server = {"cls": "distributed.Scheduler", "opts": {"host": "203.0.113.1"}}  # no address of this machine
-    order = {"environment": {}, "servers": {"s": server}, "arguments": [], "security": None}
+    order = {"folder": "/no/such/folder", "environment": {}, "servers": {"s": server}}
+    order |= {"arguments": [], "security": None}
     output, errors = _start(order).communicate(timeout=60)
     assert MARK not in output
     assert "203.0.113.1" in errors or "Cannot assign requested address" in errors
