@@ -16,6 +16,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -156,7 +157,7 @@ _ENVIRONMENT = "landweave-environment"
 
 
 def _environment(spec: GatewaySpec) -> Any:
-    """Return a plug-in that gives the workers to come their environment from the first instruction.
+    """Return a plug-in that gives the workers to come their environment and folder from the first instruction.
 
     Workers that run already are left as they are: they may be in somebody's use. What a site has set stays, but for
     what the spec tells. The class is made here so that it travels by value; a worker without landweave then says
@@ -166,11 +167,17 @@ def _environment(spec: GatewaySpec) -> Any:
 
     usual = dict(PRE_SPAWN)
     told = {**pins(spec.instruction_set), **spec.environment, **forwarded(spec)}
+    folder = str(Path.cwd())
 
     class Environment(NannyPlugin):
         def setup(self, nanny: Any) -> None:
+            import contextlib
             import os
 
+            with contextlib.suppress(
+                OSError
+            ):  # where there is such a folder, a relative path means what it means here
+                os.chdir(folder)
             values = {name: os.environ.get(name, value) for name, value in usual.items()} | told
             nanny.pre_spawn_env.update(values)
             nanny.env.update(values)

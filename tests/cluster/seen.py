@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 
 def of_worker(dask_worker: Any) -> dict[str, Any]:
-    """Return a worker's environment, sizes, and the command lines of its process and those above it."""
+    """Return a worker's environment, folder, sizes, and the command lines of its process and those above it."""
     import psutil
 
     chain = [psutil.Process(), *psutil.Process().parents()]
     return {
         "environment": dict(os.environ),
+        "folder": str(Path.cwd()),
         "name": dask_worker.name,
         "threads": dask_worker.state.nthreads,
         "memory": dask_worker.memory_manager.memory_limit,

@@ -69,6 +69,7 @@ def test_a_worker_that_is_killed_costs_its_tile_alone(
         (seen,) = client.run(of_worker).values()
         assert seen["environment"]["SECRET_OF_THE_ARCHIVE"] == "s3cret"
         assert seen["environment"]["GDAL_HTTP_TIMEOUT"] == "17"
+        assert seen["folder"] == str(Path.cwd())
         assert (seen["memory"], seen["resources"]["GPU"]) == (1000 * 2**20, 1)
         assert client.run_on_scheduler(of_scheduler)["allowed_failures"] == 0
         made = map_area(sample_run.config(tmp_path / "run"), client=client, listener=kill)

@@ -104,6 +104,7 @@ def test_secrets_reach_the_workers_and_no_command_line(
         (seen,) = client.run(of_worker).values()
         assert seen["environment"]["SECRET_OF_THE_ARCHIVE"] == _SECRET
         assert seen["environment"]["GDAL_HTTP_TIMEOUT"] == "17"
+        assert seen["folder"] == str(Path.cwd())
         assert (seen["threads"], seen["memory"], seen["name"]) == (2, 2**30, "0-0")
         assert any("cluster.remote" in command for command in seen["commands"])
         assert not any(_SECRET in command for command in seen["commands"])
