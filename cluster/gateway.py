@@ -141,16 +141,37 @@ def start(spec: GatewaySpec) -> Iterator[Client]:
             cluster = stack.enter_context(_closing(gateway.connect(name)))
             client = stack.enter_context(cluster.get_client(set_as_default=False))
             if spec.cluster is None:
-                client.run_on_scheduler(_report_deaths)
+                client.register_plugin(_rules(_ALONE_S if spec.shutdown else None), name="landweave-rules")
             client.register_plugin(_environment(spec), name=_ENVIRONMENT)
             stack.callback(_forget, client)
             _scale(spec, cluster)
         yield client
 
 
-def _report_deaths(dask_scheduler: Any) -> None:
-    """Report a task whose worker died at once: who is tried again is for the run to decide."""
-    dask_scheduler.allowed_failures = 0
+_ALONE_S = 600.0
+
+
+def _rules(alone_s: float | None) -> Any:
+    """Return a plug-in for the scheduler of a cluster that is started here.
+
+    A task whose worker died is reported at once: who is tried again is for the run to decide. And the cluster ends
+    when its client has been gone for so many seconds: a driver that was killed stops nothing any more.
+    """
+    from distributed import SchedulerPlugin
+
+    class Rules(SchedulerPlugin):
+        async def start(self, scheduler: Any) -> None:
+            scheduler.allowed_failures = 0
+
+        def remove_client(self, scheduler: Any, client: str) -> None:
+            if alone_s is not None:
+                scheduler.loop.call_later(alone_s, self.end, scheduler)
+
+        async def end(self, scheduler: Any) -> None:
+            if set(scheduler.clients) <= {"fire-and-forget"}:
+                await scheduler.close(reason="landweave-client-gone")
+
+    return Rules()
 
 
 _ENVIRONMENT = "landweave-environment"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,20 @@ def test_the_cluster_ends_with_the_client_and_when_the_body_fails(
     with pytest.raises(KeyboardInterrupt):
         use()
     assert server.running() == []
+
+
+def test_a_cluster_whose_driver_was_killed_ends_by_itself(
+    spec: GatewaySpec, server: GatewayServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "_ALONE_S", 0.5)
+    monkeypatch.setattr(gateway, "_stop", lambda *arguments: None)  # what a process that was killed does
+    with gateway.start(spec) as client:
+        assert client.run_on_scheduler(of_scheduler)["allowed_failures"] == 0
+        assert len(server.running()) == 1
+    end = time.monotonic() + 60
+    while server.running():
+        assert time.monotonic() < end
+        time.sleep(0.5)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ c.SimpleAuthenticator.password = "{password}"
 c.DaskGateway.backend_class = "dask_gateway_server.backends.local.UnsafeLocalBackend"  # no user switch
 c.UnsafeLocalBackend.clusters_directory = "{work}/clusters"
 c.UnsafeLocalBackend.sigint_timeout = 3
+c.UnsafeLocalBackend.cluster_heartbeat_period = 3
 c.ClusterConfig.scheduler_cmd = ["{python}", "-m", "distributed.cli.dask_scheduler"]
 c.ClusterConfig.worker_cmd = ["{python}", "-m", "distributed.cli.dask_worker"]
 c.ClusterConfig.cluster_max_workers = 3
