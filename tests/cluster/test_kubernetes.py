@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import _thread
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +39,8 @@ def empty(tmp_path: Path) -> Iterator[Kubernetes]:
 
 class TestKubernetes(ClusterConformance):
     @pytest.fixture(scope="class")
-    def target(self, place: Kubernetes) -> KubernetesSpec:
+    @classmethod
+    def target(cls, place: Kubernetes) -> KubernetesSpec:
         place.secrets = {"s3": {"secret-key": "it is a secret"}}
         return KubernetesSpec(
             **SMALL, secrets={"SAMPLE_SECRET": "s3/secret-key"}, adapt={"minimum": 1, "maximum": 1}
@@ -110,7 +111,7 @@ def test_what_pods_wait_for_is_told_and_nothing_is_left(empty: Kubernetes) -> No
 
 def test_ctrl_c_while_it_starts_leaves_nothing(empty: Kubernetes) -> None:
     empty.unschedulable = "no node"
-    timer = threading.Timer(2, _thread.interrupt_main)
+    timer = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt), start(KubernetesSpec(**SMALL)):
         pass

@@ -206,6 +206,7 @@ class Kubernetes:
         self.hosts |= {short: address, f"{short}.svc.cluster.local": address}
         for plural, made in (("services", service), ("daskworkergroups", group), ("deployments", head)):
             check(made)
+            made["metadata"]["namespace"] = NAMESPACE
             self.objects[plural, made["metadata"]["name"]] = made
         for deployment in (head, *workers):
             check(deployment)
