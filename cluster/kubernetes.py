@@ -76,7 +76,7 @@ class KubernetesSpec(ClusterSpec):
         image_pull_policy: When nodes fetch the image.
         image_pull_secrets: Secrets to fetch the image with.
         idle_timeout: The operator ends a cluster that was left with nothing to do for so long.
-        start_timeout: How long the scheduler may take to be there.
+        start_timeout: How long the scheduler may take to be there, and then a first worker.
     """
 
     kind: Literal["kubernetes"] = "kubernetes"
@@ -134,6 +134,16 @@ class KubernetesSpec(ClusterSpec):
     def _durations(cls, value: str) -> str:
         seconds_of(value)
         return value
+
+    @property
+    def wait_s(self) -> float:
+        """Return how many seconds a first worker is waited for: nodes may have to be started first."""
+        return seconds_of(self.start_timeout)
+
+    @property
+    def most_workers(self) -> int:
+        """Return how many workers there may be at once; one, if nothing is said."""
+        return super().most_workers or 1
 
     @model_validator(mode="after")
     def _by_reference(self) -> KubernetesSpec:

@@ -13,9 +13,8 @@ from dask_kubernetes.exceptions import SchedulerStartupError
 from dask_kubernetes.operator import KubeCluster
 from dask_kubernetes.operator._objects import DaskAutoscaler, DaskCluster
 from dask_kubernetes.operator.kubecluster.kubecluster import CreateMode
-from distributed.deploy import Cluster
+from distributed.deploy.cluster import Cluster
 
-from cluster.base import seconds_of
 from cluster.kubernetes import KubernetesSpec
 from cluster.pods import autoscaler_manifest, cluster_manifest
 from engine.values.errors import ConflictError, InputError, LandweaveError, RetryableError
@@ -51,7 +50,7 @@ class StartedCluster(KubeCluster):
         try:
             await asyncio.wait_for(self._refuse_other(), _API_S)
             self.shutdown_on_close = True
-            await asyncio.wait_for(super()._start(), seconds_of(self.wanted.start_timeout))
+            await asyncio.wait_for(super()._start(), self.wanted.wait_s)
             manifest = autoscaler_manifest(self.wanted, self.name)
             if manifest is not None:
                 await (await DaskAutoscaler(manifest, namespace=self.namespace)).create()
