@@ -82,8 +82,8 @@ def _cluster(spec: CudaSpec) -> Any:
             "kind: cuda needs the package dask-cuda",
             where="cluster.kind",
             found=str(error),
-            mend='pip install "landweave[cuda]"; dask-cuda asks for Dask versions of its own, so give it an '
-            "environment of its own (docs/clusters/cuda.md)",
+            mend='pip install "dask-cuda[cu13]", which asks for a Dask of its own, so into an environment of its own '
+            "(docs/clusters/cuda.md)",
         ) from error
     return LocalCUDACluster(**arguments(spec))
 

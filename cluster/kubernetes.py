@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cluster.base import ClusterSpec, seconds_of
+from engine.values.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -164,8 +165,15 @@ def start(spec: KubernetesSpec) -> Iterator[Client]:
         ConflictError: If a cluster of this name exists.
         RetryableError: If the API, the operator or the nodes take too long.
     """
-    from cluster.kubernetes_start import close, open_cluster
-
+    try:
+        from cluster.kubernetes_start import close, open_cluster
+    except ImportError as error:
+        raise InputError(
+            "kind: kubernetes needs the package dask-kubernetes",
+            where="cluster.kind",
+            found=str(error),
+            mend='pip install "landweave[kubernetes]"',
+        ) from error
     cluster = open_cluster(spec, spec.name or f"landweave-{uuid.uuid4().hex[:6]}")
     try:
         from distributed import Client

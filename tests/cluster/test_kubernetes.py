@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,4 +141,11 @@ def test_no_way_to_an_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(InputError, match="no way to a Kubernetes API"), start(KubernetesSpec(**SMALL)):
+        pass
+
+
+def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "cluster.kubernetes_start", raising=False)
+    monkeypatch.setitem(sys.modules, "dask_kubernetes.operator", None)
+    with pytest.raises(InputError, match=r"landweave\[kubernetes\]"), start(KubernetesSpec(**SMALL)):
         pass
