@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -12,9 +13,10 @@ import pytest
 from distributed import Client
 
 from cluster.kubernetes import KubernetesSpec, start
-from cluster.pods import autoscaler_manifest, cluster_manifest
+from cluster.pods import autoscaler_manifest, cluster_manifest, driver_job
 from engine.values.errors import ConflictError, InputError, RetryableError
 from tests.cluster.conformance import ClusterConformance
+from tests.cluster.sample import SampleRun
 from tests.services.kubernetes import NAMESPACE, Kubernetes, kubernetes
 
 SMALL: dict[str, Any] = {
@@ -73,6 +75,21 @@ class TestKubernetes(ClusterConformance):
 
 def _secret_and_memory(dask_worker: Any) -> tuple[str | None, int]:
     return os.environ.get("SAMPLE_SECRET"), dask_worker.memory_manager.memory_limit
+
+
+def test_a_driver_in_a_pod_makes_the_same_map_and_ends_its_cluster(
+    empty: Kubernetes, sample_run: SampleRun, tmp_path: Path
+) -> None:
+    cluster = {"kind": "kubernetes", **SMALL}
+    told = ["-o", f"out={tmp_path / 'run'}", "-o", f"cluster={json.dumps(cluster)}"]
+    command = ["landweave", "map", str(sample_run.yaml), *told]
+    status, _ = empty.create("jobs", driver_job(KubernetesSpec(**SMALL), "driver", command))
+    assert status == 201
+    driver = empty.pods[0]
+    assert driver.process.wait(timeout=240) == 0, (empty.folder / "driver" / "log").read_text()[-3000:]
+    sample_run.assert_same(tmp_path / "run")
+    assert ("DELETE", _CLUSTER) in empty.requests
+    assert _left(empty) == [("jobs", "driver"), driver]
 
 
 def _left(place: Kubernetes) -> list[Any]:

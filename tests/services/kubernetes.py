@@ -9,7 +9,8 @@ of the manifest and no others. What images, nodes, cgroups and the network do is
 
     pod       a process with an address of its own in 127.0.0.0/8; "/scratch" is a folder
     image     this Python with this source tree
-    DNS       `Kubernetes.resolve`, for the process of the test
+    DNS       `Kubernetes.resolve` for the process of the test; the same for pods, from a file
+    Job       one pod, which nobody replaces
 """
 
 from __future__ import annotations
@@ -44,10 +45,22 @@ _PATH = re.compile(
     r"/(?:api/v1|apis/(?P<group>[^/]+)/v1)/namespaces/(?P<ns>[^/]+)/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+))?"
 )
 Object = dict[str, Any]
-_DASK, _APPS = "kubernetes.dask.org/v1", "apps/v1"
+_PROGRAMS = {
+    "dask": [sys.executable, "-m", "dask"],
+    "landweave": [sys.executable, "-c", "from pipelines.cli import main; main()"],
+}
+_RESOLVER = """\
+import json, os, pathlib, socket
+real, hosts = socket.getaddrinfo, pathlib.Path(os.environ["HOSTS"])
+def found(host, *args, **more):
+    return real(json.loads(hosts.read_text()).get(host, host), *args, **more)
+socket.getaddrinfo = found
+"""
+_DASK, _APPS, _BATCH = "kubernetes.dask.org/v1", "apps/v1", "batch/v1"
 _SERVED = {
     "/api/v1": {"pods": "Pod", "services": "Service"},
     f"/apis/{_APPS}": {"deployments": "Deployment"},
+    f"/apis/{_BATCH}": {"jobs": "Job"},
     f"/apis/{_DASK}": {
         "daskclusters": "DaskCluster",
         "daskworkergroups": "DaskWorkerGroup",
@@ -60,7 +73,7 @@ _DISCOVERY: dict[str, Object] = {
     "/apis": {
         "groups": [
             {"name": version.split("/")[0], "versions": [{"groupVersion": version, "version": "v1"}]}
-            for version in (_APPS, _DASK)
+            for version in (_APPS, _BATCH, _DASK)
         ]
     },
     **{
@@ -89,6 +102,8 @@ class Pod:
     def status(self) -> Object:
         """Return what a node would tell of it; ready is what its readiness probe says."""
         waiting = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+        if self.process.poll() is not None and "batch.kubernetes.io/job-name" in self.labels:
+            return {"phase": "Failed" if self.process.returncode else "Succeeded", "conditions": []}
         if self.process.poll() is not None:
             return {"phase": "Running", "conditions": [], "containerStatuses": [waiting]}
         ready = self.health is None or _answers(f"http://{self.address}:8787{self.health}")
@@ -134,6 +149,11 @@ class Kubernetes:
         self.objects[plural, name] = manifest
         if plural == "daskclusters":
             self._operate(manifest)
+        if plural == "jobs":
+            template = manifest["spec"]["template"]
+            named = {"batch.kubernetes.io/job-name": name, "job-name": name}
+            pod = {"name": name, "labels": template["metadata"]["labels"] | named}
+            self._run({"metadata": pod, "spec": {"template": template}}, "")
         return 201, manifest
 
     def delete(self, plural: str, name: str) -> tuple[int, Object]:
@@ -144,7 +164,9 @@ class Kubernetes:
             for key in [k for k, o in self.objects.items() if _cluster_of(o) == name]:
                 del self.objects[key]
             self.objects.pop(("daskautoscalers", name), None)
-            self.stop([pod for pod in self.pods if pod.labels["dask.org/cluster-name"] == name])
+            self.stop([pod for pod in self.pods if pod.labels.get("dask.org/cluster-name") == name])
+        if plural == "jobs":
+            self.stop([pod for pod in self.pods if pod.labels.get("job-name") == name])
         return 200, {"status": "Success"}
 
     def listed(self, plural: str, query: dict[str, str]) -> list[Object]:
@@ -185,6 +207,13 @@ class Kubernetes:
 
         patch.setattr(socket, "getaddrinfo", found)
 
+    def _publish(self) -> None:
+        """Tell pods the names of services."""
+        (self.folder / "sitecustomize.py").write_text(_RESOLVER)
+        new = self.folder / "hosts.new"
+        new.write_text(json.dumps(self.hosts))
+        new.replace(self.folder / "hosts")
+
     def _operate(self, cluster: Object) -> None:
         """Do what the operator does for a new cluster, through its own functions."""
         from dask_kubernetes.operator.controller import controller as operator
@@ -204,6 +233,7 @@ class Kubernetes:
         address = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}.{random.randint(1, 250)}"
         short = f"{name}-scheduler.{NAMESPACE}"
         self.hosts |= {short: address, f"{short}.svc.cluster.local": address}
+        self._publish()
         for plural, made in (("services", service), ("daskworkergroups", group), ("deployments", head)):
             check(made)
             made["metadata"]["namespace"] = NAMESPACE
@@ -225,15 +255,18 @@ class Kubernetes:
         disk = self.folder / name
         disk.mkdir()
         here = {"/scratch": str(disk), "0.0.0.0": address, ":8787": f"{address}:8787", ":8788": "127.0.0.1:0"}
-        env = {**self._variables(container), "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-        env = {key: here.get(value, value) for key, value in env.items()}
-        for host, found in self.hosts.items():
-            env = {key: value.replace(f"//{host}:", f"//{found}:") for key, value in env.items()}
+        env = {key: here.get(value, value) for key, value in self._variables(container).items()}
+        env |= {
+            "PYTHONPATH": f"{self.folder}:{ROOT}",
+            "PATH": os.environ["PATH"],
+            "HOSTS": f"{self.folder}/hosts",
+        }
+        if deployment["spec"]["template"]["spec"]["automountServiceAccountToken"]:
+            env["KUBECONFIG"] = str(self.folder / "kubeconfig")  # what the account's token is for
         args = [re.sub(r"\$\((\w+)\)", lambda m: env[m[1]], here.get(arg, arg)) for arg in container["args"]]
-        assert args[0] == "dask"
         with (disk / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dask", *args[1:]],
+                [*_PROGRAMS[args[0]], *args[1:]],
                 env=env,
                 cwd=disk,
                 stdout=log,
@@ -266,6 +299,7 @@ def kubernetes(folder: Path) -> Iterator[Kubernetes]:
     thread.start()
     config = folder / "kubeconfig"
     config.write_text(json.dumps(_kubeconfig(server.server_address[1])))
+    served._publish()
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("KUBECONFIG", str(config))
