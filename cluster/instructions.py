@@ -26,12 +26,14 @@ _PINS: dict[InstructionSet, dict[str, str]] = {
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "OPENBLAS_CORETYPE": "Haswell",
         "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "+avx2,+fma",  # else those of the CPU that is there
     },
     "avx512": {
         "ATEN_CPU_CAPABILITY": "avx512",
         "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
         "OPENBLAS_CORETYPE": "SkylakeX",
         "NUMBA_CPU_NAME": "skylake-avx512",
+        "NUMBA_CPU_FEATURES": "+avx2,+fma,+avx512f,+avx512cd,+avx512bw,+avx512dq,+avx512vl",
     },
 }
 _BASE_512 = (

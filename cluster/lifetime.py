@@ -40,8 +40,8 @@ class Retirement(WorkerPlugin):
     """Lets a worker leave in good order before its time is over.
 
     Args:
-        lifetime_s: Seconds from the start of the worker's job: of its nanny, or of itself where it is started
-            again.
+        lifetime_s: Seconds from the start of the worker's job, which is that of its nanny; where its nanny starts
+            it again, from when it joined.
         again: Whether its nanny starts it again (a machine that stays), or ends too (a job that ends).
         jitter: See `JITTER`.
     """
@@ -109,8 +109,9 @@ class Retirement(WorkerPlugin):
 
 
 def _born(worker: Any, again: bool) -> float:
-    """Return when the worker's time began, in seconds of the clock: its job's beginning, or its own."""
+    """Return when the worker's time began, in seconds of the clock: with its job, or, where it stays, now."""
     import psutil
 
-    in_job = worker.nanny is not None and not again
-    return float(psutil.Process(os.getppid() if in_job else os.getpid()).create_time())
+    if again:
+        return time.time()
+    return float(psutil.Process(os.getpid() if worker.nanny is None else os.getppid()).create_time())

@@ -19,6 +19,10 @@ INTERVAL = "2s"
 WAIT_COUNT = 15
 """How often, `INTERVAL` apart, a worker must be idle before it goes: half a minute."""
 
+TARGET = "1ms"
+"""Dask asks for as many workers as do what waits in so long, but for no more than there are tasks: each tile that
+waits is worth a worker."""
+
 _KEEP_S = 5.0
 
 
@@ -36,7 +40,13 @@ class BusyStay(SchedulerPlugin):
 def follow_work(cluster: Any, adapt: Adapt) -> None:
     """Let a cluster follow its work; it begins with one worker at least, so that its size is known."""
     cluster.scale(max(1, adapt.minimum))
-    cluster.adapt(minimum=adapt.minimum, maximum=adapt.maximum, interval=INTERVAL, wait_count=WAIT_COUNT)
+    cluster.adapt(
+        minimum=adapt.minimum,
+        maximum=adapt.maximum,
+        interval=INTERVAL,
+        wait_count=WAIT_COUNT,
+        target_duration=TARGET,
+    )
 
 
 @contextmanager

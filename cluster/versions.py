@@ -103,7 +103,7 @@ def refusal(client: Facts, worker: Facts, pinned: InstructionSet | None = None) 
             found=f"{worker.instruction_set} ({worker.cpu})",
             limit=f"instruction_set: {pinned}",
             mend="pin what its CPU can (avx2); workers that somebody else starts need the environment of "
-            f"`landweave.cluster.instructions.pins({pinned!r})` before their first instruction",
+            f"`cluster.instructions.pins({pinned!r})` before their first instruction",
         )
     return None
 

@@ -120,9 +120,16 @@ class GpuOffer(WorkerPlugin):
     name = "landweave-gpu"
 
     async def setup(self, worker: Any) -> None:
-        """Tell worker and scheduler of the GPU, unless they know."""
+        """Tell worker and scheduler of the GPU, unless they know.
+
+        The scheduler looks for tiles that wait for one only when a worker begins to run.
+        """
+        from distributed.core import Status
+
         if "GPU" not in worker.state.total_resources:
             await worker.set_resources(GPU=1)
+            worker.status = Status.paused
+            worker.status = Status.running
 
 
 def shipped(path: str) -> WorkerPlugin:
