@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.cli_bundle import app as bundle_app
+from pipelines.cli_cluster import app as cluster_app
 from pipelines.cli_run import app as run_app
 
 EXIT_PARTIAL, EXIT_INTERRUPTED = 3, 5
@@ -27,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(cluster_app, name="cluster")
 app.add_typer(run_app)
 
 Config = Annotated[Path, typer.Argument(help="The run's YAML (landweave init writes one).")]
