@@ -282,8 +282,8 @@ def _read_vectors(source: PolygonSource, bbox: tuple[float, float, float, float]
     if Path(source.path).suffix == ".parquet":
         frame = gpd.read_parquet(source.path)
         return frame if bbox is None else frame.cx[bbox[0] : bbox[2], bbox[1] : bbox[3]]
-    there = pyogrio.read_info(source.path, layer=source.layer)["fields"]
-    _require_columns(source, source.columns, there)
+    if bbox is None:
+        _require_columns(source, source.columns, pyogrio.read_info(source.path, layer=source.layer)["fields"])
     frame = pyogrio.read_dataframe(
         source.path,
         layer=source.layer,

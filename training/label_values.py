@@ -106,7 +106,7 @@ class LabelRaster:
                     found=f"{layer.dtype} {layer.shape}",
                     limit=f"uint8 {self.box.shape_yx}",
                 )
-        strange = set(_present(self.values)) - {0, *self.classes.values}
+        strange = set(np.flatnonzero(byte_counts(self.values)).tolist()) - {0, *self.classes.values}
         if strange:
             raise InputError(
                 "labels hold values that are no class",
@@ -117,20 +117,22 @@ class LabelRaster:
 
     def counts(self) -> dict[str, int]:
         """Annotated pixels of each class, in the scheme's order."""
-        found = np.bincount(self.values.ravel(), minlength=256)
+        found = byte_counts(self.values)
         return {c.name: int(found[c.value]) for c in self.classes.classes}
 
     def source_counts(self) -> dict[str, int]:
         """Annotated pixels from each source."""
         if self.origin is None:
             return {name: int(np.count_nonzero(self.values)) for name in self.sources[:1]}
-        found = np.bincount(self.origin.ravel(), minlength=256)
+        found = byte_counts(self.origin)
         return {name: int(found[i]) for i, name in enumerate(self.sources, 1)}
 
 
-def _present(values: NDArray[np.uint8]) -> list[int]:
-    """List the values that occur; counting bytes is ten times faster than sorting them."""
-    found: list[int] = np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
+def byte_counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count each of the 256 values; in strips, as numpy counts in a copy of eight times the size."""
+    found = np.zeros(256, np.int64)
+    for strip in np.array_split(values, max(1, values.size // 2**22)):
+        found += np.bincount(strip.ravel(), minlength=256)
     return found
 
 
