@@ -4,7 +4,8 @@ Run: ``python benchmarks/rasterise_speed.py [--polygons 100000] [--size 10980] [
 made-up fields (quadrilaterals of 33 x 33 px on average on a jittered lattice, so neighbours touch and overlap a
 little; one in ten with a hole) in EPSG:32633. Each way runs in a process of its own:
 
-- ``plain``: ``geopandas.read_file``, then one ``rasterio.features.rasterize`` over the whole grid, the last polygon wins;
+- ``plain``: ``geopandas.read_file``, then one ``rasterio.features.rasterize`` over the whole grid;
+  the last polygon wins;
 - ``memory``: `training.labels.rasterise` into an array;
 - ``file``: `training.labels.write_raster`: burnt block by block into a GeoTIFF.
 

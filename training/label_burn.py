@@ -211,7 +211,7 @@ def _contested(
     rivals = shapes.rivals(max(grid.resolution_yx))
     if not rivals.any():
         return np.zeros(block.shape_yx, bool)
-    low = shapes[rivals].burn(shapes.keys[rivals] ^ 0xFF, grid, block, rule)
+    low = shapes[rivals].burn(shapes.keys[rivals] ^ np.uint16(0xFF), grid, block, rule)
     difference = (low ^ 0xFF) ^ high
     found: NDArray[np.bool_] = (low != 0) & (difference != 0) & (difference < 0x100)
     return found

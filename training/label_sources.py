@@ -132,21 +132,22 @@ def frame_of(
     Raises:
         InputError: If the file or a column cannot be read.
     """
-    import pandas as pd
+    import geopandas as gpd
 
     raw = _read(source, bbox)
     lookup = lookup_of(classes, source.remap)
     labels = raw[source.column]
     weight = raw[source.weight_column].to_numpy(float) if source.weight_column else 1.0
-    found = raw[[raw.geometry.name]]
-    if raw.geometry.name != "geometry":
-        found = found.rename_geometry("geometry")
-    found["value"] = np.array([lookup.get(key_of(v), 0) for v in labels], np.uint8)
-    found["source"], found["weight"] = source.title, weight * source.weight
-    found["start"] = start = _days(raw, source.start_column, source)
-    found["end"] = _days(raw, source.end_column, source) if source.end_column else start
-    found["label"] = labels
-    return found
+    start = _days(raw, source.start_column, source)
+    columns = {
+        "value": np.array([lookup.get(key_of(v), 0) for v in labels], np.uint8),
+        "source": source.title,
+        "weight": weight * source.weight,
+        "start": start,
+        "end": _days(raw, source.end_column, source) if source.end_column else start,
+        "label": labels,
+    }
+    return gpd.GeoDataFrame(columns, index=raw.index, geometry=raw.geometry.to_numpy(), crs=raw.crs)
 
 
 def lookup_of(classes: ClassScheme, remap: Mapping[str, str | None]) -> dict[str, int]:
