@@ -335,13 +335,13 @@ class _Background:
         block: Box,
     ) -> None:
         """Give the background to pixels whose centre lies in a complete place and that nothing touches."""
-        inside = _mask(np.array(self.places, object), grid, block, "centre")
-        touched = _mask(frame.geometry.to_numpy(), grid, block, "all_touched")
+        inside = mask(np.array(self.places, object), grid, block, "centre")
+        touched = mask(frame.geometry.to_numpy(), grid, block, "all_touched")
         free = inside & ~touched & (values == 0)
         values[free], weights[free] = self.value, self.weight
 
 
-def _mask(geometry: NDArray[Any], grid: Grid, block: Box, rule: Rule) -> NDArray[np.bool_]:
+def mask(geometry: NDArray[Any], grid: Grid, block: Box, rule: Rule) -> NDArray[np.bool_]:
     """Return the pixels of a block that any geometry takes."""
     ones = np.ones(len(geometry), np.uint16)
     found: NDArray[np.bool_] = _Shapes.of(geometry, ones).burn(ones, grid, block, rule) != 0
