@@ -94,17 +94,19 @@ def measure_samples(
     Args:
         parts: (n,) uint8, as `Split.parts_of` gives.
         samples: Where they are.
-        crs: Projected CRS in which distances are measured.
+        crs: Projected CRS in which distances are measured; samples without a place have none.
         series: (n, ...) float, NaN = missing: their values, to look for equal series.
     """
     from scipy.spatial import cKDTree
 
     places = samples.on(crs)
+    placed = np.isfinite(places).all(axis=1)
     present = [p for p in (TRAIN, VAL, TEST) if (parts == p).any()]
     distance, twice, groups = {}, {}, {}
     for a, b in itertools.combinations(present, 2):
-        near, _ = cKDTree(places[parts == a]).query(places[parts == b])
-        distance[_pair(a, b)] = float(near.min())
+        one, other = places[placed & (parts == a)], places[placed & (parts == b)]
+        if len(one) and len(other):
+            distance[_pair(a, b)] = float(cKDTree(one).query(other)[0].min())
         if series is not None:
             flat = np.nan_to_num(series.reshape(len(parts), -1))
             twice[_pair(a, b)] = count_twice(flat[parts == a], flat[parts == b])

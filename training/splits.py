@@ -275,6 +275,13 @@ class Split(BaseModel):
         """Return the pixels (n, 2) as (row, column) in which samples lie."""
         grid = self._grid()
         x, y = samples.on(grid.crs).T
+        if not (np.isfinite(x) & np.isfinite(y)).all():
+            raise InputError(
+                "samples without a place cannot be split by blocks",
+                where="split",
+                found=f"{int((~np.isfinite(x)).sum())} of {len(x)}",
+                mend="leave them out, or split by groups or years",
+            )
         (res_y, res_x), (ax, ay) = grid.resolution_yx, grid.anchor_xy
         return np.stack([np.floor((ay - y) / res_y), np.floor((x - ax) / res_x)], axis=1).astype(np.int64)
 
@@ -319,13 +326,12 @@ class Split(BaseModel):
 
         grid = self._grid()
         places, near = samples.on(grid.crs), self.buffer_px * max(grid.resolution_yx)
-        kept = parts.copy()
+        kept, placed = parts.copy(), np.isfinite(places).all(axis=1)
         for part in (VAL, TEST):
-            lower = np.flatnonzero((parts < part) & (parts != LEFT_OUT))
-            if len(lower) and (parts == part).any():
-                distance, _ = cKDTree(places[parts == part]).query(
-                    places[lower], distance_upper_bound=near * 1.001
-                )
+            lower = np.flatnonzero((parts < part) & (parts != LEFT_OUT) & placed)
+            mine = (parts == part) & placed
+            if len(lower) and mine.any():
+                distance, _ = cKDTree(places[mine]).query(places[lower], distance_upper_bound=near * 1.001)
                 kept[lower[distance <= near]] = LEFT_OUT
         return kept
 

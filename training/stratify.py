@@ -63,18 +63,21 @@ def stratified(split: Split, counts: Counts) -> Split:
             mend="lower block_px, or take a finer division",
         )
     fixed = dict(split.assigned)
-    total = sum(counts.values())
-    lacking = {part: share * total for part, share in shares.items()}
+    total: NDArray[np.int64] = np.sum(list(counts.values()), axis=0)
     given = {name: fixed[name] for name in counts if name in fixed}
-    for name, part in given.items():
-        if part in lacking:
-            lacking[part] = lacking[part] - counts[name]
+    lacking = {
+        part: share * total - sum((counts[n] for n, p in given.items() if p == part), np.zeros(256))
+        for part, share in shares.items()
+    }
     left = {name: row for name, row in counts.items() if name not in fixed}
     while left:
-        rest = sum(left.values())
+        rest: NDArray[np.int64] = np.sum(list(left.values()), axis=0)
         rare = int(np.where(rest > 0, rest, np.iinfo(np.int64).max).argmin())
         name = max((n for n in left if left[n][rare]), key=lambda n: (left[n][rare], _chance(split, n)))
-        part = max(lacking, key=lambda p: (lacking[p][rare], lacking[p].sum(), -p))
+        empty = [p for p in shares if p not in given.values()]
+        # The last units go to parts that have none yet: a part without a unit measures nothing.
+        among = empty if len(left) <= len(empty) else list(lacking)
+        part = max(among, key=lambda p: (lacking[p][rare], lacking[p].sum(), -p))
         given[name] = part
         lacking[part] = lacking[part] - left.pop(name)
     return split.model_copy(update={"assigned": tuple(sorted((given | fixed).items()))})
