@@ -171,7 +171,7 @@ def _require_metres(rule: PolygonSource, grid: Grid) -> None:
 def _burn_block(
     frame: gpd.GeoDataFrame, grid: Grid, block: Box, rule: PolygonSource, fill: _Background | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
-    known = frame[frame["value"].to_numpy() != 0]
+    known = frame[(frame["value"].to_numpy() != 0) & (frame["weight"].to_numpy() > 0)]
     shapes = _Shapes.of(shrunk(known.geometry.to_numpy(), rule.inner_buffer_m), _keys(known))
     high = shapes.burn(shapes.keys, grid, block, rule.rule)
     contested = _contested(high, shapes, grid, block, rule.rule)
@@ -196,8 +196,7 @@ def shrunk(geometry: NDArray[Any], inner_buffer_m: float) -> NDArray[Any]:
 
 def _keys(frame: gpd.GeoDataFrame) -> NDArray[np.uint16]:
     """Return weight x 256 + class of each label; any weight above zero counts at least a little."""
-    weight = frame["weight"].to_numpy(float)
-    steps = np.where(weight > 0, np.maximum(1, np.rint(weight * FULL_WEIGHT)), 0).astype(np.uint16)
+    steps = np.maximum(1, np.rint(frame["weight"].to_numpy(float) * FULL_WEIGHT)).astype(np.uint16)
     return steps << 8 | frame["value"].to_numpy().astype(np.uint16)
 
 
@@ -348,10 +347,8 @@ def mask(geometry: NDArray[Any], grid: Grid, block: Box, rule: Rule) -> NDArray[
     return found
 
 
-def gather_blocks(
-    parts: Iterator[Burnt], box: Box, classes: ClassScheme, source: str
-) -> tuple[LabelRaster, int]:
-    """Lay burnt parts side by side, and count the contested pixels."""
+def gather_blocks(parts: Iterator[Burnt], box: Box, classes: ClassScheme, source: str) -> LabelRaster:
+    """Lay burnt parts side by side."""
     values = np.zeros(box.shape_yx, np.uint8)
     weights: NDArray[np.uint8] | None = None
     contested = 0
@@ -363,4 +360,4 @@ def gather_blocks(
             weights = np.where(values != 0, np.uint8(FULL_WEIGHT), np.uint8(0))
         if weights is not None:
             weights[where] = part.weights
-    return LabelRaster(values, box, classes, weights, None, (source,)), contested
+    return LabelRaster(values, box, classes, weights, None, (source,), contested)

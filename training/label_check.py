@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from training.calendars import CropCalendar
 from training.label_burn import shrunk
-from training.label_sources import PolygonSource, frame_of, key_of, to_grid_crs
+from training.label_sources import PolygonSource, frame_of, key_of, outside, to_grid_crs
 from training.label_values import Labels
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def check_labels(
     Raises:
         InputError: If the file or a column cannot be read.
     """
-    frame = frame_of(source, classes)
+    frame = frame_of(replace(source, season=None), classes)
     check = _Check(frame, source, options)
     for step in (check.geometry, check.known, check.valid, check.sliver, check.buffer, check.season):
         step()
@@ -233,15 +233,15 @@ class _Check:
         start = self.frame["start"].to_numpy("datetime64[D]")
         end = self.frame["end"].to_numpy("datetime64[D]")
         turned = end < start
-        self._tell("end before start", turned, "left out") if turned.any() else None
+        if turned.any():
+            self._tell("end before start", turned, "left out")
         wrong = turned
         if self.options.season or self.options.calendar:
             first, last = self._seasons(start)
-            outside = (start > last) | (end < first)
-            outside &= ~turned
-            if outside.any():
-                self._tell("outside the season", outside, "left out")
-            wrong = wrong | outside
+            late = outside(self.frame, first, last) & ~turned
+            if late.any():
+                self._tell("outside the season", late, "left out")
+            wrong = wrong | late
         self.frame = self.frame[~wrong]
 
     def _seasons(self, start: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

