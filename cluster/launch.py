@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distributed import Client
+from cluster.base import ClusterSpec
+from cluster.local import LocalSpec
+from cluster.spec import load_spec, parse_spec
+from engine.values.errors import InputError
 
-from cluster.local import local_client
-from cluster.spec import ClusterSpec
-from cluster.worker import WorkerSetup
-from engine.values.errors import InputError, RetryableError
-
-_CONNECT_S = 30
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 @contextmanager
@@ -26,50 +26,50 @@ def open_client(target: ClusterSpec | str | Path | Client | None = None) -> Iter
             for this machine; or any `distributed.Client`, which stays open.
 
     Raises:
-        InputError: If the target is none of these.
+        InputError: If the target is none of these, or the package that its kind needs is missing.
         RetryableError: If the scheduler does not answer.
     """
+    from distributed import Client
+
+    from cluster.worker import WorkerSetup
+
     with _open(target) as client:
         own = not isinstance(target, Client) and client.cluster is not None
         client.register_plugin(WorkerSetup(ignore_interrupts=own))
         yield client
 
 
-def _open(target: Any) -> Any:
+def _open(target: Any) -> AbstractContextManager[Client]:
+    from distributed import Client
+
     if isinstance(target, Client):
         return nullcontext(target)
-    spec = _spec(target)
-    return local_client(spec) if spec.address is None else _connect(spec.address)
+    spec = spec_of(target)
+    kind = importlib.import_module(f"cluster.{spec.kind}")
+    started: AbstractContextManager[Client] = kind.start(spec)
+    return started
 
 
-def _spec(target: Any) -> ClusterSpec:
+def spec_of(target: Any) -> ClusterSpec:
+    """Return the spec that a user's word for a cluster means.
+
+    Args:
+        target: A spec; None or ``local``; an address; the path of a YAML file.
+
+    Raises:
+        InputError: If it is none of these.
+    """
     if isinstance(target, ClusterSpec):
         return target
     if target is None or target == "local":
-        return ClusterSpec()
+        return LocalSpec()
     if isinstance(target, str) and "://" in target:
-        return ClusterSpec.parse({"kind": "address", "address": target})
+        return parse_spec({"kind": "address", "address": target})
     if isinstance(target, str | Path):
-        return ClusterSpec.load(target)
+        return load_spec(target)
     raise InputError(
         "not a cluster",
         where="cluster",
         found=type(target).__name__,
         limit="ClusterSpec, address, YAML file or distributed.Client",
     )
-
-
-@contextmanager
-def _connect(address: str) -> Iterator[Client]:
-    try:
-        client = Client(address, timeout=_CONNECT_S, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise RetryableError(
-            "the scheduler does not answer",
-            where=address,
-            found=str(error),
-            limit=f"within {_CONNECT_S} s",
-            mend="check the address, and that the scheduler runs",
-        ) from error
-    with client:
-        yield client

@@ -5,29 +5,35 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
 
-import dask
-from distributed import Client, LocalCluster
-
-from cluster.spec import ClusterSpec
+from cluster.base import ClusterSpec
 from cluster.worker import PRE_SPAWN
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+class LocalSpec(ClusterSpec):
+    """Workers on this machine; without `n_workers` one per core, without `memory_limit` a fair share."""
+
+    kind: Literal["local"] = "local"
 
 
 @contextmanager
-def local_client(spec: ClusterSpec) -> Iterator[Client]:
+def start(spec: LocalSpec) -> Iterator[Client]:
     """Start a cluster, give its client, and end it.
 
     A task whose worker dies is not tried again by the scheduler but reported at once
     (``allowed-failures: 0``): who is tried again, and when alone, is for the run to decide.
-
-    Args:
-        spec: Of kind ``local``.
     """
+    import dask
     from dask.system import CPU_COUNT
+    from distributed import Client, LocalCluster
 
     settings = {
         "distributed.scheduler.allowed-failures": 0,
-        "distributed.nanny.pre-spawn-environ": dict(PRE_SPAWN),
+        "distributed.nanny.pre-spawn-environ": dict(PRE_SPAWN) | spec.environment,
     }
     with dask.config.set(settings):
         cluster = LocalCluster(

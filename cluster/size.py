@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from cluster.spec import ClusterSpec
+from cluster.base import ClusterSpec
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class ClusterSize:
 def size_of(spec: ClusterSpec) -> ClusterSize | None:
     """Return the size that a cluster will have once it is started; None where only its scheduler knows.
 
-    >>> size_of(ClusterSpec(n_workers=4, memory_limit="1GiB"))
+    >>> from cluster.local import LocalSpec
+    >>> size_of(LocalSpec(n_workers=4, memory_limit="1GiB"))
     ClusterSize(workers=4, slots=4, memory_limit=1073741824)
     """
     if spec.kind != "local":

@@ -370,7 +370,7 @@ def _trusted(override: list[str] | None, trust_model: bool) -> list[str]:
 def _as_overrides(settings: dict[str, Any], cluster: str | None) -> list[str]:
     """Turn the options that were given into overrides of the YAML."""
     extra = [f"{k}={json.dumps(v)}" for k, v in settings.items() if v is not None]
-    return extra if cluster is None else [*extra, _cluster_override(cluster)]
+    return extra if cluster is None else [_cluster_override(cluster), *extra]  # --workers changes the file's
 
 
 def _cluster_override(text: str) -> str:

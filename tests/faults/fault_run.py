@@ -1,6 +1,6 @@
 """A run in a process of its own, for tests that kill it: ``python -m tests.faults.fault_run '{...}'``.
 
-Settings: ``job`` (fields of `StruckJob`), and optionally ``cluster`` (fields of `ClusterSpec`), ``options``
+Settings: ``job`` (fields of `StruckJob`), and optionally ``cluster`` (fields of `LocalSpec`), ``options``
 (of `RunOptions`), ``connect_s`` (how long a lost scheduler is looked for).
 """
 
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cluster import launch
-from cluster.spec import ClusterSpec
+from cluster.local import LocalSpec
 from engine.runs.driver import RunOptions, run_tiles
 from engine.values.errors import LandweaveError
 from engine.values.grid import TileKey
@@ -30,7 +30,7 @@ def main(settings: dict) -> int:
         job = StruckJob(**settings["job"], poison=poison).create()
         pids = {"client": os.getpid(), "scheduler": settings.get("scheduler_pid")}
         Path(job.folder, "pids.json").write_text(json.dumps(pids))
-        with launch.open_client(ClusterSpec(**settings.get("cluster", LOCAL))) as client:
+        with launch.open_client(LocalSpec(**settings.get("cluster", LOCAL))) as client:
             summary = run_tiles(job, client, job.run_dir, RunOptions(**settings.get("options", {})))
     except LandweaveError as error:
         print(json.dumps({"error": type(error).__name__, "text": str(error)}), flush=True)
