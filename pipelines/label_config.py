@@ -238,7 +238,7 @@ def _predicted(
 
     grid, box = place
     try:
-        made = xr.open_zarr(source.map, chunks=None)
+        made = xr.open_zarr(source.map, chunks=None, consolidated=False)
         label, confidence = made["label"], made["confidence"]
         there = georef_of(made)
     except (OSError, KeyError, ValueError) as error:
