@@ -114,7 +114,7 @@ def init(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Option(help="map, cube or bundle.")] = "map") -> None:
+def schema(kind: Annotated[str, typer.Option(help="map, cube, train or bundle.")] = "map") -> None:
     """Print the JSON Schema of a run's YAML: every setting with its meaning and limits."""
     from engine.values.errors import InputError
     from pipelines.config import CubeConfig, RunConfig
@@ -122,8 +122,14 @@ def schema(kind: Annotated[str, typer.Option(help="map, cube or bundle.")] = "ma
     from pipelines.make_bundle import BundleConfig
 
     kinds: dict[str, type[Any]] = {"map": RunConfig, "cube": CubeConfig, "bundle": BundleConfig}
+    if kind == "train":  # it loads torch
+        from pipelines.train_model import TrainConfig
+
+        kinds["train"] = TrainConfig
     if kind not in kinds:
-        raise InputError("no such kind of YAML", where="--kind", found=kind, limit=", ".join(kinds))
+        raise InputError(
+            "no such kind of YAML", where="--kind", found=kind, limit=", ".join([*kinds, "train"])
+        )
     typer.echo(text(kinds[kind]))
 
 

@@ -23,7 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
@@ -161,6 +163,21 @@ class LabelsConfig(BaseModel):
             return value | {"sources": [_with_kind(s) for s in value["sources"] or ()]}
         own = {k: value[k] for k in value if k in ("classes", "calendar")}
         return own | {"sources": [_with_kind({k: v for k, v in value.items() if k not in own})]}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Show both forms: the settings of one source may stand here."""
+        full = handler.resolve_ref_schema(handler(core))
+        own = {k: v for k, v in full["properties"].items() if k != "sources"}
+        short = [
+            {
+                **kind,
+                "properties": kind["properties"] | own,
+                "required": [*kind.get("required", ()), "classes"],
+            }
+            for kind in (VectorLabels.model_json_schema(), MapLabels.model_json_schema())
+        ]
+        return {"title": "Labels", "anyOf": [full, *short]}
 
 
 def _with_kind(source: Any) -> Any:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
-from engine.values.grid import Box
+from engine.values.grid import Box, normal_crs
+from training.splits import Samples
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -74,6 +75,19 @@ class Labels:
         """Number of features of each class, in the scheme's order."""
         found = self.frame["value"].value_counts()
         return {c.name: int(found.get(c.value, 0)) for c in self.classes.classes}
+
+    def samples(self) -> Samples:
+        """Return what a split needs to know: a point within each feature, and the year in which it begins."""
+        points = self.frame.geometry.representative_point()
+        year = self.frame["start"].dt.year.fillna(0).to_numpy(np.int64)
+        return Samples(
+            points.x.to_numpy(float),
+            points.y.to_numpy(float),
+            normal_crs(self.frame.crs),
+            self.frame["value"].to_numpy(np.uint8),
+            year,
+            np.full(len(self), "", object),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -225,3 +225,15 @@ def test_paths_start_at_the_yaml_and_wrong_settings_are_named(sample: SampleArch
     settings["labels"] = {"classes": "c.yaml", "file": "f.gpkg", "rule": "some"}
     with pytest.raises(InputError, match=r"labels\.sources"):
         load_train_config(_write(tmp_path / "train.yaml", settings))
+
+
+def test_the_schema_knows_both_forms_of_labels() -> None:
+    import jsonschema
+
+    told = json.loads(CliRunner().invoke(app, ["schema", "--kind", "train"]).output)
+    of_labels = {**told["properties"]["labels"], "$defs": told["$defs"]}
+    jsonschema.validate({"file": "f.gpkg", "classes": "c.yaml", "column": "crop"}, of_labels)
+    jsonschema.validate({"classes": "c.yaml", "sources": [{"kind": "map", "file": "m.tif"}]}, of_labels)
+    for wrong in ({"file": "f.gpkg", "classes": "c.yaml", "rule": "some"}, {"file": "f.gpkg"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, of_labels)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.grid import Box, Grid
-from training.label_values import LabelRaster
+from training.label_values import LabelRaster, Labels
 from training.leakage import count_twice, measure_pixels, measure_samples, refuse_leaks
 from training.split_file import read_split, write_split
 from training.splits import LEFT_OUT, TEST, TRAIN, VAL, Samples, Split
@@ -265,3 +266,18 @@ def test_counts_of_samples_and_pixels_agree() -> None:
     by_pixel = count_pixels(split, LabelRaster(values, BOX, SCHEME))
     assert by_sample.keys() == by_pixel.keys()
     assert all((by_sample[k] == by_pixel[k]).all() for k in by_pixel)
+
+
+def test_fields_are_split_by_a_point_within_them(regions: Path) -> None:
+    left, _, _, top = GRID.bounds_of_box(BOX)
+    shapes = [
+        shapely.box(left + 10, top - 60, left + 60, top - 10),
+        shapely.box(left + 800, top - 60, left + 850, top),
+    ]
+    frame = gpd.GeoDataFrame({"value": np.array([1, 2], np.uint8)}, geometry=shapes, crs=GRID.crs)
+    frame["source"], frame["weight"] = "f", 1.0
+    frame["start"] = frame["end"] = pd.to_datetime(["2020-05-01", None])
+    samples = Labels(frame, SCHEME).samples()
+    split = Split(by="regions", regions=str(regions), assigned={"east": "test"}).on(GRID)
+    assert split.parts_of(samples).tolist() == [TRAIN, TEST]
+    assert samples.year.tolist() == [2020, 0]
