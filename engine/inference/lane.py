@@ -27,10 +27,11 @@ from engine.inference.blend import ROWS
 from engine.inference.bundle import Bundle
 from engine.inference.cuda import PLACES, Places
 from engine.inference.exported import exported_network
-from engine.inference.heads import fixed_point
+from engine.inference.heads import Given, fill_fixed_point, fixed_point
 from engine.inference.loops import normalise
 from engine.models.normalise import LogSigmoid, Standard, prepare
 from engine.values.errors import DataError, InputError, SpecError
+from engine.values.head import Classes, MultiLabel, Values
 
 if TYPE_CHECKING:
     import torch
@@ -170,7 +171,7 @@ class Lane:
         with torch.inference_mode():
             outputs_BKHW = self.outputs(*self.prepared(x_BTCHW))
             for outputs_KHW, out_KHW in zip(outputs_BKHW, out_BKHW, strict=True):
-                np.copyto(out_KHW, self._fixed(outputs_KHW).numpy())
+                fill_fixed_point(outputs_KHW, out_KHW, *self._meaning)
 
     def _fixed_on_device(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
         """As `_evaluate`, for tensors on another device."""
@@ -178,11 +179,11 @@ class Lane:
 
         with torch.inference_mode():
             outputs_BKHW = self.outputs(*prepare(x_BTCHW, self.bundle.normalisation))
-            return torch.stack([self._fixed(outputs_KHW) for outputs_KHW in outputs_BKHW])
+            return torch.stack([fixed_point(outputs_KHW, *self._meaning) for outputs_KHW in outputs_BKHW])
 
-    def _fixed(self, outputs_KHW: torch.Tensor) -> torch.Tensor:
-        bundle = self.bundle
-        return fixed_point(outputs_KHW, bundle.temperature, bundle.layout.output, bundle.head)
+    @property
+    def _meaning(self) -> tuple[float, Given, Classes | MultiLabel | Values]:
+        return self.bundle.temperature, self.bundle.layout.output, self.bundle.head
 
     def outputs(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
         """Run the network alone, in the bundle's precision: ``outputs_BKHW``."""

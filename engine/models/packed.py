@@ -5,9 +5,9 @@
     plain    conv ─ ReLU ─ conv ─ ReLU ─ pool ...  raise ─ copy beside the skip ─ conv ...
     packed   conv+ReLU ─── conv+ReLU ─── pool ...  raise beside the skip ──────── conv ...
 
-A convolution with its ReLU becomes one call of oneDNN, whose weights are brought into its own order once and not
-at each call (also those of 1 x 1 pixels, which torch on one thread hands to slower code). Poolings and
-the raising of a U-Net are loops over pixels with their features side by side.
+A convolution or linear layer with its ReLU becomes one call of oneDNN, whose weights are brought into its own order
+once and not at each call (also convolutions of 1 x 1 pixels and linear layers, which torch on one thread
+hands to slower code). Poolings and the raising of a U-Net are loops over pixels with their features side by side.
 
 No derivatives go through a packed network. Its outputs differ from the plain one's in the last bits.
 
@@ -17,6 +17,7 @@ Shape suffixes: B batch, F feature, H row, W column.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numba
 import numpy as np
@@ -44,20 +45,27 @@ def pack(module: nn.Module) -> nn.Module:
         if isinstance(part, nn.Sequential):
             _pack_pairs(part)
     for part in list(packed.modules()):
-        for name, child in list(part.named_children()):
-            setattr(part, name, _packed(child))
+        if _asks_its_parts(part):
+            for name, child in list(part.named_children()):
+                setattr(part, name, _packed(child))
     return packed
 
 
+def _asks_its_parts(part: nn.Module) -> bool:
+    """Torch's own composed layers, such as those of a transformer, take their parts' weights instead."""
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return isinstance(part, containers) or not type(part).__module__.startswith("torch.")
+
+
 def _pack_pairs(sequence: nn.Sequential) -> None:
-    """Merge each convolution with the ReLU that follows it."""
+    """Merge each convolution or linear layer with the ReLU that follows it."""
     last = None
     for index, part in enumerate(sequence):
         if type(part) is nn.ReLU and last is not None:
-            merged = _packed_conv(sequence[last], "relu")  # type: ignore[arg-type]
+            merged = _packed_layer(sequence[last], "relu")
             if merged is not None:
                 sequence[last], sequence[index] = merged, nn.Identity()
-        if type(part) is nn.Conv2d:
+        if type(part) in _LAYERS:
             last = index
         elif type(part) is not nn.Identity:
             last = None
@@ -65,11 +73,40 @@ def _pack_pairs(sequence: nn.Sequential) -> None:
 
 def _packed(part: nn.Module) -> nn.Module:
     """Return what does the same faster, or the part itself."""
-    if type(part) is nn.Conv2d:
-        return _packed_conv(part, "none") or part
+    if type(part) in _LAYERS:
+        return _packed_layer(part, "none") or part
     if type(part) is nn.MaxPool2d and _halves(part):
         return _Halve()
     return _RaiseBeside() if type(part) is Join else part
+
+
+def _packed_layer(layer: nn.Module, then: str) -> nn.Module | None:
+    """Pack a layer; None where this torch cannot, or means something else by the call."""
+    example = _example_for(layer)
+    if example is None:
+        return None
+    try:
+        packed = _LAYERS[type(layer)](layer, then)
+        with torch.inference_mode():
+            found, expected = packed(example), layer(example)
+    except (RuntimeError, AttributeError, TypeError):  # NotImplementedError is a RuntimeError
+        return None
+    expected = expected.relu() if then == "relu" else expected
+    near = found.shape == expected.shape and (found - expected).abs().max() <= _AS_GOOD * expected.abs().max()
+    return packed if near else None
+
+
+def _example_for(layer: Any) -> torch.Tensor | None:
+    """Return a small input; None for layers in other numbers, and convolutions whose borders are not plain zeros."""
+    if layer.weight.dtype != torch.float32:
+        return None
+    if isinstance(layer, nn.Linear):
+        return torch.linspace(-1, 1, 3 * layer.in_features).view(3, -1)
+    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+        return None
+    kernels = zip(layer.dilation, layer.kernel_size, strict=True)
+    side = 2 + max(dilation * (kernel - 1) + 1 for dilation, kernel in kernels)
+    return torch.linspace(-1, 1, layer.in_channels * side * side).view(1, -1, side, side)
 
 
 class _PackedConv(nn.Module):
@@ -97,23 +134,22 @@ class _PackedConv(nn.Module):
         return found
 
 
-def _packed_conv(conv: nn.Conv2d, then: str) -> _PackedConv | None:
-    """Pack a convolution; None where this torch cannot, or means something else by the call."""
-    if isinstance(conv.padding, str) or conv.padding_mode != "zeros" or conv.weight.dtype != torch.float32:
-        return None
-    kernels = zip(conv.dilation, conv.kernel_size, strict=True)
-    side = 2 + max(dilation * (kernel - 1) + 1 for dilation, kernel in kernels)
-    x_BFHW = torch.linspace(-1, 1, conv.in_channels * side * side).sin_().view(1, -1, side, side)
-    try:
-        packed = _PackedConv(conv, then)
-        with torch.inference_mode():
-            found = packed(x_BFHW)
-            expected = conv(x_BFHW)
-            expected = expected.relu_() if then == "relu" else expected
-    except (RuntimeError, AttributeError, TypeError):  # NotImplementedError is a RuntimeError
-        return None
-    near = (found - expected).abs().max() <= _AS_GOOD * expected.abs().max()
-    return packed if found.shape == expected.shape and bool(near) else None
+class _PackedLinear(nn.Module):
+    """A linear layer, and a ReLU if wanted, as one call; raises as `_PackedConv`."""
+
+    def __init__(self, linear: nn.Linear, then: str) -> None:
+        super().__init__()
+        self.then, self.bias = then, linear.bias
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous())
+
+    def forward(self, x_F: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            x_F.contiguous(), self.weight, self.bias, self.then, [], ""
+        )
+        return found
+
+
+_LAYERS: dict[type[nn.Module], Any] = {nn.Conv2d: _PackedConv, nn.Linear: _PackedLinear}
 
 
 def _halves(pool: nn.MaxPool2d) -> bool:

@@ -93,6 +93,37 @@ def test_any_convolution_with_and_without_relu(conv: nn.Conv2d) -> None:
         torch.testing.assert_close(pack(network)(x_BFHW), network(x_BFHW), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_with_and_without_relu(bias: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(7, 9, bias), nn.ReLU(), nn.Linear(9, 5, bias), nn.GELU()).eval()
+    found = pack(network)
+    assert not any(type(part) in (nn.Linear, nn.ReLU) for part in found)
+    for shape in ((40, 7), (2, 6, 7), (7, 40)):
+        x = torch.randn(shape) if shape[-1] == 7 else torch.randn(shape).T
+        torch.testing.assert_close(found(x), network(x), atol=1e-6, rtol=1e-5)
+
+
+def test_torchs_own_composed_layers_keep_their_parts() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    network = nn.Sequential(layer, nn.Linear(8, 3))
+    found = pack(network)
+    assert type(found[0].linear1) is nn.Linear  # type: ignore[index]
+    assert type(found[1]) is not nn.Linear  # type: ignore[index]
+    x = torch.randn(2, 5, 8)
+    torch.testing.assert_close(found(x), network(x), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp", "tempcnn"])
+def test_networks_of_single_pixels(name: str) -> None:
+    torch.manual_seed(0)
+    network = fold_batchnorm(build(name, {"n_dates": 3, "n_bands": 4, "n_classes": 5}))
+    x_BTCHW, valid_BTHW = torch.randn(1, 3, 4, 512, 1), (torch.rand(1, 3, 512, 1) > 0.1).float()
+    found, expected = pack(network)(x_BTCHW, valid_BTHW), network(x_BTCHW, valid_BTHW)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
 def test_a_relu_that_follows_something_else_stays() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4), nn.ReLU()).eval()
@@ -121,7 +152,7 @@ class _OtherMeaning(nn.Module):
 def test_where_the_call_is_missing_or_means_something_else_the_network_stays_plain(
     monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module]
 ) -> None:
-    monkeypatch.setattr(packed, "_PackedConv", kind)
+    monkeypatch.setitem(packed._LAYERS, nn.Conv2d, kind)
     net = _net()
     x_BTCHW, valid_BTHW = _inputs(1, 32)
     network = pack(net)
