@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 InstructionSet = Literal["avx2", "avx512"]
 
+_WAIT_S = 300.0
 _SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL", re.IGNORECASE)
 
 
@@ -38,7 +39,8 @@ class ClusterSpec(BaseModel):
     Attributes:
         kind: Which kind of cluster.
         n_workers: Worker processes; None for what the kind takes as usual.
-        threads_per_worker: Tiles that one process makes at once. 1 keeps results and memory simple.
+        threads_per_worker: Tiles that one process makes at once. 1 keeps results and memory simple. With a GPU
+            one tile at a time, and so many threads that read and composite for it.
         memory_limit: Per worker, such as ``8GiB``; None for what the kind takes as usual.
         gpus_per_worker: 1 gives each worker process a GPU of its own; a tile then waits for a worker with one.
         adapt: Let the number of workers follow the work, between two bounds; instead of `n_workers`.
@@ -120,6 +122,26 @@ class ClusterSpec(BaseModel):
         if self.adapt is not None and self.n_workers is not None:
             raise ValueError("n_workers and adapt say the same thing in two ways; keep one")
         return self
+
+    @property
+    def lifetime_s(self) -> float | None:
+        """Return after how many seconds a worker leaves in good order; None for never."""
+        return None if self.lifetime is None else seconds_of(self.lifetime)
+
+    @property
+    def wait_s(self) -> float:
+        """Return how many seconds a first worker is waited for, and a new one when all have left."""
+        return _WAIT_S
+
+    @property
+    def most_workers(self) -> int | None:
+        """Return how many workers there may be at once, None where the spec does not tell."""
+        return self.n_workers if self.adapt is None else self.adapt.maximum
+
+    @property
+    def tiles_at_once(self) -> int:
+        """Return how many tiles one worker makes at a time; on a GPU one, with all threads reading for it."""
+        return 1 if self.gpus_per_worker else self.threads_per_worker
 
 
 def seconds_of(text: str) -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cluster.base import ClusterSpec, seconds_of
+from engine.values.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -76,7 +77,7 @@ class KubernetesSpec(ClusterSpec):
         image_pull_policy: When nodes fetch the image.
         image_pull_secrets: Secrets to fetch the image with.
         idle_timeout: The operator ends a cluster that was left with nothing to do for so long.
-        start_timeout: How long the scheduler may take to be there.
+        start_timeout: How long the scheduler may take to be there, and then a first worker.
     """
 
     kind: Literal["kubernetes"] = "kubernetes"
@@ -135,6 +136,16 @@ class KubernetesSpec(ClusterSpec):
         seconds_of(value)
         return value
 
+    @property
+    def wait_s(self) -> float:
+        """Return how many seconds a first worker is waited for: nodes may have to be started first."""
+        return seconds_of(self.start_timeout)
+
+    @property
+    def most_workers(self) -> int:
+        """Return how many workers there may be at once; one, if nothing is said."""
+        return super().most_workers or 1
+
     @model_validator(mode="after")
     def _by_reference(self) -> KubernetesSpec:
         if self.forward:
@@ -154,8 +165,15 @@ def start(spec: KubernetesSpec) -> Iterator[Client]:
         ConflictError: If a cluster of this name exists.
         RetryableError: If the API, the operator or the nodes take too long.
     """
-    from cluster.kubernetes_start import close, open_cluster
-
+    try:
+        from cluster.kubernetes_start import close, open_cluster
+    except ImportError as error:
+        raise InputError(
+            "kind: kubernetes needs the package dask-kubernetes",
+            where="cluster.kind",
+            found=str(error),
+            mend='pip install "landweave[kubernetes]"',
+        ) from error
     cluster = open_cluster(spec, spec.name or f"landweave-{uuid.uuid4().hex[:6]}")
     try:
         from distributed import Client

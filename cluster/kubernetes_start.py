@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from typing import Any
 
 import httpx
@@ -12,8 +13,8 @@ from dask_kubernetes.exceptions import SchedulerStartupError
 from dask_kubernetes.operator import KubeCluster
 from dask_kubernetes.operator._objects import DaskAutoscaler, DaskCluster
 from dask_kubernetes.operator.kubecluster.kubecluster import CreateMode
+from distributed.deploy.cluster import Cluster
 
-from cluster.base import seconds_of
 from cluster.kubernetes import KubernetesSpec
 from cluster.pods import autoscaler_manifest, cluster_manifest
 from engine.values.errors import ConflictError, InputError, LandweaveError, RetryableError
@@ -33,8 +34,9 @@ class StartedCluster(KubeCluster):
 
     namespace: str
 
-    def __init__(self, spec: KubernetesSpec, name: str) -> None:
-        self.wanted = spec
+    def __init__(self, spec: KubernetesSpec, name: str, ended: threading.Event) -> None:
+        self.wanted, self._ended = spec, ended
+        self._kept: kr8s.asyncio.Api | None = None
         super().__init__(
             namespace=spec.namespace,
             custom_cluster_spec=cluster_manifest(spec, name),
@@ -48,20 +50,34 @@ class StartedCluster(KubeCluster):
         try:
             await asyncio.wait_for(self._refuse_other(), _API_S)
             self.shutdown_on_close = True
-            await asyncio.wait_for(super()._start(), seconds_of(self.wanted.start_timeout))
+            await asyncio.wait_for(super()._start(), self.wanted.wait_s)
             manifest = autoscaler_manifest(self.wanted, self.name)
             if manifest is not None:
                 await (await DaskAutoscaler(manifest, namespace=self.namespace)).create()
         except BaseException as error:
             refusal = await self._refusal(error)
             await self._drop(error)
+            await Cluster._close(self)
+            await self._hang_up()
+            self._ended.set()
             if refusal is None:
                 raise
             raise refusal from error
 
+    async def _close(self, timeout: float = _CLOSE_S) -> None:
+        try:
+            await super()._close(timeout=timeout)
+        finally:
+            await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        """Close the connection to the API; kr8s leaves that to the garbage collector."""
+        if self._kept is not None and self._kept._session is not None:
+            await self._kept._session.aclose()
+
     async def _refuse_other(self) -> None:
-        if not self.namespace:
-            self.namespace = (await kr8s.asyncio.api()).namespace
+        self._kept = await kr8s.asyncio.api()  # kr8s shares one connection as long as somebody holds it
+        self.namespace = self.namespace or self._kept.namespace
         if await (await DaskCluster({"metadata": {"name": self.name}}, namespace=self.namespace)).exists():
             raise ConflictError(
                 "a DaskCluster of this name exists",
@@ -179,7 +195,12 @@ def _reasons(status: dict[str, Any]) -> list[str]:
 
 def open_cluster(spec: KubernetesSpec, name: str) -> StartedCluster:
     """Start a cluster; see `cluster.kubernetes.start`."""
-    return StartedCluster(spec, name)
+    ended = threading.Event()
+    try:
+        return StartedCluster(spec, name, ended)
+    except KeyboardInterrupt:
+        ended.wait(_API_S)  # the start runs in a thread that must still delete what it has made
+        raise
 
 
 def delete_command(cluster: KubeCluster) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster.base import seconds_of
-from cluster.worker import PRE_SPAWN
+from cluster.worker import worker_environment
 from engine.values.errors import InputError
 
 if TYPE_CHECKING:
@@ -207,7 +207,6 @@ def _worker_container(spec: KubernetesSpec) -> Manifest:
     args = ["dask", "worker", "--name", "$(DASK_WORKER_NAME)", "--nthreads", str(spec.threads_per_worker)]
     args += ["--memory-limit", str(limit), "--local-directory", _SCRATCH, "--dashboard-address", ":8788"]
     args += ["--resources", "GPU=1"] if spec.gpus_per_worker else []
-    args += ["--lifetime", spec.lifetime, "--lifetime-stagger", "30s"] if spec.lifetime else []
     resources = _resources(spec.cpu or spec.threads_per_worker, limit + NANNY_BYTES)
     if spec.gpus_per_worker:
         resources["limits"][spec.gpu_resource] = resources["requests"][spec.gpu_resource] = "1"
@@ -215,7 +214,7 @@ def _worker_container(spec: KubernetesSpec) -> Manifest:
         "name": "worker",
         "image": spec.image,
         "args": args,
-        **_environment(spec, {**PRE_SPAWN, **spec.environment}),
+        **_environment(spec, worker_environment(spec)),
         "resources": resources,
         "ports": [_port("http-dashboard", 8788)],
     }
@@ -325,7 +324,7 @@ def _labels(name: str, part: str) -> dict[str, str]:
 
 
 def _replicas(spec: KubernetesSpec) -> int:
-    return spec.n_workers or (spec.adapt.minimum if spec.adapt is not None else 1)
+    return spec.most_workers if spec.adapt is None else max(1, spec.adapt.minimum)
 
 
 def _bytes(text: str | None) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,16 +26,16 @@ from pydantic import Field, field_validator, model_validator
 
 from cluster.base import ClusterSpec, seconds_of
 from cluster.slurm_driver import SlurmDriver
-from cluster.worker import PRE_SPAWN
+from cluster.worker import worker_environment
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Security
 
 WORKERS = 4
 MEMORY = "8GiB"
 JOB_NAME = "landweave-worker"
 
-_NANNY_MIB = 300  # what Python and Dask take beside the worker: 180 MiB were seen
+_NANNY_MIB = 300  # the nanny takes 60 MiB; the rest is for what a worker grows between two looks of the nanny
 _LEAVE_S, _LEAVE_SHARE = 120.0, 0.1
 
 
@@ -58,7 +58,9 @@ class SlurmSpec(ClusterSpec):
         interface: Network interface that scheduler and workers talk over, such as ``ib0``.
         local_directory: Fast disk of a node for Dask's own files; ``$TMPDIR`` or ``/tmp`` unless told.
         log_directory: Where the output of the jobs goes, on a disk that all nodes see.
-        queue_wait: How long the first worker may wait in the queue.
+        tls: Encrypt what scheduler and workers say, with keys made for this run: others on the cluster's network
+            can then neither read it nor run code in your name.
+        queue_wait: How long a worker may wait in the queue while there is no other.
         driver: The job that drives a submitted run.
     """
 
@@ -76,7 +78,8 @@ class SlurmSpec(ClusterSpec):
     interface: str | None = Field(default=None, description="Network interface, such as ib0.")
     local_directory: str | None = Field(default=None, description="Fast disk of a node; default $TMPDIR.")
     log_directory: str = Field(default="slurm-logs", description="Where the output of the jobs goes.")
-    queue_wait: str = Field(default="1 day", description="How long the first worker may wait in the queue.")
+    tls: bool = Field(default=True, description="Encrypt and authenticate, with keys made for the run.")
+    queue_wait: str = Field(default="1 day", description="How long a worker may wait in the queue.")
     driver: SlurmDriver = Field(
         default_factory=SlurmDriver, description="The job that drives a submitted run."
     )
@@ -99,6 +102,8 @@ class SlurmSpec(ClusterSpec):
     def _fits(self) -> SlurmSpec:
         if self.one_allocation and self.adapt is not None:
             raise ValueError("one_allocation has all its workers at once: n_workers instead of adapt")
+        if self.one_allocation and self.lifetime is not None:
+            raise ValueError("one_allocation ends as a whole: walltime instead of lifetime")
         if self.lifetime and seconds_of(self.lifetime) >= seconds_of(self.walltime):
             raise ValueError(f"lifetime {self.lifetime} must be below walltime {self.walltime}")
         return self
@@ -115,6 +120,16 @@ class SlurmSpec(ClusterSpec):
             return None  # workers end with the driver, which Slurm tells in time
         whole_s = seconds_of(self.walltime)
         return whole_s - min(_LEAVE_S, _LEAVE_SHARE * whole_s)
+
+    @property
+    def wait_s(self) -> float:
+        """Return how many seconds a worker is waited for: in the queue, or for tasks that begin at once."""
+        return super().wait_s if self.one_allocation else seconds_of(self.queue_wait)
+
+    @property
+    def most_workers(self) -> int | None:
+        """Return how many workers there may be at once; None for as many as an allocation has room for."""
+        return super().most_workers or (None if self.one_allocation else WORKERS)
 
     @property
     def limit_bytes(self) -> int:
@@ -198,14 +213,14 @@ def clock(seconds: float) -> str:
     return (f"{days}-" if days else "") + f"{minutes // 60:02}:{minutes % 60:02}:00"
 
 
-def worker_environment(spec: SlurmSpec) -> dict[str, str]:
+def job_environment(spec: SlurmSpec) -> dict[str, str]:
     """Return what a worker process must have from its first instruction, without secrets.
 
     Folders of ``PYTHONPATH`` are made absolute: a job may start elsewhere.
     """
     paths = [str(Path(p).absolute()) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
     own = {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
-    return {**own, **PRE_SPAWN, **spec.environment}
+    return {**own, **worker_environment(spec)}
 
 
 def exports(environment: dict[str, str]) -> list[str]:
@@ -217,29 +232,16 @@ def exports(environment: dict[str, str]) -> list[str]:
     return [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
 
 
-def exported(spec: SlurmSpec, environ: dict[str, str]) -> str:
+def exported(spec: SlurmSpec, environ: Mapping[str, str]) -> str:
     """Return the value of ``--export`` by which forwarded variables reach a job, none of them in its script.
 
     What the site or the user has set stays: only the names are added where not everything is exported.
 
-    Raises:
-        InputError: If a variable that is to be forwarded is not set.
-
-    >>> exported(SlurmSpec(forward=("TOKEN",)), {"TOKEN": "x"})
+    >>> exported(SlurmSpec(forward=("TOKEN",)), {})
     'ALL,TOKEN'
-    >>> exported(SlurmSpec(forward=("TOKEN",)), {"TOKEN": "x", "SBATCH_EXPORT": "NONE"})
+    >>> exported(SlurmSpec(forward=("TOKEN",)), {"SBATCH_EXPORT": "NONE"})
     'TOKEN'
     """
-    from engine.values.errors import InputError
-
-    missing = sorted(set(spec.forward) - set(environ))
-    if missing:
-        raise InputError(
-            "a variable that workers are to get is not set here",
-            where="forward",
-            found=", ".join(missing),
-            mend=f"export {missing[0]}=... before landweave, or take it out of forward",
-        )
     found = re.findall(r"--export[= ](\S+)", "\n".join(spec.directives))
     told = found[-1] if found else environ.get("SBATCH_EXPORT", "ALL")
     names = [n for n in (*told.split(","), *spec.forward) if n not in ("NONE", "NIL", "")]
@@ -276,6 +278,29 @@ def log_folder(spec: SlurmSpec) -> Path:
     return folder
 
 
+def new_keys(spec: SlurmSpec) -> Security | None:
+    """Return keys that only this run has, None without ``tls``.
+
+    Raises:
+        InputError: If what makes them is missing.
+    """
+    from distributed import Security
+
+    from engine.values.errors import InputError
+
+    if not spec.tls:
+        return None
+    try:
+        return Security.temporary()
+    except ImportError as error:
+        raise InputError(
+            "keys cannot be made",
+            where="tls",
+            found=str(error),
+            mend='pip install "landweave[slurm]"; or tls: false on a network that only you reach',
+        ) from error
+
+
 def worker_options(spec: SlurmSpec) -> dict[str, Any]:
     """Return what a worker of either way is started with, in the words of `distributed.Nanny`."""
     resources = {"GPU": 1} if spec.gpus_per_worker else None
@@ -285,4 +310,5 @@ def worker_options(spec: SlurmSpec) -> dict[str, Any]:
         "local_directory": spec.local_directory,
         "interface": spec.interface,
         "resources": resources,
+        "dashboard": False,  # it would be open to all who reach the node
     }

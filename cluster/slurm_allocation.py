@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster import slurm
 from engine.values.errors import InputError, RetryableError
@@ -33,12 +33,14 @@ class Step:
         command: Its command line.
         environment: Of the tasks; secrets are here, and nowhere else.
         scheduler_file: Where task 0 tells its address.
+        key_file: The keys of all; read by their owner alone.
         log: Output of all tasks.
     """
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
     scheduler_file: Path
+    key_file: Path
     log: Path
 
 
@@ -81,11 +83,14 @@ def start_tasks(spec: slurm.SlurmSpec) -> Iterator[Client]:
     """
     from distributed import Client
 
-    step = step_of(spec, dict(os.environ))
+    step, keys = step_of(spec, dict(os.environ)), slurm.new_keys(spec)
+    if keys is not None:
+        _write_keys(keys, step.key_file)
     process = _begin(step)
     try:
         _await_scheduler(step, process)
-        with Client(scheduler_file=str(step.scheduler_file), set_as_default=False) as client:
+        file = str(step.scheduler_file)
+        with Client(scheduler_file=file, security=keys, set_as_default=False) as client:
             try:
                 yield client
             finally:
@@ -93,23 +98,25 @@ def start_tasks(spec: slurm.SlurmSpec) -> Iterator[Client]:
     finally:
         _end(process)
         step.scheduler_file.unlink(missing_ok=True)
+        step.key_file.unlink(missing_ok=True)
 
 
 def step_of(spec: slurm.SlurmSpec, environ: Mapping[str, str]) -> Step:
     """Return what `srun` is to start.
 
     Raises:
-        InputError: As `workers_of`, or if a variable that is to be forwarded is not set.
+        InputError: As `workers_of`.
     """
     import json
     import sys
 
     tasks = workers_of(spec, environ) + 1
-    slurm.exported(spec, dict(environ))
     folder = slurm.log_folder(spec)
     name = f"{environ['SLURM_JOB_ID']}-{uuid.uuid4().hex[:8]}"
-    scheduler_file, log = folder / f"scheduler-{name}.json", folder / f"{slurm.JOB_NAME}-{name}.out"
-    told = {"scheduler_file": str(scheduler_file), "worker": slurm.worker_options(spec)}
+    scheduler_file, key_file = folder / f"scheduler-{name}.json", folder / f"keys-{name}.pem"
+    log = folder / f"{slurm.JOB_NAME}-{name}.out"
+    told: dict[str, Any] = {"scheduler_file": str(scheduler_file), "worker": slurm.worker_options(spec)}
+    told["key_file"] = str(key_file) if spec.tls else None
     # one step of all tasks that outlives any single worker, beside whatever step the driver may be in itself
     options = [
         "--overlap",
@@ -123,7 +130,15 @@ def step_of(spec: slurm.SlurmSpec, environ: Mapping[str, str]) -> Step:
     options += [f"--gpus-per-task={spec.gpus_per_worker}"] if spec.gpus_per_worker else []
     command = ("srun", *options, spec.python or sys.executable, "-m", "cluster.slurm_task", json.dumps(told))
     failures = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
-    return Step(command, {**environ, **slurm.worker_environment(spec), **failures}, scheduler_file, log)
+    return Step(
+        command, {**environ, **slurm.job_environment(spec), **failures}, scheduler_file, key_file, log
+    )
+
+
+def _write_keys(keys: Any, path: Path) -> None:
+    """Write key and certificate into one file, as TLS libraries read them; nobody else may read it."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(keys.tls_worker_key + keys.tls_worker_cert)
 
 
 def _begin(step: Step) -> subprocess.Popen[bytes]:

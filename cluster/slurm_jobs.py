@@ -55,7 +55,7 @@ def _own_signals() -> Iterator[None]:
 
 with _own_signals():
     from dask_jobqueue.slurm import SLURMCluster, SLURMJob
-    from distributed.deploy.spec import ProcessInterface
+    from distributed.deploy.spec import ProcessInterface, SpecCluster
 
 
 class WorkerJob(SLURMJob):
@@ -107,6 +107,12 @@ class Jobs(SLURMCluster):
         self._queue: dict[str, str] = {}
         super().__init__(**kwargs)
 
+    async def _close(self) -> None:
+        await super()._close()
+        for name, value in vars(self).items():
+            if name.startswith("_job_") and hasattr(value, "close"):
+                value.close()  # the files of the keys: dask-jobqueue would leave them until they are collected
+
     async def keep(self) -> None:
         """Look after the jobs until the cluster closes."""
         while self.status.name in ("created", "starting", "running"):
@@ -121,21 +127,26 @@ class Jobs(SLURMCluster):
         if present:
             self.failed = 0
         missing = {name: job for name, job in self.workers.items() if name not in present}
-        if missing:
-            self._queue = await queue()
         for name, job in missing.items():
             if job.refused:
                 await self._lost(name, job, job.refused)
-            elif job.job_id not in self._queue:
+        waiting = {name: job for name, job in missing.items() if job.job_id}
+        if waiting:
+            self._queue = await queue()
+        for name, job in waiting.items():
+            if job.job_id not in self._queue:
                 await self._gone(name, job)
         if set(self.worker_spec) - set(self.workers) and time.monotonic() >= self._pause_until:
             await self._correct_state()
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
-        """Remember who has come, also for less than the time between two looks."""
+        """Remember who has come, also for less than the time between two looks.
+
+        Dask would cancel the job of a worker that is missing for 15 s: by then it is the next one's, which waits.
+        """
         if op == "add":
             self._arrived |= {str(worker["name"]) for worker in msg["workers"].values()}
-        super()._update_worker_status(op, msg)
+        super(SpecCluster, self)._update_worker_status(op, msg)
 
     async def _gone(self, name: str, job: WorkerJob) -> None:
         if name not in self._arrived:
@@ -147,7 +158,7 @@ class Jobs(SLURMCluster):
 
     async def _drop(self, name: str, job: WorkerJob) -> None:
         """Forget a job, so that another one is submitted in its place."""
-        if self.workers.get(name) is job:  # Dask may have missed the worker in the meantime
+        if self.workers.get(name) is job:  # the cluster may have shrunk in the meantime
             del self.workers[name]
         await ProcessInterface.close(job)
 
@@ -179,16 +190,20 @@ def start_jobs(spec: slurm.SlurmSpec) -> Iterator[Client]:
     import dask
     from distributed import Client
 
+    from cluster.scale import follow_work
+
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         jobs = Jobs(**_settings(spec))
     with jobs, Client(jobs, set_as_default=False) as client:
         if spec.adapt is not None:
-            jobs.adapt(minimum=max(spec.adapt.minimum, 1), maximum=spec.adapt.maximum)
+            # one at least is in the queue: a job may wait there for longer than an idle worker stays
+            least = max(1, spec.adapt.minimum)
+            follow_work(jobs, spec.adapt.model_copy(update={"minimum": least}))
         else:
             jobs.scale(spec.n_workers or slurm.WORKERS)
         keeper = asyncio.run_coroutine_threadsafe(jobs.keep(), cast("Any", jobs.loop).asyncio_loop)
         try:
-            _first(jobs, client, seconds_of(spec.queue_wait))
+            _first(jobs, client, spec.wait_s)
             yield client
         finally:
             keeper.cancel()
@@ -205,7 +220,9 @@ def _settings(spec: slurm.SlurmSpec) -> dict[str, Any]:
         "name": slurm.JOB_NAME,
         "silence_logs": logging.ERROR,
         "interface": spec.interface,
-        "scheduler_options": {"dashboard_address": ":0"},  # any free port
+        "scheduler_options": {"dashboard_address": "127.0.0.1:0"},  # any free port; not open to the network
+        "security": slurm.new_keys(spec),
+        "shared_temp_directory": str(slurm.log_folder(spec)),  # of the keys, which only their owner can read
         **_job_settings(spec),
     }
 
@@ -225,13 +242,13 @@ def _job_settings(spec: slurm.SlurmSpec) -> dict[str, Any]:
         "job_mem": f"{spec.job_mib}M",
         "job_directives_skip": ["SBATCH -e "],  # one file per job
         "job_extra_directives": [*gpu, *spec.directives],
-        "job_script_prologue": [*slurm.exports(slurm.worker_environment(spec)), *spec.prologue],
-        "worker_extra_args": resources,
+        "job_script_prologue": [*slurm.exports(slurm.job_environment(spec)), *spec.prologue],
+        "worker_extra_args": ["--no-dashboard", *resources],
         "python": spec.python,
         "local_directory": spec.local_directory,
         "log_directory": str(slurm.log_folder(spec)),
         "shebang": "#!/bin/bash",
-        "export": slurm.exported(spec, dict(os.environ)),
+        "export": slurm.exported(spec, os.environ),
     }
 
 

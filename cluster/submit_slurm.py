@@ -7,6 +7,7 @@ itself. A job whose node is lost is put into the queue again by Slurm (``--reque
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import shutil
 import socket
@@ -14,7 +15,7 @@ import subprocess
 from typing import cast
 
 from cluster.base import ClusterSpec, seconds_of
-from cluster.slurm import SlurmSpec, allocation_script, clean_environment, clock
+from cluster.slurm import SlurmSpec, allocation_script, clean_environment, clock, exported
 from cluster.submit import Job, Look, Order
 from engine.values.errors import InputError, RetryableError
 
@@ -36,11 +37,12 @@ def start(spec: ClusterSpec, order: Order) -> Job:
     """Hand the script to ``sbatch``.
 
     Raises:
-        InputError: If Slurm refuses it, in Slurm's words.
+        InputError: If Slurm refuses it, in Slurm's words; if a variable that is to be forwarded is not set.
         RetryableError: If Slurm does not answer.
     """
+    export = f"--export={exported(cast('SlurmSpec', spec), os.environ)}"
     after = [f"--dependency=afterany:{order.after}"] if order.after else []
-    done = _ask("sbatch", "--parsable", *after, text=written(spec, order))
+    done = _ask("sbatch", "--parsable", export, *after, text=written(spec, order))
     if done.returncode:
         raise InputError(
             "Slurm refuses the driver's job",

@@ -4,7 +4,8 @@
 
     class TestSlurm(ClusterConformance):
         @pytest.fixture(scope="class")
-        def target(self, slurm, tmp_path_factory) -> ClusterSpec:
+        @classmethod
+        def target(cls, slurm: SlurmService) -> ClusterSpec:
             return SlurmSpec(n_workers=2, ...)
 """
 
@@ -49,14 +50,16 @@ class ClusterConformance:
     wait_s = 120
 
     @pytest.fixture(scope="class")
-    def target(self) -> Any:
+    @classmethod
+    def target(cls) -> Any:
         """Return what `open_client` takes: a spec, an address, a file, or a client."""
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
-    def client(self, target: Any) -> Iterator[Client]:
+    @classmethod
+    def client(cls, target: Any) -> Iterator[Client]:
         with open_client(target) as client:
-            client.wait_for_workers(1, timeout=self.wait_s)
+            client.wait_for_workers(1, timeout=cls.wait_s)
             yield client
 
     def test_workers_are_set_up(self, client: Client) -> None:

@@ -8,5 +8,6 @@ from tests.cluster.conformance import ClusterConformance
 
 class TestLocal(ClusterConformance):
     @pytest.fixture(scope="class")
-    def target(self) -> LocalSpec:
+    @classmethod
+    def target(cls) -> LocalSpec:
         return LocalSpec(n_workers=1, memory_limit="1GiB")
