@@ -194,8 +194,12 @@ def test_a_walltime_shorter_than_the_run(slurm: Slurm, sample_run: SampleRun, ho
     run = home / "run"
     submit(asked(sample_run, run, slurm_spec(home, walltime="2m", drain="20s")))
     until(lambda: tiles(run) >= 2, run)
-    for job in slurm.jobs("landweave-worker"):
+    suspended = list(slurm.jobs("landweave-worker"))
+    for job in suspended:
         slurm.run("scontrol", "suspend", job)
+    until(lambda: "stopping" in (run / "drivers" / "000001.out").read_text(), run)
+    for job in suspended:
+        slurm.run("scontrol", "resume", job)
     number = 1
     while (said := ended(run, number))["next"] is not None:
         assert said["exit_code"] == 5
