@@ -44,7 +44,7 @@ def test_a_scheduler_file_that_is_not_there_yet_is_told(tmp_path: Path) -> None:
 
 
 def test_workers_without_landweave_are_told_in_plain_words(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, env={"PYTHONPATH": str(_blocked(tmp_path))})
+    cluster = Cluster(tmp_path, env={"PYTHONPATH": str(_blocked(tmp_path)), "PYTHONSAFEPATH": "1"})
     try:
         cluster.heal()
         with pytest.raises(InputError) as refused, open_client(cluster.address):
