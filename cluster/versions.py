@@ -137,7 +137,8 @@ def imported_there(client: Client) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not any(text in repr(error) for text in _NOT_THERE):
+        told = f"{type(error).__name__}: {error}"
+        if not any(text in told for text in _NOT_THERE):
             raise
         raise InputError(
             "landweave cannot be imported by a worker",
