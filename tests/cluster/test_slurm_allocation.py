@@ -62,10 +62,11 @@ def _job_script(sample_run: SampleRun, folder: Path) -> Path:
 
 def _until(true: Callable[[], bool]) -> None:
     begun = time.monotonic()
-    while not true() and time.monotonic() - begun < 240:
+    while not true() and time.monotonic() - begun < 280:
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_a_script_that_is_cancelled_and_submitted_again(
     slurm: Slurm, sample_run: SampleRun, tmp_path: Path
 ) -> None:
