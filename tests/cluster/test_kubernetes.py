@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 from distributed import Client
 
 from cluster.kubernetes import KubernetesSpec, start
-from cluster.pods import autoscaler_manifest, cluster_manifest, driver_job
+from cluster.pods import autoscaler_manifest, cluster_manifest, driver_access, driver_job
 from engine.values.errors import ConflictError, InputError, RetryableError
 from tests.cluster.conformance import ClusterConformance
 from tests.cluster.sample import SampleRun
@@ -90,6 +91,26 @@ def test_a_driver_in_a_pod_makes_the_same_map_and_ends_its_cluster(
     sample_run.assert_same(tmp_path / "run")
     assert ("DELETE", _CLUSTER) in empty.requests
     assert _left(empty) == [("jobs", "driver"), driver]
+    asked = {what for request in empty.requests if (what := _right(*request)) is not None}
+    allowed = {
+        (group, resource, verb)
+        for rule in driver_access(KubernetesSpec(**SMALL))[1]["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert ("kubernetes.dask.org", "daskclusters", "create") in asked
+    assert asked <= allowed, "its role gives it what it asks for"
+
+
+def _right(method: str, url: str) -> tuple[str, str, str] | None:
+    """Return the right that a request needs: group, resource, verb; None for what everybody may ask."""
+    found = re.match(r"/(?:api|apis/([^/]+))/v1/namespaces/[^/]+/([^/?]+)(?:/([^/?]+))?", url)
+    if found is None:
+        assert method == "GET"
+        return None
+    verbs = {"GET": "get" if found[3] else "list", "POST": "create", "DELETE": "delete", "PATCH": "patch"}
+    return found[1] or "", found[2], verbs[method]
 
 
 def _left(place: Kubernetes) -> list[Any]:
@@ -117,18 +138,17 @@ def test_a_cluster_of_somebody_else_is_left_alone(empty: Kubernetes) -> None:
     assert not [verb for verb, _ in empty.requests if verb != "GET"]
 
 
-def test_what_pods_wait_for_is_told_and_nothing_is_left(empty: Kubernetes) -> None:
-    empty.unschedulable = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
-    with (
-        pytest.raises(RetryableError, match="Insufficient nvidia"),
-        start(KubernetesSpec(**SMALL, start_timeout="3s")),
-    ):
+@pytest.mark.parametrize("part", ["scheduler", "worker"])
+def test_what_pods_wait_for_is_told_and_nothing_is_left(empty: Kubernetes, part: str) -> None:
+    empty.unschedulable = {part: "0/3 nodes are available: 3 Insufficient memory."}
+    spec = KubernetesSpec(**SMALL, start_timeout="3s" if part == "scheduler" else "20s")
+    with pytest.raises(RetryableError, match="Insufficient memory"), start(spec):
         pass
     assert _left(empty) == []
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(empty: Kubernetes) -> None:
-    empty.unschedulable = "no node"
+    empty.unschedulable = {"scheduler": "no node"}
     timer = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt), start(KubernetesSpec(**SMALL)):

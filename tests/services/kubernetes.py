@@ -120,14 +120,14 @@ class Kubernetes:
         folder: For pods' disks and logs.
         secrets: Secrets of the namespace, by name and key.
         refuse: Status with which objects of a kind are refused: ``{"daskclusters": 403}``.
-        unschedulable: What the node says of pods that it does not start; None to start them.
+        unschedulable: What the node says of pods that it does not start: ``{"worker": "no room"}``.
         requests: Everything asked for, in order.
     """
 
     folder: Path
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
     refuse: dict[str, int] = field(default_factory=dict)
-    unschedulable: str | None = None
+    unschedulable: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     objects: dict[tuple[str, str], Object] = field(default_factory=dict)
     sent: list[Object] = field(default_factory=list)
@@ -246,8 +246,8 @@ class Kubernetes:
     def _run(self, deployment: Object, address: str) -> None:
         """Start a deployment's only pod."""
         name, labels = deployment["metadata"]["name"], deployment["metadata"]["labels"]
-        if self.unschedulable is not None:
-            told = {"type": "PodScheduled", "status": "False", "message": self.unschedulable}
+        if message := self.unschedulable.get(labels.get("dask.org/component", "")):
+            told = {"type": "PodScheduled", "status": "False", "message": message}
             pod = _pod_object(f"{name}-0", labels, {"phase": "Pending", "conditions": [told]})
             self.objects["pods", f"{name}-0"] = pod
             return
