@@ -68,12 +68,13 @@ def _ready(
 ) -> Iterator[None]:
     """Set up the workers that are there and those that come; take back what is only this client's."""
     from cluster.scale import BusyStay
-    from cluster.versions import check_workers
+    from cluster.versions import check_workers, imported_there
     from cluster.worker import WorkerSetup
 
-    client.register_plugin(WorkerSetup(ignore_interrupts=own))
-    if spec.adapt is not None and own:
-        client.register_plugin(BusyStay())
+    with imported_there(client):
+        client.register_plugin(WorkerSetup(ignore_interrupts=own))
+        if spec.adapt is not None and own:
+            client.register_plugin(BusyStay())
     wait_for_worker(client, spec)
     check_workers(client, spec.instruction_set)
     ours = _plugins(client, spec, given or {})

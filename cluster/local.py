@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import model_validator
 
 from cluster.base import ClusterSpec
-from cluster.worker import worker_environment
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -39,6 +38,7 @@ def start(spec: LocalSpec) -> Iterator[Client]:
     from distributed import Client
 
     from cluster.scale import follow_work, kept_up
+    from cluster.worker import worker_environment
 
     settings = {
         "distributed.scheduler.allowed-failures": 0,

@@ -12,7 +12,8 @@ import os
 import platform
 import socket
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ LIBRARIES = (
     "distributed",
 )
 _CLOSE_S = 1.0
+_NOT_THERE = ("No module named 'cluster", "No module named 'engine", "ImportError", "Can't get attribute")
 
 
 @dataclass(frozen=True)
@@ -114,17 +116,30 @@ def worker_facts(client: Client) -> dict[str, Facts]:
     Raises:
         InputError: If landweave cannot be imported there.
     """
-    try:
+    with imported_there(client):
         found: dict[str, Facts] = client.run(own_facts)
-    except (ImportError, AttributeError) as error:
+    return found
+
+
+@contextmanager
+def imported_there(client: Client) -> Iterator[None]:
+    """Say it plainly where what is sent to workers cannot be imported there; Dask passes on no more than the text.
+
+    Raises:
+        InputError: If landweave, or this version's part of it, is not there.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not any(text in repr(error) for text in _NOT_THERE):
+            raise
         raise InputError(
             "landweave cannot be imported by a worker",
             where=str(getattr(client.scheduler, "address", "cluster")),
-            found=f"{type(error).__name__}: {error}",
+            found=str(error),
             limit=f"landweave {engine_version()}, as here",
-            mend="start the workers from an environment that has it installed",
+            mend="start scheduler and workers from an environment that has it installed, such as one container image",
         ) from error
-    return found
 
 
 def check_workers(client: Client, pinned: InstructionSet | None = None) -> None:

@@ -172,7 +172,7 @@ def _workers(workers: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _left(stage: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if n := stage.get("left_workers"):
-        yield "left", f"{n:,} workers in good order, at the end of their time or as the cluster shrank"
+        yield "left", f"{n:,} in good order, at the end of their time"
 
 
 def log_line(line: dict[str, Any]) -> str:

@@ -305,7 +305,9 @@ class _Drive:
         if news.kind == "worker-refused":
             self.refusal = news.message
         left = set(news.tasks)
-        for unit in [unit for unit, future in self.futures.items() if str(future.key) in left]:
+        for unit in [
+            u for u, future in self.futures.items() if str(future.key) in left and not future.done()
+        ]:
             self._handle(TileHandedOver(unit))
 
     def _call_off(self, unit: Unit) -> None:

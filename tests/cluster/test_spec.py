@@ -77,7 +77,11 @@ def test_kinds_are_listed_in_the_schema() -> None:
 def test_each_kind_has_a_module_that_starts_it(kind: str) -> None:
     module = importlib.import_module(f"cluster.{kind}")
     assert callable(module.start)
-    needed = {"address": {"address": "tcp://x:1"}, "kubernetes": {"image": "landweave:0.1"}}
+    needed = {
+        "address": {"address": "tcp://x:1"},
+        "ssh": {"hosts": ["lab1"]},
+        "kubernetes": {"image": "landweave:0.1"},
+    }
     spec = parse_spec({"kind": kind, **needed.get(kind, {})})
     assert type(spec).__module__ == module.__name__
 

@@ -2,9 +2,9 @@
 
 Run::
 
-    python benchmarks/cluster.py                                            local, and address on this machine
-    python benchmarks/cluster.py --cluster slurm.yaml ssh.yaml --tiles 400  these too, with as many workers
-    python benchmarks/cluster.py --scaling --tile-s 1.0                     one worker, then two
+    python benchmarks/cluster_cost.py                                            local, and address on this machine
+    python benchmarks/cluster_cost.py --cluster slurm.yaml ssh.yaml --tiles 400  these too, with as many workers
+    python benchmarks/cluster_cost.py --scaling --tile-s 1.0                     one worker, then two
 
 Overhead: tiles that compute nothing but are written, read back and recorded as any other, on two workers of each
 kind, in turn, several rounds; the time of a round by the tile, and its ratio to the local round beside it. The
@@ -62,9 +62,8 @@ class Burn:
 
     def spec(self) -> StoreSpec:
         side = self.side * TILE_PX
-        return StoreSpec(
-            Grid.make("EPSG:32633", 10), Box(0, 0, side, side), TILE_PX, (Variable("label", "uint8", 0),)
-        )
+        label = Variable("label", "uint8", 0)
+        return StoreSpec(Grid.make("EPSG:32633", 10), Box(0, 0, side, side), TILE_PX, (label,), chunk_px=32)
 
     def tiles(self) -> list[TileKey]:
         return tiles_over(self.spec().box, TILE_PX)
@@ -103,6 +102,7 @@ def by_hand(workers: int) -> Iterator[AddressSpec]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         file = Path(folder) / "scheduler.json"
         env = os.environ | PRE_SPAWN | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+        env["PYTHONPATH"] = str(Path(__file__).parents[1])
         each = ["--scheduler-file", str(file), "--host", "127.0.0.1"]
         commands = [["dask_scheduler", *each, "--port", "0", "--dashboard-address", "127.0.0.1:0"]]
         commands += [["dask_worker", *each, "--nthreads", "1", "--no-dashboard"]] * workers
