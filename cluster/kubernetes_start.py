@@ -78,8 +78,9 @@ class StartedCluster(KubeCluster):
 
     async def _hang_up(self) -> None:
         """Close the connection to the API; kr8s leaves that to the garbage collector."""
-        if self._kept is not None and self._kept._session is not None:
-            await self._kept._session.aclose()
+        session = getattr(self._kept, "_session", None)
+        if session is not None:
+            await session.aclose()
 
     async def _refuse_other(self) -> None:
         self._kept = await kr8s.asyncio.api()  # kr8s shares one connection as long as somebody holds it

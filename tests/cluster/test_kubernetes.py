@@ -14,6 +14,7 @@ import pytest
 from distributed import Client
 
 from cluster.kubernetes import KubernetesSpec, start
+from cluster.kubernetes_start import wait_for_pod
 from cluster.pods import autoscaler_manifest, cluster_manifest, driver_access, driver_job
 from engine.values.errors import ConflictError, InputError, RetryableError
 from tests.cluster.conformance import ClusterConformance
@@ -78,6 +79,7 @@ def _secret_and_memory(dask_worker: Any) -> tuple[str | None, int]:
     return os.environ.get("SAMPLE_SECRET"), dask_worker.memory_manager.memory_limit
 
 
+@pytest.mark.long
 def test_a_driver_in_a_pod_makes_the_same_map_and_ends_its_cluster(
     empty: Kubernetes, sample_run: SampleRun, tmp_path: Path
 ) -> None:
@@ -91,7 +93,12 @@ def test_a_driver_in_a_pod_makes_the_same_map_and_ends_its_cluster(
     sample_run.assert_same(tmp_path / "run")
     assert ("DELETE", _CLUSTER) in empty.requests
     assert _left(empty) == [("jobs", "driver"), driver]
-    asked = {what for request in empty.requests if (what := _right(*request)) is not None}
+    _assert_allowed(empty)
+
+
+def _assert_allowed(place: Kubernetes) -> None:
+    """Compare what was asked for with what the role of a driver gives."""
+    asked = {what for request in place.requests if (what := _right(*request)) is not None}
     allowed = {
         (group, resource, verb)
         for rule in driver_access(KubernetesSpec(**SMALL))[1]["rules"]
@@ -99,8 +106,9 @@ def test_a_driver_in_a_pod_makes_the_same_map_and_ends_its_cluster(
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    assert ("kubernetes.dask.org", "daskclusters", "create") in asked
-    assert asked <= allowed, "its role gives it what it asks for"
+    for verb in ("create", "delete"):
+        assert ("kubernetes.dask.org", "daskclusters", verb) in asked
+    assert asked <= allowed
 
 
 def _right(method: str, url: str) -> tuple[str, str, str] | None:
@@ -118,15 +126,27 @@ def _left(place: Kubernetes) -> list[Any]:
 
 
 def test_it_is_deleted_also_after_an_error(empty: Kubernetes) -> None:
-    with pytest.raises(ZeroDivisionError), start(KubernetesSpec(**SMALL)) as client:  # noqa: PT012
+    spec = KubernetesSpec(**SMALL, adapt={"minimum": 1, "maximum": 2})
+    with pytest.raises(RetryableError, match="no worker starts") as told, start(spec) as client:  # noqa: PT012
         assert client.submit(sum, [1, 2]).result(timeout=60) == 3
         assert len(empty.pods) == 2
-        1 / 0
+        empty.wait("sample", "0/3 nodes are available: 3 Insufficient memory.")
+        client.cluster.wanted = KubernetesSpec(**SMALL, start_timeout="1s")
+        wait_for_pod(NoWorkers(), client.cluster)  # type: ignore[arg-type]
+    assert "Insufficient memory" in str(told.value)
     assert _left(empty) == []
-    assert (
-        "DELETE",
-        f"/apis/kubernetes.dask.org/v1/namespaces/{NAMESPACE}/daskclusters/sample",
-    ) in empty.requests
+    assert ("DELETE", _CLUSTER) in empty.requests
+    _assert_allowed(empty)
+
+
+class NoWorkers:
+    """A client whose workers do not come."""
+
+    def nthreads(self) -> dict[str, int]:
+        return {}
+
+    def wait_for_workers(self, many: int, timeout: float) -> None:
+        raise TimeoutError
 
 
 def test_a_cluster_of_somebody_else_is_left_alone(empty: Kubernetes) -> None:
@@ -138,17 +158,16 @@ def test_a_cluster_of_somebody_else_is_left_alone(empty: Kubernetes) -> None:
     assert not [verb for verb, _ in empty.requests if verb != "GET"]
 
 
-@pytest.mark.parametrize("part", ["scheduler", "worker"])
-def test_what_pods_wait_for_is_told_and_nothing_is_left(empty: Kubernetes, part: str) -> None:
-    empty.unschedulable = {part: "0/3 nodes are available: 3 Insufficient memory."}
-    spec = KubernetesSpec(**SMALL, start_timeout="3s" if part == "scheduler" else "20s")
+def test_what_pods_wait_for_is_told_and_nothing_is_left(empty: Kubernetes) -> None:
+    empty.unschedulable = "0/3 nodes are available: 3 Insufficient memory."
+    spec = KubernetesSpec(**SMALL, start_timeout="3s")
     with pytest.raises(RetryableError, match="Insufficient memory"), start(spec):
         pass
     assert _left(empty) == []
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(empty: Kubernetes) -> None:
-    empty.unschedulable = {"scheduler": "no node"}
+    empty.unschedulable = "no node"
     timer = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt), start(KubernetesSpec(**SMALL)):

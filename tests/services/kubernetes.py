@@ -120,14 +120,14 @@ class Kubernetes:
         folder: For pods' disks and logs.
         secrets: Secrets of the namespace, by name and key.
         refuse: Status with which objects of a kind are refused: ``{"daskclusters": 403}``.
-        unschedulable: What the node says of pods that it does not start: ``{"worker": "no room"}``.
+        unschedulable: What the scheduler of pods says of those that find no node; None to start them.
         requests: Everything asked for, in order.
     """
 
     folder: Path
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
     refuse: dict[str, int] = field(default_factory=dict)
-    unschedulable: dict[str, str] = field(default_factory=dict)
+    unschedulable: str | None = None
     requests: list[tuple[str, str]] = field(default_factory=list)
     objects: dict[tuple[str, str], Object] = field(default_factory=dict)
     sent: list[Object] = field(default_factory=list)
@@ -198,6 +198,13 @@ class Kubernetes:
                 pod.process.wait()
             self.pods.remove(pod)
 
+    def wait(self, cluster: str, why: str) -> None:
+        """Add a pod that finds no node."""
+        name = f"{cluster}-{uuid.uuid4().hex[:6]}"
+        told = {"type": "PodScheduled", "status": "False", "message": why}
+        status = {"phase": "Pending", "conditions": [told]}
+        self.objects["pods", name] = _pod_object(name, {"dask.org/cluster-name": cluster}, status)
+
     def resolve(self, patch: pytest.MonkeyPatch) -> None:
         """Let this process find services by their names, as DNS in a cluster does."""
         real = socket.getaddrinfo
@@ -246,10 +253,8 @@ class Kubernetes:
     def _run(self, deployment: Object, address: str) -> None:
         """Start a deployment's only pod."""
         name, labels = deployment["metadata"]["name"], deployment["metadata"]["labels"]
-        if message := self.unschedulable.get(labels.get("dask.org/component", "")):
-            told = {"type": "PodScheduled", "status": "False", "message": message}
-            pod = _pod_object(f"{name}-0", labels, {"phase": "Pending", "conditions": [told]})
-            self.objects["pods", f"{name}-0"] = pod
+        if self.unschedulable is not None:
+            self.wait(labels["dask.org/cluster-name"], self.unschedulable)
             return
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         disk = self.folder / name
