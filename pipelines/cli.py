@@ -15,7 +15,11 @@ import typer
 
 from pipelines.cli_bundle import app as bundle_app
 from pipelines.cli_cluster import app as cluster_app
+from pipelines.cli_options import as_overrides as _as_overrides
+from pipelines.cli_options import print_told as _print
+from pipelines.cli_options import trusted as _trusted
 from pipelines.cli_run import app as run_app
+from pipelines.cli_submit import app as submit_app
 
 EXIT_PARTIAL, EXIT_INTERRUPTED = 3, 5
 
@@ -28,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(submit_app)
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(run_app)
 
@@ -73,18 +78,6 @@ def main() -> None:
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def _print(data: dict[str, Any], as_json: bool) -> None:
-    """Print a result as JSON or as aligned lines."""
-    if as_json:
-        typer.echo(json.dumps(data, indent=2, default=str))
-        return
-    width = max(map(len, data))
-    for key, value in data.items():
-        lines = value if isinstance(value, list) else [value]
-        for number, line in enumerate(lines):
-            typer.echo(f"{'' if number else key:<{width}}  {line}")
 
 
 @app.command()
@@ -368,23 +361,3 @@ def cube_command(
         result = make_cube(run, resume=not no_resume, refresh=refresh, listener=listener)
     _print(result.as_dict(), as_json)
     raise typer.Exit(result.exit_code)
-
-
-def _trusted(override: list[str] | None, trust_model: bool) -> list[str]:
-    """Add the word of trust, which no file can give, to the overrides."""
-    return [*(override or []), *(["trust_model=true"] if trust_model else [])]
-
-
-def _as_overrides(settings: dict[str, Any], cluster: str | None) -> list[str]:
-    """Turn the options that were given into overrides of the YAML."""
-    extra = [f"{k}={json.dumps(v)}" for k, v in settings.items() if v is not None]
-    return extra if cluster is None else [_cluster_override(cluster), *extra]  # --workers changes the file's
-
-
-def _cluster_override(text: str) -> str:
-    """Accept a YAML file or a scheduler's address."""
-    import yaml
-
-    if Path(text).suffix in (".yaml", ".yml"):
-        return f"cluster={json.dumps(yaml.safe_load(Path(text).read_text()))}"
-    return f"cluster={json.dumps({'kind': 'address', 'address': text})}"
