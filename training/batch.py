@@ -108,4 +108,5 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         named: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: None if t is None else change(t) for name, t in named.items()})
+        moved: dict[str, Any] = {name: None if t is None else change(t) for name, t in named.items()}
+        return Batch(**moved)

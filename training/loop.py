@@ -33,6 +33,7 @@ from training.losses import IGNORE, class_weights, cross_entropy, dice
 from training.metrics import Scores, confusion
 from training.samples import Sampler
 from training.splits import TEST, TRAIN, VAL, Split
+from training.targets import class_indices
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -307,20 +308,11 @@ def _task(cube: xr.Dataset, labels: LabelRaster, options: TrainOptions) -> _Task
             "the cube is not reflectance", where="train", found=reflectance.dtype, limit="uint16"
         )
     x_TCYX = np.ascontiguousarray(reflectance.compute(scheduler="threads").values)
-    index_YX = _indices(labels)
+    index_YX = class_indices(labels)
     parts_YX = options.split.parts(labels.box)
     targets = {part: np.where(parts_YX == part, index_YX, np.uint8(IGNORE)) for part in (TRAIN, VAL, TEST)}
     normalisation = statistics(x_TCYX, targets[TRAIN] != IGNORE, options.seed)
     return _Task(x_TCYX, targets, labels.box, len(labels.classes.classes), normalisation, options)
-
-
-def _indices(labels: LabelRaster) -> NDArray[np.uint8]:
-    """Turn class values into indices in network order, `IGNORE` where not annotated."""
-    table = np.full(256, IGNORE, np.uint8)
-    table[list(labels.classes.values)] = np.arange(len(labels.classes.values))
-    table[0] = IGNORE
-    found: NDArray[np.uint8] = table[labels.values]
-    return found
 
 
 def statistics(x_TCYX: NDArray[np.uint16], known_YX: NDArray[np.bool_], seed: int) -> Standard:
