@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,12 +19,21 @@ from numpy.typing import NDArray
 
 from engine.values.grid import Box
 from training.batch import Batch
+from training.memory import Memory
 from training.plan import StreamPlan
 from training.sources import Block, Shape
 from training.targets import Targets
 
-Read = Callable[[int, int], "Future[Block]"]
-"""Begins to read the block of a row and column."""
+class Read(Protocol):
+    """Reads blocks."""
+
+    def __call__(self, row: int, col: int) -> Future[Block]:
+        """Begin to read a block."""
+        ...
+
+    def release(self, block: Block) -> None:
+        """Take the memory of a block back, for the next one."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +48,7 @@ class Cutter:
         patch_px: Side of a patch.
         bands: Which bands, in which order; None takes all.
         drop_empty: Leave out the dates of which a patch has no pixel.
+        memory: Of the batches.
     """
 
     shape: Shape
@@ -48,6 +58,7 @@ class Cutter:
     patch_px: int
     bands: tuple[int, ...] | None = None
     drop_empty: bool = False
+    memory: Memory = field(default_factory=Memory)
 
     def empty(self, n: int) -> Batch:
         """Make a batch of `n` patches to be filled in."""
@@ -56,9 +67,12 @@ class Cutter:
         n_bands = len(shape.bands) if self.bands is None else len(self.bands)
         sides = (side, side)
         lead = {"radar": (n_dates, shape.polarisations), "layers": (shape.layers,)}
-        more = {name: torch.empty((n, *dims, *sides)) if dims[-1] else None for name, dims in lead.items()}
+        more = {
+            name: torch.from_numpy(self.memory.lend((n, *dims, *sides), np.float32)) if dims[-1] else None
+            for name, dims in lead.items()
+        }
         return Batch(
-            x=torch.empty((n, n_dates, n_bands, *sides), dtype=torch.uint16),
+            x=torch.from_numpy(self.memory.lend((n, n_dates, n_bands, *sides), np.uint16)),
             dates=torch.from_numpy(shape.days).repeat(n, 1),
             present=torch.ones((n, n_dates), dtype=torch.bool),
             target=torch.empty((n, *sides), dtype=torch.uint8),
@@ -99,19 +113,16 @@ class Cutter:
 
     def label(self, batch: Batch, at: int, box: Box) -> None:
         """Fill in target, weight and place of a patch."""
-        index, weight = self.targets.patch(box)
-        batch.target[at] = torch.from_numpy(index)
-        batch.weight[at] = torch.from_numpy(weight)
-        batch.place[at, 0], batch.place[at, 1] = box.y0, box.x0
+        # By numpy: torch would share such small copies out over threads that have better to do.
+        batch.target.numpy()[at], batch.weight.numpy()[at] = self.targets.patch(box)
+        batch.place.numpy()[at] = box.y0, box.x0
 
     def label_pixels(self, batch: Batch, patches: NDArray[np.int64]) -> None:
         """Fill in target, weight and place of single pixels, which lie on the targets' box."""
         place, box = self.corners[patches], self.targets.box
         ys, xs = (place - (box.y0, box.x0)).T
-        index, weight = self.targets.pixels(ys, xs)
-        batch.target[:, 0, 0] = torch.from_numpy(index)
-        batch.weight[:, 0, 0] = torch.from_numpy(weight)
-        batch.place[:] = torch.from_numpy(place)
+        batch.target.numpy()[:, 0, 0], batch.weight.numpy()[:, 0, 0] = self.targets.pixels(ys, xs)
+        batch.place.numpy()[:] = place
 
     def finished(self, batch: Batch) -> Batch:
         """Leave out empty dates, if asked to."""
@@ -162,7 +173,8 @@ class Held:
             key = self._key(self._ending[self._ended])
             self._users[key] -= 1
             if not self._users[key]:
-                del self._users[key], self._futures[key]
+                del self._users[key]
+                self._read.release(self._futures.pop(key).result())
             self._ended += 1
         while self._next < len(self._todo):
             key = self._key(self._todo[self._next])
@@ -201,6 +213,7 @@ def stream_batches(
         batch = cutter.empty(len(patches))
         fill(batch, cutter, patches, held, int(plan.bounds[number]))
         yield cutter.finished(batch)
+    held.move_to(len(plan.order))
 
 
 def _fill_patches(

@@ -38,6 +38,7 @@ from engine.values.budget import GIB, MIB
 from engine.values.errors import BudgetError, ConflictError, InputError, SpecError
 from training.batch import Batch
 from training.feed import Background, Cutter, stream_batches
+from training.memory import Memory
 from training.mixing import Mixing, mixing
 from training.plan import Blocks, EpochPlan, Mix, plan_epoch
 from training.samples import Patches, Pixels, places_of
@@ -149,6 +150,7 @@ class CubeDataset(IterableDataset[Batch]):
         client: Any = None,
     ) -> None:
         super().__init__()
+        keep_freed_memory()  # batches are as large as windows of prediction; before threads start
         self.source, self.targets, self.options = source, targets, options
         self.rank, self.client = rank or Rank(), client
         if not source.shape.box.holds(targets.box):
@@ -156,6 +158,7 @@ class CubeDataset(IterableDataset[Batch]):
                 "the labels reach beyond the cube", where="labels", found=targets.box, limit=source.shape.box
             )
         self.bands = _numbers(source.shape.bands, options.bands)
+        self.memory = Memory()
         # Shared with worker processes: epoch, and the first batch of it that is asked for.
         self.position = torch.zeros(2, dtype=torch.int64).share_memory_()
 
@@ -193,7 +196,6 @@ class CubeDataset(IterableDataset[Batch]):
         return self._batches(self.own(self.plan(epoch)), mine, start)
 
     def _batches(self, plan: EpochPlan, mine: list[int], start: int) -> Iterator[Batch]:
-        keep_freed_memory()
         cutter = self._cutter(plan)
         n_streams, most = self.options.streams, self.blocks_a_stream
         with _Reader(self.source, self.client, self.options.threads) as read:
@@ -213,8 +215,9 @@ class CubeDataset(IterableDataset[Batch]):
     def _cutter(self, plan: EpochPlan) -> Cutter:
         shape = self.source.shape
         spans = Blocks(shape.edges_y, shape.edges_x, self.patch_px).spans(plan.corners)
+        drop_empty, memory = self.options.drop_empty_dates, self.memory
         return Cutter(
-            shape, self.targets, plan.corners, spans, self.patch_px, self.bands, self.options.drop_empty_dates
+            shape, self.targets, plan.corners, spans, self.patch_px, self.bands, drop_empty, memory
         )
 
 
@@ -248,6 +251,9 @@ class _Reader:
 
     def __call__(self, row: int, col: int) -> Future[Block]:
         return self._pool.submit(self._read, row, col)
+
+    def release(self, block: Block) -> None:
+        self._source.release(block)
 
     def _read(self, row: int, col: int) -> Block:
         if self._client is None:

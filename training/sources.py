@@ -9,6 +9,7 @@ Shape suffixes: T date, C band, P polarisation, L layer, H row, W column.
 from __future__ import annotations
 
 import functools
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -99,6 +100,10 @@ class Source(Protocol):
         """Let a `distributed.Client` read one block; returns its future of a `Block`."""
         ...
 
+    def release(self, block: Block) -> None:
+        """Take back the memory of a block that nobody uses any more."""
+        ...
+
 
 def source_of(cube: xr.Dataset | str | Path, box: Box | None = None) -> Source:
     """Make a source of a cube.
@@ -123,8 +128,10 @@ class StoredSource:
         cube = open_stored(url)
         layout, staged, _ = read_staged(url)
         self.shape = _shape_of(cube, staged.box, *_even_edges(layout.box, layout.chunk_px))
-        self._origin = layout.box
         self._chunk_px = layout.chunk_px
+        self._spare: dict[str, deque[NDArray[Any]]] = {
+            name: deque() for name in ("reflectance", "backscatter", "layers")
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoredSource, (self.url,)
@@ -146,9 +153,20 @@ class StoredSource:
         """Let a worker read one block; it must see the store under the same path or URL."""
         return client.submit(_read_stored, self.url, row, col, pure=False)
 
+    def release(self, block: Block) -> None:
+        """Keep the memory: to lend and clear new pages takes as long as to decompress into them."""
+        if block.x.flags.owndata:  # not what came over a network
+            self._spare["reflectance"].append(block.x)
+            for name, values in (("backscatter", block.radar), ("layers", block.layers)):
+                if values is not None:
+                    self._spare[name].append(values)
+
     def _read(self, name: str, lead: tuple[int, ...], at: tuple[int, int]) -> NDArray[Any]:
         chunks = _chunks(self.url, name)
-        out = np.empty((*lead, self._chunk_px, self._chunk_px), chunks.dtype)
+        try:
+            out = self._spare[name].popleft()
+        except IndexError:
+            out = np.empty((*lead, self._chunk_px, self._chunk_px), chunks.dtype)
         steps = chunks.chunk_shape[0]
         for first in range(0, lead[0], steps):
             index = (first // steps, *(0 for _ in lead[1:]), *at)
@@ -194,6 +212,9 @@ class LazySource:
         """Let the cluster compute one block."""
         part = client.compute(self._part(row, col))
         return client.submit(functools.partial(_block_of, self.shape.block(row, col)), part, pure=False)
+
+    def release(self, block: Block) -> None:
+        """Nothing: Dask makes its arrays itself."""
 
     def _part(self, row: int, col: int) -> xr.Dataset:
         box = self.shape.block(row, col)
