@@ -12,7 +12,7 @@ threads). The decompression is that of every chunk that the loader reads, once: 
 fast as it goes; and by the bare codec out of memory, in as many threads as the loader has. Reuse is the pixels
 of all patches over those of the chunks read; mixing is `training.mixing` (1: as if drawn at random).
 
-xbatcher and torchgeo run where they can be imported (``--peers``). xbatcher gives patches of a fixed lattice in
+xbatcher and torchgeo run where they can be imported. xbatcher gives patches of a fixed lattice in
 random order, as it has no others; torchgeo reads the same values from tiled GeoTIFFs (one a date, its usual
 kind of input; zstd, as GDAL's files know no lz4) with its RandomGeoSampler.
 """
@@ -159,12 +159,15 @@ def xbatcher_way(cube: Cube, n: int) -> Callable[[], Any] | None:
 
 
 def torchgeo_way(cube: Cube, n: int) -> Callable[[], Any] | None:
+    import torch
+
+    for name in ("nms", "qnms"):  # a torchvision built for another torch asks for them; nobody here uses them
+        torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
     try:
         from torchgeo.datasets import RasterDataset
         from torchgeo.samplers import RandomGeoSampler
     except ImportError:
         return None
-    import torch
 
     write_tiffs(cube)
     kind = type("Dates", (RasterDataset,), {"filename_glob": "date_*.tif", "separate_files": False})
@@ -218,7 +221,8 @@ def told(name: str, took: Took, against: Took, scale: float) -> str:
 def measure(cube: Cube, rounds: int, n: int) -> None:
     keep_freed_memory()
     chunks = Chunks(cube.url, "reflectance")
-    assert chunks.direct and chunks._decompress is not None
+    assert chunks.direct
+    assert chunks._decompress is not None
     array = zarr.open_group(cube.url, mode="r")["reflectance"]
     packed = packed_chunks(chunks)
     space = np.zeros((len(packed), *chunks.chunk_shape), chunks.dtype)
