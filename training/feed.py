@@ -24,6 +24,7 @@ from training.plan import StreamPlan
 from training.sources import Block, Shape
 from training.targets import Targets
 
+
 class Read(Protocol):
     """Reads blocks."""
 

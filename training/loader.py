@@ -216,9 +216,7 @@ class CubeDataset(IterableDataset[Batch]):
         shape = self.source.shape
         spans = Blocks(shape.edges_y, shape.edges_x, self.patch_px).spans(plan.corners)
         drop_empty, memory = self.options.drop_empty_dates, self.memory
-        return Cutter(
-            shape, self.targets, plan.corners, spans, self.patch_px, self.bands, drop_empty, memory
-        )
+        return Cutter(shape, self.targets, plan.corners, spans, self.patch_px, self.bands, drop_empty, memory)
 
 
 @functools.lru_cache(maxsize=2)
