@@ -12,10 +12,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.values.errors import InputError
 from engine.values.grid import Box
+from training.fields import pixels_of_fields
 from training.plan import rng_of
 from training.targets import Targets
 
@@ -118,11 +119,20 @@ class Pixels(BaseModel):
     Attributes:
         per_epoch: Pixels of an epoch; None takes all annotated ones.
         balance: 0 draws all classes alike, 1 as often as they occur; None draws them without regard to classes.
+        per_field: Draw so many annotated pixels of each field instead, others in each epoch; the targets then need
+            ``fields``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     per_epoch: int | None = Field(default=None, ge=1)
     balance: float | None = Field(default=None, ge=0, le=1)
+    per_field: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Pixels:
+        if self.per_field is not None and (self.per_epoch, self.balance) != (None, None):
+            raise ValueError("per_field says how many there are: leave out per_epoch and balance")
+        return self
 
 
 def places_of(
@@ -182,6 +192,8 @@ def rare_shares(counts_K: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _draw_pixels(draw: Pixels, targets: Targets, rng: np.random.Generator) -> NDArray[np.int64]:
+    if draw.per_field is not None:
+        return _global(_draw_fields(draw.per_field, targets, rng), targets.box)
     pixels = _pixels_of(targets.index, targets.n_classes)
     if draw.balance is not None:
         counts = np.array([len(p) for p in pixels], np.float64)
@@ -193,6 +205,19 @@ def _draw_pixels(draw: Pixels, targets: Targets, rng: np.random.Generator) -> ND
         n = min(len(every), draw.per_epoch or len(every))
         flat = np.sort(rng.choice(every, n, replace=False))
     return _global(flat, targets.box)
+
+
+def _draw_fields(per_field: int, targets: Targets, rng: np.random.Generator) -> NDArray[np.int64]:
+    if targets.fields is None:
+        raise InputError(
+            "pixels by field need the fields",
+            where="loader.draw.per_field",
+            mend="pass them: targets_of(labels, ..., fields=numbers)",
+        )
+    flat = pixels_of_fields(targets.fields, targets.index < targets.n_classes, per_field, rng)
+    if not len(flat):
+        raise InputError("no field has an annotated pixel", where="loader.draw.per_field")
+    return flat
 
 
 def _draw_lattice(draw: Patches, targets: Targets, cube: Box, rng: np.random.Generator) -> NDArray[np.int64]:

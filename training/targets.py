@@ -28,12 +28,14 @@ class Targets:
         box: Its global pixels.
         n_classes: K.
         weight: (y, x) uint8, 0..250 = 0..1, or None: all 1.
+        fields: (y, x) int32, number of the field, 0 = none; or None where they are not known.
     """
 
     index: NDArray[np.uint8]
     box: Box
     n_classes: int
     weight: NDArray[np.uint8] | None = None
+    fields: NDArray[np.int32] | None = None
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -66,19 +68,25 @@ class Targets:
         return found
 
 
-def targets_of(labels: LabelRaster, split: Split | None = None, part: int | None = None) -> Targets:
+def targets_of(
+    labels: LabelRaster,
+    split: Split | None = None,
+    part: int | None = None,
+    fields: NDArray[np.int32] | None = None,
+) -> Targets:
     """Turn labels into the targets of one part of a split, or of all.
 
     Args:
         labels: Class values on the grid, 0 = not annotated.
         split: How the area is split; None takes all.
         part: TRAIN, VAL or TEST of it.
+        fields: (y, x) int32 on the labels' pixels, number of the field, 0 = none; for `Pixels.per_field`.
     """
     index = class_indices(labels)
     if split is not None:
         index = np.where(split.parts(labels.box) == part, index, np.uint8(IGNORE))
     weight = getattr(labels, "weights", None)
-    return Targets(index, labels.box, len(labels.classes.classes), weight)
+    return Targets(index, labels.box, len(labels.classes.classes), weight, fields)
 
 
 def class_indices(labels: LabelRaster) -> NDArray[np.uint8]:
