@@ -1,7 +1,7 @@
-"""Windows per second of a U-Net on one CPU thread: batch, memory order, folding, normalisation.
+"""Windows per second of a U-Net on one CPU thread: batch, memory order, folding, normalisation, packing.
 
 Run on a quiet machine: ``python benchmarks/lane_speed.py``. What it showed is why the lane evaluates
-one window at a time, channels last, with batch norms folded.
+one window at a time, channels last, with batch norms folded, and packed (`engine.models.packed`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 
 from engine.models.fold import fold_batchnorm
+from engine.models.packed import pack
 from engine.models.registry import build
 
 _SIDE_PX, _BANDS = 256, 10
@@ -48,9 +49,13 @@ def main() -> None:
             module = fold_batchnorm(net) if folded else net
             for order in (torch.contiguous_format, torch.channels_last):
                 placed = copy.deepcopy(module).to(memory_format=order)
-                rates = "  ".join(f"{_rate(placed, batch):6.2f}" for batch in (1, 2, 4, 8))
                 name = "channels last" if order == torch.channels_last else "channels first"
-                print(f"{label}  {norm}  {folded!s:6}  {name:14} {rates}")
+                print(f"{label}  {norm}  {folded!s:6}  {name:14} {_rates(placed)}", flush=True)
+            print(f"{label}  {norm}  {folded!s:6}  packed         {_rates(pack(placed))}", flush=True)
+
+
+def _rates(module: torch.nn.Module) -> str:
+    return "  ".join(f"{_rate(module, batch):6.2f}" for batch in (1, 2, 4, 8))
 
 
 if __name__ == "__main__":

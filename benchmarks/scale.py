@@ -45,8 +45,7 @@ import shapely
 import torch
 from distributed import Client
 
-from cluster.local import local_client
-from cluster.spec import ClusterSpec
+from cluster.local import LocalSpec, start
 from engine.archive.items import AssetRecord, ItemRecord, ItemTable
 from engine.inference.bundle import Bundle, BundleFields, save_bundle
 from engine.models.normalise import Standard
@@ -242,7 +241,7 @@ def main() -> None:
     stop = args.stop_after
     lines = [(place, place, args.tile, job, stop) for place in args.places]
     lines += [(f"{n:.0e}", "series", side_of(n), Nothing, stop) for n in args.series]
-    with local_client(ClusterSpec(n_workers=args.workers, threads_per_worker=1)) as client:
+    with start(LocalSpec(n_workers=args.workers, threads_per_worker=1)) as client:
         address, figures = client.scheduler.address, []
         for line in lines:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

@@ -5,39 +5,67 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
-import dask
-from distributed import Client, LocalCluster
+from pydantic import model_validator
 
-from cluster.spec import ClusterSpec
-from cluster.worker import PRE_SPAWN
+from cluster.base import ClusterSpec
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+class LocalSpec(ClusterSpec):
+    """Workers on this machine; without `n_workers` one per core, without `memory_limit` a fair share."""
+
+    kind: Literal["local"] = "local"
+
+    @model_validator(mode="after")
+    def _one_gpu(self) -> LocalSpec:
+        if self.gpus_per_worker and (self.most_workers or 1) > 1:
+            raise ValueError("kind: local gives all workers the same GPU; take n_workers: 1, or kind: cuda")
+        return self
 
 
 @contextmanager
-def local_client(spec: ClusterSpec) -> Iterator[Client]:
+def start(spec: LocalSpec) -> Iterator[Client]:
     """Start a cluster, give its client, and end it.
 
     A task whose worker dies is not tried again by the scheduler but reported at once
     (``allowed-failures: 0``): who is tried again, and when alone, is for the run to decide.
-
-    Args:
-        spec: Of kind ``local``.
     """
-    from dask.system import CPU_COUNT
+    import dask
+    from distributed import Client
+
+    from cluster.scale import follow_work, kept_up
+    from cluster.worker import worker_environment
 
     settings = {
         "distributed.scheduler.allowed-failures": 0,
-        "distributed.nanny.pre-spawn-environ": dict(PRE_SPAWN),
+        "distributed.nanny.pre-spawn-environ": worker_environment(spec),  # also of workers that come later
     }
-    with dask.config.set(settings):
-        cluster = LocalCluster(
-            n_workers=spec.n_workers or CPU_COUNT,
-            threads_per_worker=spec.threads_per_worker,
-            memory_limit=spec.memory_limit or "auto",
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",  # any free port
-            silence_logs=logging.ERROR,
-        )
-    with cluster, Client(cluster, set_as_default=False) as client:
+    with (
+        dask.config.set(settings),
+        _cluster(spec) as cluster,
+        Client(cluster, set_as_default=False) as client,
+        kept_up(cluster),
+    ):
+        if spec.adapt is not None:
+            follow_work(cluster, spec.adapt)
         yield client
+
+
+def _cluster(spec: LocalSpec) -> Any:
+    from dask.system import CPU_COUNT
+    from distributed import LocalCluster
+
+    many = 1 if spec.gpus_per_worker else CPU_COUNT
+    return LocalCluster(
+        n_workers=max(1, spec.adapt.minimum) if spec.adapt else spec.n_workers or many,
+        threads_per_worker=spec.threads_per_worker,
+        memory_limit=spec.memory_limit or "auto",
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",  # any free port
+        silence_logs=logging.ERROR,
+    )

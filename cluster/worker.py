@@ -17,6 +17,10 @@ from typing import Any
 
 from distributed import WorkerPlugin
 
+from cluster.base import ClusterSpec
+from cluster.instructions import pins
+from engine.values.errors import InputError
+
 THREADS: Mapping[str, str] = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -39,6 +43,31 @@ read (`engine.archive.reader`): a worker may live in the process of a user who h
 PRE_SPAWN: Mapping[str, str] = {**THREADS, **GDAL, "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 """Environment of a worker process from its first instruction. A process that predicts raises the first threshold
 again (`engine.inference.allocator`): it would give back, and be lent anew, all memory of each layer."""
+
+
+def worker_environment(spec: ClusterSpec) -> dict[str, str]:
+    """Return the environment of a worker process from its first instruction, without secrets: it may be written down.
+
+    What a spec names under ``environment`` goes before everything else.
+    """
+    return {**PRE_SPAWN, **pins(spec.instruction_set), **spec.environment}
+
+
+def forwarded(spec: ClusterSpec) -> dict[str, str]:
+    """Return the variables that workers get from the environment here, secrets among them: not to be written down.
+
+    Raises:
+        InputError: If one is not set here.
+    """
+    missing = [name for name in spec.forward if name not in os.environ]
+    if missing:
+        raise InputError(
+            "variables that workers should get are not set here",
+            where="cluster.forward",
+            found=", ".join(missing),
+            mend="set them before the run, or leave them out of forward",
+        )
+    return {name: os.environ[name] for name in spec.forward}
 
 
 class WorkerSetup(WorkerPlugin):
@@ -83,3 +112,40 @@ def _end_later(number: int, frame: Any) -> None:
 def _not_of_a_tile(record: logging.LogRecord) -> bool:
     """Leave out Dask's many lines about a tile that failed: the run tells them in one, without secrets."""
     return not (str(record.msg).startswith("Compute Failed") and "execute_tile" in str(record.args))
+
+
+class GpuOffer(WorkerPlugin):
+    """Offer a worker's GPU to tiles that ask for one, as ``dask worker --resources GPU=1`` does."""
+
+    name = "landweave-gpu"
+
+    async def setup(self, worker: Any) -> None:
+        """Tell worker and scheduler of the GPU, unless they know.
+
+        The scheduler looks for tiles that wait for one only when a worker begins to run.
+        """
+        from distributed.core import Status
+
+        if "GPU" not in worker.state.total_resources:
+            await worker.set_resources(GPU=1)
+            worker.status = Status.paused
+            worker.status = Status.running
+
+
+def shipped(path: str) -> WorkerPlugin:
+    """Return the plug-in that brings a Python file to each worker and imports it there.
+
+    Raises:
+        InputError: If it cannot be read here.
+    """
+    from distributed.diagnostics.plugin import UploadFile
+
+    try:
+        return UploadFile(path)
+    except OSError as error:
+        raise InputError(
+            "cannot read a file that workers should import",
+            where="cluster.code",
+            found=str(error),
+            mend="give its path as seen from here",
+        ) from error

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.cli_bundle import app as bundle_app
+from pipelines.cli_cluster import app as cluster_app
 from pipelines.cli_run import app as run_app
 
 EXIT_PARTIAL, EXIT_INTERRUPTED = 3, 5
@@ -27,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(cluster_app, name="cluster")
 app.add_typer(run_app)
 
 Config = Annotated[Path, typer.Argument(help="The run's YAML (landweave init writes one).")]
@@ -114,7 +116,7 @@ def init(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Option(help="map, cube or bundle.")] = "map") -> None:
+def schema(kind: Annotated[str, typer.Option(help="map, cube, train or bundle.")] = "map") -> None:
     """Print the JSON Schema of a run's YAML: every setting with its meaning and limits."""
     from engine.values.errors import InputError
     from pipelines.config import CubeConfig, RunConfig
@@ -122,8 +124,14 @@ def schema(kind: Annotated[str, typer.Option(help="map, cube or bundle.")] = "ma
     from pipelines.make_bundle import BundleConfig
 
     kinds: dict[str, type[Any]] = {"map": RunConfig, "cube": CubeConfig, "bundle": BundleConfig}
+    if kind == "train":  # it loads torch
+        from pipelines.train_model import TrainConfig
+
+        kinds["train"] = TrainConfig
     if kind not in kinds:
-        raise InputError("no such kind of YAML", where="--kind", found=kind, limit=", ".join(kinds))
+        raise InputError(
+            "no such kind of YAML", where="--kind", found=kind, limit=", ".join([*kinds, "train"])
+        )
     typer.echo(text(kinds[kind]))
 
 
@@ -236,16 +244,45 @@ def plan(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="The training's YAML.")], override: Override = None
+    config: Annotated[Path, typer.Argument(help="The training's YAML.")],
+    override: Override = None,
+    check_labels: Annotated[
+        bool,
+        typer.Option(
+            "--check-labels",
+            help="Only check the labels: report what is wrong, write mended files; trains nothing.",
+        ),
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Train a network on the same cubes that are mapped, and write a bundle."""
     from pipelines.console import steps_progress
-    from pipelines.train_model import load_train_config, overlap_line, score_lines, train_model
+    from pipelines.train_model import (
+        check_training_labels,
+        load_train_config,
+        overlap_line,
+        prepare_training,
+        score_lines,
+        split_path,
+        train_model,
+    )
 
     settings = load_train_config(config, override)
+    if check_labels:
+        for report, path in check_training_labels(settings):
+            told = report.as_dict() if as_json else report.lines()
+            _print(told | {"mended": str(path)}, as_json)
+        return
+    ready = prepare_training(settings)
     with steps_progress("train", "batches") as show:
-        bundle, trained = train_model(settings, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"))
-    _print({"bundle": bundle.path, **score_lines(trained), "looks": overlap_line(bundle)}, as_json=False)
+        bundle, trained = train_model(settings, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"), ready)
+    told = {
+        "bundle": bundle.path,
+        **ready.lines(),
+        "split file": split_path(settings),
+        **score_lines(trained),
+    }
+    _print({**told, "looks": overlap_line(bundle)}, as_json)
 
 
 @app.command("indices")
@@ -341,7 +378,7 @@ def _trusted(override: list[str] | None, trust_model: bool) -> list[str]:
 def _as_overrides(settings: dict[str, Any], cluster: str | None) -> list[str]:
     """Turn the options that were given into overrides of the YAML."""
     extra = [f"{k}={json.dumps(v)}" for k, v in settings.items() if v is not None]
-    return extra if cluster is None else [*extra, _cluster_override(cluster)]
+    return extra if cluster is None else [_cluster_override(cluster), *extra]  # --workers changes the file's
 
 
 def _cluster_override(text: str) -> str:

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar, overload
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cluster.spec import ClusterSpec
+from cluster.local import LocalSpec
+from cluster.spec import AnyCluster
 from engine.values.errors import InputError, TrustError
 from engine.values.head import Augment, Extra
 from engine.values.lattice import Kernel, Lattice
@@ -144,7 +145,7 @@ class TiledConfig(SourceConfig):
     chunk_px: int = Field(
         1024, ge=64, le=16384, description="Side of a piece inside a tile; the map is the same."
     )
-    cluster: ClusterSpec = Field(default_factory=ClusterSpec, description="Where it runs; default here.")
+    cluster: AnyCluster = Field(default_factory=LocalSpec, description="Where it runs; default here.")
 
 
 class RunConfig(TiledConfig):

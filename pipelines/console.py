@@ -23,6 +23,7 @@ PLAIN_S = 30.0
 """How often a line is printed where there is no terminal."""
 
 _REDRAW_S = 0.2
+_TROUBLE = ("error", "failed", "quarantined", "worker-died", "worker-refused", "worker-differs", "refused")
 
 
 @contextmanager
@@ -63,7 +64,9 @@ class _Lines:
         if event.kind == "begun" and event.message and event.message not in self._links:
             self._links.add(event.message)
             self.say(f"dashboard {event.message}")
-        elif event.kind in ("error", "failed", "quarantined", "worker-died", "refused"):
+        elif event.kind == "waiting":
+            self.say(event.message)
+        elif event.kind in _TROUBLE:
             self.say(_trouble(event))
 
     def show(self, name: str, stage: Progress, event: RunEvent) -> None:

@@ -27,7 +27,6 @@ from engine.cube.stored import (
     growth_barriers,
     read_staged,
 )
-from engine.runs.driver import RunOptions
 from engine.store.grow import extend, followed_by
 from engine.store.layout import StoreSpec, create, update_attrs
 from engine.store.lease import Lease
@@ -54,6 +53,7 @@ from pipelines.tile_stage import (
     question_of,
     radiometry_of,
     run_jobs,
+    run_options,
     versions,
 )
 
@@ -100,7 +100,7 @@ def make_cube(
         InputError: If area, scenes or sizes do not fit together, or the cube cannot grow.
         ConflictError: If another run holds the folder, or it holds another cube; names the difference.
     """
-    run_dir, options = made_folder(config.out), RunOptions(resume=resume)
+    run_dir, options = made_folder(config.out), run_options(config.cluster, resume=resume)
     with Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s) as lease:
         job, area = prepare_cube(config, lease, known=resume and not refresh)
         km2, summaries = run_jobs([job], area, Around(lease, options, client or config.cluster, listener))

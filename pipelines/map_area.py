@@ -18,7 +18,6 @@ from engine.cube.reading import Archive
 from engine.inference.bundle import Bundle
 from engine.inference.ensemble import halo_px, layers_for, load_model
 from engine.inference.lane import instruction_set
-from engine.runs.driver import RunOptions
 from engine.runs.estimate import Way, Workers, propose_size
 from engine.store.lease import Lease
 from engine.store.objects import absolute
@@ -63,6 +62,7 @@ from pipelines.tile_stage import (
     question_of,
     radiometry_of,
     run_jobs,
+    run_options,
     versions,
 )
 
@@ -105,7 +105,8 @@ def map_area(
         InputError: If area, scenes, bundle or sizes do not fit together.
         ConflictError: If another run holds the folder, or it holds another map.
     """
-    run_dir, options, known = made_folder(config.out), RunOptions(resume=resume), resume and not refresh
+    run_dir, known = made_folder(config.out), resume and not refresh
+    options = run_options(config.cluster, resume=resume)
     window, windows = window_of(config)
     config = config.model_copy(update={"window": window})
     config = config.model_copy(update={"tile_px": tile_px_of(config)})
@@ -260,6 +261,7 @@ def design(
         augment=config.augment,
         cubes=cubes,
         name=stage_of(config),
+        device="cuda" if config.cluster.gpus_per_worker else "cpu",
     )
     return Design(config, job, area, table, question, steps)
 

@@ -61,6 +61,8 @@ class MapJob:
         augment: Views in which the network sees each window.
         cubes: Stages of the cube to read; none reads the archive.
         name: Stage of the ledger and name of the store: ``map``, or ``map-<version>``.
+        device: Where the network runs: ``cpu``, or the ``cuda`` of the worker. No part of a tile's key, as the
+            instruction set of a CPU is none.
     """
 
     run_dir: str
@@ -75,6 +77,7 @@ class MapJob:
     augment: Augment = "none"
     cubes: tuple[CubeJob, ...] = ()
     name: str = "map"
+    device: str = "cpu"
 
     @property
     def store_url(self) -> str:
@@ -192,6 +195,7 @@ class MapJob:
             layers=self.layers,
             wanted=wanted,
             augment=self.augment,
+            device=self.device,
         )
         names = [str(n) for n in mapped.data_vars]
         values = compute(*(mapped[n].data for n in names), scheduler="threads", num_workers=threads)

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from cluster.spec import ClusterSpec
+from cluster.base import ClusterSpec
 from engine.archive.items import ItemTable
 from engine.archive.radiometry import radiometry
 from engine.cube.plan import plan_cube
@@ -263,7 +263,7 @@ def tile_shape(job: MapJob, steps: tuple[int, int], at_once: int = 1) -> TileSha
 
 def tiles_at_once(cluster: ClusterSpec) -> int:
     """Return how many tiles a worker makes at the same time; 1 where only its scheduler knows."""
-    return cluster.threads_per_worker if cluster.kind == "local" else 1
+    return 1 if cluster.kind == "address" else cluster.tiles_at_once
 
 
 _FEW_TILES = 64

@@ -21,7 +21,6 @@ from engine.archive.probe import probe as look_at_pixels
 from engine.cube.reading import Archive
 from engine.inference.bundle import load_bundle
 from engine.inference.ensemble import halo_px
-from engine.runs.driver import RunOptions
 from engine.runs.estimate import Interval, Workers, choose_way, propose_size, reason_of, run_seconds
 from engine.store.lease import Lease
 from engine.store.objects import absolute
@@ -37,7 +36,7 @@ from pipelines.probe_tiles import Probe, run_probe, unreachable
 from pipelines.propose_window import label_difference
 from pipelines.run_folder import read_plan, write_plan
 from pipelines.survey import Bounds, Step, Survey, compare_sizes, compare_ways, survey
-from pipelines.tile_stage import known_scenes, made_folder, question_of
+from pipelines.tile_stage import known_scenes, made_folder, question_of, run_options
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,11 @@ def plan_map(config: RunConfig, options: PlanOptions | None = None, step: Step |
             return replace(_plan(config, options, seen, None, reason), windows=windows)
     if config.probe != "off":
         table = look_at_pixels(table, config.probe)
-    run = RunOptions()
+    run = run_options(config.cluster)
     with Lease(made_folder(config.out), patience_s=run.patience_s, beat_s=run.beat_s) as lease:
         seen = _Surveyed.of(prepare(config, table=table, windows=windows), step)
         around = lease, options.client or config.cluster
-        made = run_probe(seen.job, seen.survey, around, options.probe, step)
+        made = run_probe(seen.job, seen.survey, around, run, options.probe, step)
         if windows is not None:
             trained = load_bundle(config.bundle, trust_model=config.trust_model).lattice
             windows = replace(windows, difference=label_difference(seen.job, trained))

@@ -89,13 +89,16 @@ class Probe:
         return max(r.peak_bytes for r in self.records)
 
 
-def run_probe(job: MapJob, seen: Survey, around: tuple[Lease, Any], wanted: int | None, step: Step) -> Probe:
+def run_probe(
+    job: MapJob, seen: Survey, around: tuple[Lease, Any], options: RunOptions, wanted: int | None, step: Step
+) -> Probe:
     """Make some tiles of a job, on the cluster and as many at once as the run will.
 
     Args:
         job: The run's job; its store and its plan exist.
         seen: What its tiles have to do.
         around: The folder's lease, held, and the cluster.
+        options: How the run will run there.
         wanted: How many tiles to time; None for `PROBE_TILES`, or as many as run at once. One more for each
             place where a tile can run is made first.
         step: Told each tile.
@@ -111,11 +114,11 @@ def run_probe(job: MapJob, seen: Survey, around: tuple[Lease, Any], wanted: int 
         opened = time.monotonic() - begun
         limit = _memory_limit(client)
         require_memory(lease.run_dir, job.name, limit)
-        slots = sum(threads.values())
+        slots = max(1, sum(threads.values()) // options.threads_per_tile)
         picked = _pick(seen, (max(PROBE_TILES, slots) if wanted is None else wanted), slots)
         tiles = [seen.sample[i] for i in picked]
         run_stages(
-            [job], client, lease.run_dir, RunOptions(), _listener(step, len(tiles)), lease=lease, only=tiles
+            [job], client, lease.run_dir, options, _listener(step, len(tiles)), lease=lease, only=tiles
         )
     found = _records(job, tiles)
     loads = [seen.loads[i] for i, tile in zip(picked, tiles, strict=True) if tile in found]

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cluster.memory import free_memory
+from cluster.versions import worker_facts
 from engine.runs.tile import engine_version
 from engine.store.objects import Folder
 from engine.values.redact import without_secrets
@@ -58,7 +60,20 @@ def _cluster(client: Any) -> dict[str, Any]:
         "workers": len(workers),
         "threads": sum(w["nthreads"] for w in workers),
         "hosts": len({w["host"] for w in workers}),
+        "memory": free_memory(client),
+        "software": _software(client),
     }
+
+
+def _software(client: Any) -> list[dict[str, Any]]:
+    """Return what the workers are made of: one entry for each combination, with its machines."""
+    found: dict[str, dict[str, Any]] = {}
+    for facts in worker_facts(client).values():
+        same = {"landweave": facts.landweave, **facts.decides}
+        entry = found.setdefault(repr(sorted(same.items())), {**same, "hosts": set(), "cpus": set()})
+        entry["hosts"].add(facts.host)
+        entry["cpus"].add(facts.cpu)
+    return [{**e, "hosts": sorted(e["hosts"]), "cpus": sorted(e["cpus"])} for e in found.values()]
 
 
 def _digest(run_dir: str, name: str) -> str:

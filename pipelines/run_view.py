@@ -10,7 +10,17 @@ if TYPE_CHECKING:
 
     from pipelines.verify_run import Verified
 
-ERRORS = ("error", "failed", "quarantined", "worker-died", "refused", "broke off", "lines lost")
+ERRORS = (
+    "error",
+    "failed",
+    "quarantined",
+    "worker-died",
+    "worker-refused",
+    "worker-differs",
+    "refused",
+    "broke off",
+    "lines lost",
+)
 """Events of a log that tell of something wrong."""
 
 _GIB = 2**30
@@ -77,6 +87,22 @@ def _head(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
         links = {s["facts"].get("dashboard") for s in told["stages"] if s["state"] in ("running", "draining")}
         for link in sorted(filter(None, links)):
             yield "dashboard", link
+        if known := [s["facts"]["cluster"] for s in told["stages"] if s.get("facts", {}).get("cluster")]:
+            yield from _cluster(known[-1])
+
+
+def _cluster(cluster: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Say what a run had to run on when it began."""
+    hosts = cluster.get("memory", [])
+    yield "cluster", f"{cluster['workers']} workers on {max(1, len(hosts))} machines when the run began"
+    for i, host in enumerate(hosts[:8]):
+        free = f"{host['host']}: {host['workers']} workers, {_of(host)} of memory free"
+        gpus = "".join(f"; {gpu['name']}, {_of(gpu)} free" for gpu in host["gpus"])
+        yield "" if i else "memory", free + gpus
+
+
+def _of(sizes: dict[str, int]) -> str:
+    return f"{sizes['free_bytes'] / _GIB:.1f} of {sizes['total_bytes'] / _GIB:.1f} GiB"
 
 
 def _stage_lines(stage: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -109,6 +135,7 @@ def _stage_lines(stage: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "slowest", ", ".join(f"{s['tile']} {duration(s['seconds'])}" for s in stage["slowest"])
     yield from _trouble(stage)
     yield from _workers(stage["workers"])
+    yield from _left(stage)
     ended = stage["ended"]
     if ended.get("message"):
         yield "broke off", f"{ended['error']}: {ended['message']}"
@@ -141,6 +168,11 @@ def _workers(workers: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "" if i else "workers", f"{name}  {text}"
     if len(busy) > 8:
         yield "", f"and {len(busy) - 8} more"
+
+
+def _left(stage: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if n := stage.get("left_workers"):
+        yield "left", f"{n:,} in good order, at the end of their time"
 
 
 def log_line(line: dict[str, Any]) -> str:

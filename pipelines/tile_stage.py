@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+from cluster.base import ClusterSpec
 from cluster.launch import open_client
+from cluster.versions import differences, worker_facts
 from engine.archive.items import ItemTable
 from engine.archive.radiometry import radiometry
 from engine.runs.driver import RunEvent, RunOptions, RunSummary, TileJob, run_stages
@@ -20,6 +24,7 @@ from engine.store.lease import Lease
 from engine.store.objects import absolute, local_path
 from engine.values.area import Area
 from engine.values.errors import InputError
+from engine.values.redact import without_secrets
 from pipelines.config import SourceConfig
 from pipelines.run_facts import dashboard_of, memory_limit, run_facts
 from pipelines.run_folder import ITEMS_KEY, PROJECTED_KEY, QUESTION_KEY, plans_in, read_plan, require_memory
@@ -103,7 +108,7 @@ def run_jobs(jobs: Sequence[TileJob], area: Area, around: Around) -> tuple[float
     """
     run_dir, km2 = around.lease.run_dir, surface_km2(area)
     options, only = around.options, around.only
-    with open_client(around.cluster) as client:
+    with _cluster_told(around.listener), open_client(around.cluster) as client:
         facts = [_facts(run_dir, job, km2, memory_limit(client)) for job in jobs]
         if only is not None:
             facts = [*(replace(f, total=0) for f in facts[:-1]), replace(facts[-1], total=len(only))]
@@ -113,9 +118,53 @@ def run_jobs(jobs: Sequence[TileJob], area: Area, around: Around) -> tuple[float
             hear = _both(journal, around.listener, {stage.stage: stage.tile_km2 for stage in facts})
             for stage in facts:
                 hear(RunEvent("begun", stage.stage, None, 0, stage.total, message=dashboard_of(client)))
+            for told in differences(worker_facts(client).values()):
+                hear(RunEvent("worker-differs", "", None, 0, 0, message=told))
             summaries = run_stages(jobs, client, run_dir, options, hear, lease=around.lease, only=only)
             journal.end(summaries)
     return km2, summaries
+
+
+def run_options(cluster: ClusterSpec, *, resume: bool = True) -> RunOptions:
+    """Return how a run runs on a cluster: what a tile takes there, and how far the cluster may grow."""
+    on_gpu = cluster.gpus_per_worker > 0
+    grown = (cluster.most_workers or 0) * cluster.tiles_at_once if cluster.adapt is not None else 0
+    return RunOptions(
+        resume=resume,
+        resources={"GPU": 1} if on_gpu else None,
+        threads_per_tile=cluster.threads_per_worker if on_gpu else 1,
+        grows_to=grown,
+        no_worker_timeout_s=cluster.wait_s,
+    )
+
+
+class _Told(logging.Handler):
+    """Passes on what a cluster says while it is started."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(logging.INFO)
+        self.listener = listener
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = without_secrets(record.getMessage())
+        self.listener(RunEvent("waiting", "", None, 0, 0, message=message), 0.0)
+
+
+@contextmanager
+def _cluster_told(listener: Listener | None) -> Iterator[None]:
+    """Let a listener hear what is waited for."""
+    if listener is None:
+        yield
+        return
+    logger, handler = logging.getLogger("landweave.cluster"), _Told(listener)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(before or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
 
 
 def _facts(run_dir: str, job: TileJob, km2: float, limit_bytes: int | None) -> StageFacts:

@@ -8,10 +8,23 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.services.gpu import pytest_collection_modifyitems, pytest_configure, pytest_terminal_summary
 from tests.services.require import require_service
 from tests.services.s3 import bucket, folder_url, s3_folder, s3_server
+from tests.services.slurm import slurm
 
-__all__ = ["bucket", "folder_url", "require_service", "s3_folder", "s3_server"]  # one S3 server for all tests
+# one S3 server and one Slurm for all tests; and what is done with tests that need a GPU
+__all__ = [
+    "bucket",
+    "folder_url",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_terminal_summary",
+    "require_service",
+    "s3_folder",
+    "s3_server",
+    "slurm",
+]
 
 _DATA = Path(os.environ.get("LANDWEAVE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

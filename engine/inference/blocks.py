@@ -220,10 +220,13 @@ def _gather(
 
 
 def _cut_piece(sums: NDArray[np.int32], size: tuple[int, int], side: tuple[int, int]) -> NDArray[np.int32]:
-    """Copy out a block's own sums (side 0, 0) or its spill below, right or at the corner."""
+    """Cut out a block's own sums (side 0, 0), or copy its spill below, right or at the corner.
+
+    Own sums are finished next and need no copy; spills wait for neighbours and must not hold the block.
+    """
     ys = slice(size[0], None) if side[0] else slice(0, size[0])
     xs = slice(size[1], None) if side[1] else slice(0, size[1])
-    return np.ascontiguousarray(sums[:, ys, xs])
+    return np.ascontiguousarray(sums[:, ys, xs]) if any(side) else sums[:, ys, xs]
 
 
 def _finish_block(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.inference.loops import softmax
 from engine.values.errors import DataError
@@ -47,7 +48,9 @@ def fixed_point(
     import torch
 
     if given == "logits" and isinstance(head, Classes | None) and outputs_KHW.device.type == "cpu":
-        return _softmax(outputs_KHW, temperature)
+        fixed_KHW = torch.empty(outputs_KHW.shape, dtype=torch.int32)
+        fill_fixed_point(outputs_KHW, fixed_KHW.numpy(), temperature)
+        return fixed_KHW
     _require_finite(bool(torch.isfinite(outputs_KHW).all()))
     scores_KHW = outputs_KHW.float().contiguous()
     if isinstance(head, Values):
@@ -66,16 +69,25 @@ def fixed_point(
     return torch.round(p_KHW * PROBABILITY_ONE).to(torch.int32)
 
 
-def _softmax(outputs_KHW: torch.Tensor, temperature: float) -> torch.Tensor:
-    """As `fixed_point`, in one pass: the usual case on a CPU."""
-    import torch
+def fill_fixed_point(
+    outputs_KHW: torch.Tensor,
+    out_KHW: NDArray[np.int32],
+    temperature: float = 1.0,
+    given: Given = "logits",
+    head: Classes | MultiLabel | Values | None = None,
+) -> None:
+    """As `fixed_point` on a CPU, into an array that is there: the usual case writes it once.
 
-    fixed_KHW = torch.empty(outputs_KHW.shape, dtype=torch.int32)
-    scores_KHW, found_KHW = outputs_KHW.float().numpy(), fixed_KHW.numpy()
+    Raises:
+        DataError: If an output is not finite.
+    """
+    if given != "logits" or not isinstance(head, Classes | None):
+        np.copyto(out_KHW, fixed_point(outputs_KHW, temperature, given, head).numpy())
+        return
+    scores_KHW = outputs_KHW.float().numpy()
     if outputs_KHW.shape[2] == 1:  # a column of pixels: as one row, along which the loop is fast
-        scores_KHW, found_KHW = scores_KHW.swapaxes(1, 2), found_KHW.swapaxes(1, 2)
-    _require_finite(softmax(scores_KHW.transpose(1, 2, 0), np.float32(temperature), found_KHW))
-    return fixed_KHW
+        scores_KHW, out_KHW = scores_KHW.swapaxes(1, 2), out_KHW.swapaxes(1, 2)
+    _require_finite(softmax(scores_KHW.transpose(1, 2, 0), np.float32(temperature), out_KHW))
 
 
 def _require_finite(finite: bool) -> None:

@@ -27,10 +27,11 @@ from engine.inference.blend import ROWS
 from engine.inference.bundle import Bundle
 from engine.inference.cuda import PLACES, Places
 from engine.inference.exported import exported_network
-from engine.inference.heads import fixed_point
+from engine.inference.heads import Given, fill_fixed_point, fixed_point
 from engine.inference.loops import normalise
 from engine.models.normalise import LogSigmoid, Standard, prepare
 from engine.values.errors import DataError, InputError, SpecError
+from engine.values.head import Classes, MultiLabel, Values
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +86,7 @@ class Lane:
         keep_freed_memory()
         _one_thread()
         self.bundle, self.device, self.days = bundle, device, days
-        self.network = network_of(bundle, device, days)
+        self.network = network_of(bundle, device, days, packed=device == "cpu")
         self._table_CV = _normal_table(bundle.normalisation)
         self._places = None if device == "cpu" or bundle.kind == "onnx" else Places(device)
         large = device != "cpu" and bundle.kind == "safetensors" and not bundle.pixelwise
@@ -170,7 +171,7 @@ class Lane:
         with torch.inference_mode():
             outputs_BKHW = self.outputs(*self.prepared(x_BTCHW))
             for outputs_KHW, out_KHW in zip(outputs_BKHW, out_BKHW, strict=True):
-                np.copyto(out_KHW, self._fixed(outputs_KHW).numpy())
+                fill_fixed_point(outputs_KHW, out_KHW, *self._meaning)
 
     def _fixed_on_device(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
         """As `_evaluate`, for tensors on another device."""
@@ -178,11 +179,11 @@ class Lane:
 
         with torch.inference_mode():
             outputs_BKHW = self.outputs(*prepare(x_BTCHW, self.bundle.normalisation))
-            return torch.stack([self._fixed(outputs_KHW) for outputs_KHW in outputs_BKHW])
+            return torch.stack([fixed_point(outputs_KHW, *self._meaning) for outputs_KHW in outputs_BKHW])
 
-    def _fixed(self, outputs_KHW: torch.Tensor) -> torch.Tensor:
-        bundle = self.bundle
-        return fixed_point(outputs_KHW, bundle.temperature, bundle.layout.output, bundle.head)
+    @property
+    def _meaning(self) -> tuple[float, Given, Classes | MultiLabel | Values]:
+        return self.bundle.temperature, self.bundle.layout.output, self.bundle.head
 
     def outputs(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
         """Run the network alone, in the bundle's precision: ``outputs_BKHW``."""
@@ -237,27 +238,32 @@ Network = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 """``(x_BTCHW, valid_BTHW) -> outputs_BKHW``, all float32."""
 
 
-def network_of(bundle: Bundle, device: str, days: Days = ()) -> Network:
+def network_of(bundle: Bundle, device: str, days: Days = (), *, packed: bool = False) -> Network:
     """Open a bundle's network.
 
     Args:
         bundle: The model.
         device: ``cpu``, ``cuda`` or ``cuda:n``.
         days: Day of the year of each date, for networks that take it.
+        packed: Whether as the lane of a CPU runs it, without derivatives (`engine.models.packed`); float32
+            networks of the registry only, others stay as they are.
 
     Raises:
         DataError: If the weights are damaged or do not fit the architecture.
         InputError: If the device is not there, or the days are missing.
     """
-    return _onnx_network(bundle, device) if bundle.kind == "onnx" else _network(bundle, device, days)
+    if bundle.kind == "onnx":
+        return _onnx_network(bundle, device)
+    return _network(bundle, device, days, packed=packed and bundle.precision == "float32")
 
 
-def _network(bundle: Bundle, device: str, days: Days) -> Network:
+def _network(bundle: Bundle, device: str, days: Days, *, packed: bool) -> Network:
     """Build a registry network: batch norms folded, channels last (measured: 1.5 times as fast)."""
     import torch
     from safetensors.torch import load
 
     from engine.models.fold import fold_batchnorm
+    from engine.models.packed import pack
     from engine.models.registry import build
 
     _check_device(torch, device)
@@ -273,7 +279,7 @@ def _network(bundle: Bundle, device: str, days: Days) -> Network:
             "the weights do not fit the architecture", where=str(bundle.weights_path), found=str(error)
         ) from error
     module = fold_batchnorm(module).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    module.requires_grad_(False)
+    module = pack(module) if packed else module.requires_grad_(False)
     if bundle.takes_days and not days:
         raise InputError(
             "the network asks for the day of each date", where="lane", mend="give a cube with time"

@@ -54,6 +54,7 @@ class UNet(nn.Module):
         finer_first = list(zip(channels[1:], channels[:-1], strict=True))
         self.raise_ = nn.ModuleList(_raise(config.decoder, coarse, fine) for coarse, fine in finer_first)
         self.up = nn.ModuleList(_level(2 * fine, fine, norm) for _, fine in finer_first)
+        self.pool = nn.MaxPool2d(2)
         self.drop = nn.Dropout2d(config.dropout)
         self.head = nn.Conv2d(channels[0], config.n_classes, 1)
 
@@ -74,13 +75,13 @@ class UNet(nn.Module):
         x_BFHW = self.stem(torch.cat([x_BTCHW.flatten(1, 2), valid_BTHW], dim=1))
         skips: list[torch.Tensor] = []
         for index, level in enumerate(self.down):
-            x_BFHW = level(functional.max_pool2d(x_BFHW, 2) if index else x_BFHW)
+            x_BFHW = level(self.pool(x_BFHW) if index else x_BFHW)
             skips.append(x_BFHW)
         x_BFHW = self.drop(skips.pop())
         for raise_, level, skip_BFHW in zip(
             reversed(self.raise_), reversed(self.up), reversed(skips), strict=True
         ):
-            x_BFHW = level(torch.cat([raise_(x_BFHW), skip_BFHW], dim=1))
+            x_BFHW = level(raise_(x_BFHW, skip_BFHW))
         logits_BKHW: torch.Tensor = self.head(x_BFHW)
         return logits_BKHW
 
@@ -105,24 +106,42 @@ class UNet(nn.Module):
             )
 
 
+class Join(nn.Module):
+    """Double the resolution and put the skip beside it; `engine.models.packed` does it in one pass."""
+
+    def forward(self, coarse_BFHW: torch.Tensor, skip_BFHW: torch.Tensor) -> torch.Tensor:
+        """Join: features of the coarse grid first."""
+        fine_BFHW = functional.interpolate(coarse_BFHW, scale_factor=2, mode="bilinear", align_corners=False)
+        return torch.cat([fine_BFHW, skip_BFHW], dim=1)
+
+
 class _BilinearRaise(nn.Module):
     """Reduce the channels on the coarse grid, where it is cheap, then double the resolution."""
 
     def __init__(self, coarse: int, fine: int) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(coarse, fine, 1)
+        self.join = Join()
 
-    def forward(self, x_BFHW: torch.Tensor) -> torch.Tensor:
-        """Double height and width."""
-        return functional.interpolate(
-            self.reduce(x_BFHW), scale_factor=2, mode="bilinear", align_corners=False
-        )
+    def forward(self, x_BFHW: torch.Tensor, skip_BFHW: torch.Tensor) -> torch.Tensor:
+        """Double height and width and put the skip beside it."""
+        joined: torch.Tensor = self.join(self.reduce(x_BFHW), skip_BFHW)
+        return joined
+
+
+class _TransposedRaise(nn.ConvTranspose2d):
+    """Learn how to double the resolution."""
+
+    def __init__(self, coarse: int, fine: int) -> None:
+        super().__init__(coarse, fine, 2, stride=2)
+
+    def forward(self, x_BFHW: torch.Tensor, skip_BFHW: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Double height and width and put the skip beside it."""
+        return torch.cat([super().forward(x_BFHW), skip_BFHW], dim=1)
 
 
 def _raise(decoder: str, coarse: int, fine: int) -> nn.Module:
-    if decoder == "transposed":
-        return nn.ConvTranspose2d(coarse, fine, 2, stride=2)
-    return _BilinearRaise(coarse, fine)
+    return _TransposedRaise(coarse, fine) if decoder == "transposed" else _BilinearRaise(coarse, fine)
 
 
 def _level(n_in: int, n_out: int, norm: str) -> nn.Sequential:

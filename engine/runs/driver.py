@@ -39,10 +39,12 @@ from engine.runs.machine import (
     Submit,
     TileDone,
     TileFailed,
+    TileHandedOver,
     TileReturned,
     Unit,
     WorkerDied,
 )
+from engine.runs.news import News, NewsRoom
 from engine.runs.post import JOB_LIMIT_BYTES, Post, execute_and_tell, pack
 from engine.runs.scheduler import (
     came_back,
@@ -184,6 +186,7 @@ class _Drive:
         self.again: set[Unit] = set()  # on record with gaps: to be made although their key is the same
         self.futures: dict[Unit, Future[TileRecord]] = {}
         self.post = Post(client, lease.run_dir)
+        self.news, self.refusal = NewsRoom(client), ""  # why the last worker was refused
         self.back: queue.SimpleQueue[tuple[Unit, Future[TileRecord]]] = queue.SimpleQueue()
         self.stopped = self.refused = ""
         self.killers: dict[Unit, list[str]] = {}  # the workers that were lost under a tile
@@ -238,6 +241,7 @@ class _Drive:
             case Submit(unit, attempt):
                 self._submit(unit, attempt)
             case Fail(unit, kind, message):
+                self._call_off(unit)
                 self.tallies[unit.stage].give_up(unit, kind, message)
                 self._emit("failed", unit, message=message, error=kind)
             case Quarantine(unit):
@@ -281,6 +285,8 @@ class _Drive:
             came.append(self.back.get(timeout=_TICK_S))
             while True:
                 came.append(self.back.get_nowait())
+        for news in self.news.collect():
+            self._hear(news)
         dead: dict[str, list[Unit]] = {}
         for unit, future in came:
             if self.futures.get(unit) is future:
@@ -292,6 +298,23 @@ class _Drive:
             self._handle(WorkerDied(tuple(units)))
         if time.monotonic() - self.looked > _LOOK_S:
             self._look_at_cluster()
+
+    def _hear(self, news: News) -> None:
+        """Pass on what a worker tells; its unfinished tiles are with another one already."""
+        self.on_event(RunEvent(news.kind, "", None, 0, 0, message=news.message, worker=news.worker))
+        if news.kind == "worker-refused":
+            self.refusal = news.message
+        left = set(news.tasks)
+        for unit in [
+            u for u, future in self.futures.items() if str(future.key) in left and not future.done()
+        ]:
+            self._handle(TileHandedOver(unit))
+
+    def _call_off(self, unit: Unit) -> None:
+        """Cancel a tile that is given up while it runs."""
+        if (future := self.futures.pop(unit, None)) is not None:
+            with contextlib.suppress(Exception):
+                self.client.cancel([future], force=True)
 
     def _take(self, unit: Unit, future: Future[TileRecord], dead: dict[str, list[Unit]]) -> None:
         """Turn what became of a tile's future into an event."""
@@ -356,9 +379,9 @@ class _Drive:
         if threads:
             self.seen_worker = self.looked
             if self.options.in_flight is None:
-                self._handle(Resized(threads // self.options.threads_per_tile + 1))
+                self._handle(Resized(_room_for(threads, self.options)))
         elif self.looked - self.seen_worker > self.options.no_worker_timeout_s:
-            raise no_worker(self.options.no_worker_timeout_s)
+            raise no_worker(self.options.no_worker_timeout_s, self.refusal)
 
     def _require_scheduler(self) -> None:
         if self.client.status not in ("running", "connecting"):
@@ -368,6 +391,7 @@ class _Drive:
         """Cancel what is still out there (nothing, unless the run broke off)."""
         with contextlib.suppress(Exception):
             self.post.close()
+            self.news.close()
         if self.futures:
             with contextlib.suppress(Exception):
                 self.client.cancel(list(self.futures.values()), force=True)
@@ -416,8 +440,13 @@ class _Drive:
 def _in_flight(client: Client, options: RunOptions) -> int:
     if options.in_flight is not None:
         return options.in_flight
-    threads = first_thread_count(client, options.no_worker_timeout_s)
-    return max(1, threads // options.threads_per_tile + 1)
+    threads = 0 if options.grows_to else first_thread_count(client, options.no_worker_timeout_s)
+    return _room_for(threads, options)
+
+
+def _room_for(threads: int, options: RunOptions) -> int:
+    """Return how many tiles to hand out: one more than can be made at once, by the cluster as it is or may be."""
+    return max(threads // options.threads_per_tile, options.grows_to) + 1
 
 
 def _retryable(error: BaseException | None) -> bool:

@@ -27,6 +27,8 @@ class RunOptions:
         beat_s: How often this run shows that it is alive.
         no_worker_timeout_s: How long to wait for a first or new worker.
         term_s: How long a drain may take after SIGTERM; what is still running then is left.
+        grows_to: Tiles that the cluster can make at once when it has grown as far as it may: one that follows
+            the work grows only when more is asked of it than it can do, and may have no worker at first.
     """
 
     in_flight: int | None = None
@@ -40,6 +42,7 @@ class RunOptions:
     beat_s: float = 2.0
     no_worker_timeout_s: float = 300.0
     term_s: float = TERM_S
+    grows_to: int = 0
 
 
 EventKind = Literal[
@@ -54,6 +57,10 @@ EventKind = Literal[
     "worker-died",
     "refused",
     "draining",
+    "worker-left",
+    "worker-differs",
+    "worker-refused",
+    "waiting",
 ]
 
 
@@ -63,9 +70,11 @@ class RunEvent:
 
     Attributes:
         kind: What. ``begun``: the stage, before its first tile; `message` is the link of Dask's dashboard.
-            ``changed``: a tile on record is made again; `message` says why.
-        stage: Which stage, empty for ``draining``.
-        tile: Where, None for ``draining``.
+            ``changed``: a tile on record is made again; `message` says why. ``worker-left``: in good order.
+            ``worker-differs``: from the client or from other workers, in what may decide the last bits.
+            ``worker-refused``: it got no tile. ``waiting``: for a first worker.
+        stage: Which stage, empty for what concerns all.
+        tile: Where, None for what concerns no tile.
         ended: Tiles of the stage that ended so far, one way or another.
         total: All tiles of the stage.
         record: The tile's record (``done``, ``reused``), or the one that no longer holds (``changed``).

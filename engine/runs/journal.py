@@ -162,8 +162,10 @@ class Journal:
                 self._line(stage, "done", **told)
             case "changed":
                 book.why[tile] = event.message
-            case "begun" | "submitted" | "reused":
+            case "begun" | "submitted" | "reused" | "waiting":
                 pass
+            case "worker-left" | "worker-differs" | "worker-refused":
+                self._line(stage, event.kind, worker=event.worker, message=_short(event.message))
             case "draining":
                 self._line(stage, "draining", running=len(book.progress.running), left=book.progress.left)
             case kind:

@@ -21,6 +21,10 @@ deaths it is a suspect and waits until all other tiles have ended. Then suspects
 nothing else in flight in the whole run, and only deaths there count. So an innocent tile is never
 quarantined, and the cluster is not held up while there is other work.
 
+A worker that leaves in good order (the end of its walltime, a cluster that shrinks) is no death. It finishes
+what it has in hand; what does not fit into its time is handed over to another by Dask's scheduler, and stays
+in flight here. Only a tile that is handed over `handovers` times is given up: no worker lives long enough.
+
 Memory grows with tiles in flight and tiles in trouble, not with the area: ended tiles are only counted.
 """
 
@@ -36,6 +40,9 @@ from engine.values.grid import TileKey
 
 NEED_LOST = "need-lost"
 """Kind of a gap: the tile itself was not tried, because one that it needs was given up."""
+
+OUT_OF_TIME = "out-of-time"
+"""Kind of a gap: the tile takes longer than its workers may run."""
 
 
 class Unit(NamedTuple):
@@ -62,6 +69,7 @@ class Limits:
         lone_deaths: Worker deaths of a tile alone before it is quarantined.
         shared_deaths: Worker deaths in company before a tile must run alone.
         hopeless: Failed tiles without a single good one before the run stops.
+        handovers: Workers that a tile outlasts before it is given up.
     """
 
     in_flight: int
@@ -69,9 +77,10 @@ class Limits:
     lone_deaths: int = 3
     shared_deaths: int = 2
     hopeless: int = 20
+    handovers: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("in_flight", "attempts", "lone_deaths", "shared_deaths", "hopeless"):
+        for name in ("in_flight", "attempts", "lone_deaths", "shared_deaths", "hopeless", "handovers"):
             if getattr(self, name) < 1:
                 raise InputError("a run's limits must be at least 1", where=name, found=getattr(self, name))
 
@@ -133,6 +142,13 @@ class TileReturned:
 
 
 @dataclass(frozen=True)
+class TileHandedOver:
+    """The time of a tile's worker ended before the tile did; another one makes it, without being asked."""
+
+    unit: Unit
+
+
+@dataclass(frozen=True)
 class StoreRefused:
     """A tile could not be written because nothing can: the disk is full or write-protected."""
 
@@ -159,6 +175,7 @@ Event = (
     | TileFailed
     | WorkerDied
     | TileReturned
+    | TileHandedOver
     | StoreRefused
     | Resized
     | Drain
@@ -231,6 +248,7 @@ class Machine:
         self._errors: Counter[Unit] = Counter()
         self._shared: Counter[Unit] = Counter()
         self._lone: Counter[Unit] = Counter()
+        self._outlasted: Counter[Unit] = Counter()
         self._all_planned = False
         self._stop_reason = "finished"
         self._stopped = False
@@ -280,6 +298,8 @@ class Machine:
                 out += self._worker_died(units)
             case TileReturned(unit):
                 self._give_back(unit)
+            case TileHandedOver(unit):
+                out += self._handed_over(unit)
             case StoreRefused(unit):
                 self._give_back(unit)
                 if not self.draining:
@@ -354,6 +374,16 @@ class Machine:
                 self._ready.append(unit)
         return out
 
+    def _handed_over(self, unit: Unit) -> list[Instruction]:
+        """Give up a tile that outlasts its workers; one that came back in the meantime is left alone."""
+        if unit not in self._running:
+            return []
+        self._outlasted[unit] += 1
+        if self._outlasted[unit] < self.limits.handovers:
+            return []
+        self._take_back(unit)
+        return self._give_up(unit, Fail(unit, OUT_OF_TIME, _outlasts(self._outlasted[unit])))
+
     def _next(self) -> list[Instruction]:
         """Hand out what may be handed out; stop when nothing is left to wait for."""
         out: list[Instruction] = []
@@ -391,10 +421,18 @@ class Machine:
 
     def _forget(self, unit: Unit) -> None:
         self._open.discard(unit)
-        for counter in (self._attempts, self._errors, self._shared, self._lone):
+        for counter in (self._attempts, self._errors, self._shared, self._lone, self._outlasted):
             counter.pop(unit, None)
 
 
 def _without(need: Unit) -> tuple[str, str]:
     """Return kind and message of a unit whose need was given up."""
     return NEED_LOST, f"it needs {need}, which could not be made"
+
+
+def _outlasts(times: int) -> str:
+    """Return the message of a tile that takes longer than its workers may run."""
+    return (
+        f"the time of its worker ended {times} times before it was made; "
+        "to mend: a longer walltime or cluster.lifetime, or smaller tiles (tile_px)"
+    )

@@ -141,7 +141,7 @@ class Progress:
         self.counts: Counter[str] = Counter()
         self.running: dict[TileKey, float] = {}
         self.draining = False
-        self.peak_bytes = self.second_attempts = self.gaps = self.deaths = 0
+        self.peak_bytes = self.second_attempts = self.gaps = self.left_workers = 0
         self.times = Moments()
         self._first: float | None = None  # when the first tile was handed out
         self._last = 0.0  # when the last tile came back
@@ -176,6 +176,8 @@ class Progress:
                 self._again[reason if known else "others"] += 1
             case "draining":
                 self.draining = True
+            case "worker-left":
+                self.left_workers += 1
             case kind if kind in _TROUBLE:
                 self._pop(event)
                 self._error(event.error or _TROUBLE[kind], event)
@@ -286,6 +288,7 @@ class Progress:
             "made_again": dict(self._again),
             "errors": self._errors,
             "workers": self._workers,
+            "left_workers": self.left_workers,
             "second_attempts": self.second_attempts,
             "gaps": self.gaps,
         }

@@ -39,12 +39,12 @@ def first_thread_count(client: Client, timeout_s: float) -> int:
     return thread_count(client)
 
 
-def no_worker(timeout_s: float) -> RetryableError:
-    """Say that the cluster has no worker, or none that its scheduler tells of."""
+def no_worker(timeout_s: float, refusal: str = "") -> RetryableError:
+    """Say that the cluster has no worker, or none that its scheduler tells of; `refusal`: why one got no tile."""
     return RetryableError(
         "the cluster has no worker",
         where="cluster",
-        found=f"none for {timeout_s:g} s",
+        found=f"none for {timeout_s:g} s" + (f"; one was refused: {refusal}" if refusal else ""),
         mend=f"look at the workers' logs, then {AGAIN}",
     )
 

@@ -49,7 +49,7 @@ __all__ = [
     "Windows",
 ]
 
-ENGINE_FORMAT = 3
+ENGINE_FORMAT = 4
 """Raised whenever the same inputs would give other bytes; part of every tile key."""
 
 REFLECTANCE_ONE = 10_000

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 
+import cluster.address as address
 import cluster.launch as launch
 from cluster.launch import open_client
-from cluster.spec import ClusterSpec
+from cluster.local import LocalSpec
 from cluster.worker import GDAL, THREADS, WorkerSetup
 from engine.values.errors import InputError, RetryableError
 
@@ -40,7 +41,7 @@ def _torch_threads() -> int:
 
 
 def test_local_workers_are_set_up_before_they_start() -> None:
-    spec = ClusterSpec(n_workers=2, threads_per_worker=1, memory_limit="700MiB")
+    spec = LocalSpec(n_workers=2, threads_per_worker=1, memory_limit="700MiB")
     with open_client(spec) as client:
         assert len(client.nthreads()) == 2
         seen = list(client.run(_seen).values())
@@ -73,13 +74,13 @@ def test_an_address_or_a_client_is_used_and_left_open(tmp_path: Path) -> None:
 
 
 def test_nothing_and_local_mean_this_machine() -> None:
-    assert launch._spec(None) == launch._spec("local") == ClusterSpec()
+    assert launch.spec_of(None) == launch.spec_of("local") == LocalSpec()
 
 
 def test_other_things_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="not a cluster"), open_client(3):  # type: ignore[arg-type]
         pass
-    monkeypatch.setattr(launch, "_CONNECT_S", 0.5)
+    monkeypatch.setattr(address, "_CONNECT_S", 0.5)
     with pytest.raises(RetryableError, match="does not answer"), open_client("tcp://127.0.0.1:9"):
         pass
 

@@ -8,7 +8,7 @@ import pytest
 from distributed import Client
 
 from cluster.launch import open_client
-from cluster.spec import ClusterSpec
+from cluster.local import LocalSpec
 from engine.runs.driver import run_tiles
 from tests.faults.harness import SIDE, bytes_under
 from tests.faults.processes import Cluster
@@ -18,7 +18,7 @@ from tests.runs.fake_job import FakeJob
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
     """Two worker processes of one thread, as a run on this machine has them."""
-    with open_client(ClusterSpec(n_workers=2, memory_limit="1GiB")) as client:
+    with open_client(LocalSpec(n_workers=2, memory_limit="1GiB")) as client:
         yield client
 
 

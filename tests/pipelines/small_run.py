@@ -10,7 +10,7 @@ from typing import Any
 
 import shapely
 
-from cluster.spec import ClusterSpec
+from cluster.local import LocalSpec
 from engine.runs.events import RunOptions
 from engine.store.layout import create
 from engine.store.lease import Lease
@@ -77,7 +77,7 @@ def run(job: StageJob, cluster: Any = None, **around: Any) -> StageResult:
 def main(settings: dict[str, Any]) -> int:
     """Run the job and print the summary."""
     bad = {k: tuple(TileKey.parse(t) for t in settings.pop(k, [])) for k in ("bad", "flaky", "poison")}
-    result = run(StageJob(**settings, **bad), ClusterSpec(n_workers=1, memory_limit="1GiB"))
+    result = run(StageJob(**settings, **bad), LocalSpec(n_workers=1, memory_limit="1GiB"))
     print(json.dumps(result.as_dict()), flush=True)
     return result.exit_code
 

@@ -12,7 +12,7 @@ from distributed import Client
 from typer.testing import CliRunner
 
 from cluster.launch import open_client
-from cluster.spec import ClusterSpec
+from cluster.local import LocalSpec
 from engine.store.lease import Lease
 from engine.store.ledger import Ledger
 from engine.store.regions import read_region, write_region
@@ -28,7 +28,7 @@ SIDE = 6  # 36 tiles in two ledger folders
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Client]:
-    with open_client(ClusterSpec(n_workers=1, memory_limit="1GiB")) as client:
+    with open_client(LocalSpec(n_workers=1, memory_limit="1GiB")) as client:
         yield client
 
 

@@ -8,11 +8,11 @@ import pytest
 from distributed import Client
 
 from cluster.launch import open_client
-from cluster.spec import ClusterSpec
+from cluster.local import LocalSpec
 
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
     """Two worker processes of one thread, as a run on this machine has them."""
-    with open_client(ClusterSpec(n_workers=2, memory_limit="1GiB")) as client:
+    with open_client(LocalSpec(n_workers=2, memory_limit="1GiB")) as client:
         yield client

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.runs.machine import (
     NEED_LOST,
+    OUT_OF_TIME,
     Drain,
     Fail,
     Instruction,
@@ -26,6 +27,7 @@ from engine.runs.machine import (
     Submit,
     TileDone,
     TileFailed,
+    TileHandedOver,
     TileReturned,
     Unit,
     WorkerDied,
@@ -209,7 +211,33 @@ def test_what_needs_a_lost_tile_is_lost_with_it_before_and_after() -> None:
     assert (machine.committed, machine.failed, machine.waiting) == (1, 3, 0)
 
 
-@pytest.mark.parametrize("name", ["in_flight", "attempts", "lone_deaths", "shared_deaths", "hopeless"])
+def test_a_tile_that_outlasts_its_workers_is_given_up_and_others_are_not() -> None:
+    machine = _machine()
+    _plan(machine, A, B)
+    assert machine.handle(TileHandedOver(A)) == machine.handle(TileHandedOver(A)) == []
+    assert machine.in_flight == 2, "another worker has it"
+    (gone,) = machine.handle(TileHandedOver(A))
+    assert isinstance(gone, Fail)
+    assert (gone.unit, gone.kind) == (A, OUT_OF_TIME)
+    assert machine.handle(TileHandedOver(A)) == [], "news that come late change nothing"
+    assert machine.handle(TileDone(B)) == [Stop("finished")]
+    assert (machine.committed, machine.failed) == (1, 1)
+
+
+def test_a_suspect_that_outlasts_its_workers_does_not_hold_the_run_up() -> None:
+    machine = _machine(shared_deaths=1)
+    _plan(machine, A, B)
+    assert machine.handle(WorkerDied((A,))) == []
+    assert machine.handle(TileDone(B)) == [Submit(A, 2)], "alone"
+    assert [machine.handle(TileHandedOver(A)) for _ in range(2)] == [[], []]
+    gone, stop = machine.handle(TileHandedOver(A))
+    assert isinstance(gone, Fail)
+    assert stop == Stop("finished")
+
+
+@pytest.mark.parametrize(
+    "name", ["in_flight", "attempts", "lone_deaths", "shared_deaths", "hopeless", "handovers"]
+)
 def test_limits_are_at_least_one(name: str) -> None:
     with pytest.raises(InputError):
         Limits(**{"in_flight": 1, name: 0})
@@ -230,6 +258,7 @@ class World:
     full_at: int | None = None
     steps: int = 0
     cuts: int = 5
+    outlasted: Counter[Unit] = field(default_factory=Counter)
     machine: Machine = field(init=False)
     running: dict[Unit, int] = field(default_factory=dict)
     ended: Counter[Unit] = field(default_factory=Counter)
@@ -249,7 +278,10 @@ class World:
                     assert not self.ended[tile]
                     self.running[tile] = len(self.running) % self.workers
                     assert len(self.running) <= self.limit
-                case Fail(tile):
+                case Fail(tile, kind):
+                    if kind == OUT_OF_TIME:
+                        assert self.outlasted[tile] == 3
+                        del self.running[tile]
                     self.end(tile, "failed")
                 case Quarantine(tile):
                     assert tile in self.poison, "an innocent tile is never quarantined"
@@ -266,6 +298,10 @@ class World:
     def step(self, choose: st.DataObject) -> None:
         """Let one running tile end, or the worker under it die with all that is on it."""
         tile = choose.draw(st.sampled_from(sorted(self.running)))
+        if choose.draw(st.integers(0, 9)) == 0:
+            self.outlasted[tile] += 1
+            self.obey(self.machine.handle(TileHandedOver(tile)))
+            return
         spot_loss = len(self.running) > 1 and choose.draw(st.integers(0, 9)) == 0
         if tile in self.poison or spot_loss:
             lost = tuple(t for t, w in self.running.items() if w == self.running[tile])
@@ -360,6 +396,8 @@ def test_every_tile_ends_exactly_once_whatever_happens(
     for tile, how in world.how.items():
         if any(world.how[n] != "committed" for n in needs.get(tile, ())):
             assert how == "failed", "it cannot be made without what it needs"
+        elif world.outlasted[tile] >= 3:
+            assert how in ("failed", "quarantined")
         elif tile in poison:
             assert how == "quarantined"
         elif tile in bad or fails.get(tile, 0) >= 3:
@@ -371,3 +409,4 @@ def test_every_tile_ends_exactly_once_whatever_happens(
     assert not machine._open
     assert not machine._needs
     assert not machine._wanted_by
+    assert not machine._outlasted

@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import pytest
+
+from cluster.local import LocalSpec
+from tests.cluster.conformance import ClusterConformance
+
+
+class TestLocal(ClusterConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def target(cls) -> LocalSpec:
+        return LocalSpec(n_workers=1, memory_limit="1GiB")
