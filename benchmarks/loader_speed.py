@@ -146,7 +146,13 @@ def xbatcher_way(cube: Cube, n: int) -> Callable[[], Any] | None:
         import xbatcher
     except ImportError:
         return None
-    data = xr.open_zarr(cube.url, chunks=None)["reflectance"]
+    inner = {
+        "time": 1,
+        "band": -1,
+        "y": 256,
+        "x": 256,
+    }  # of its other ways of opening, one reads pixel by pixel
+    data = xr.open_zarr(cube.url, chunks=inner)["reflectance"]
     patches = xbatcher.BatchGenerator(data, {"y": PATCH, "x": PATCH}, preload_batch=False)
     rng = np.random.default_rng(2)
 
