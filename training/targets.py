@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.values.grid import Box
+from training.label_values import FULL_WEIGHT
 from training.losses import IGNORE
 
 if TYPE_CHECKING:
     from training.labels import LabelRaster
     from training.splits import Split
-
-WEIGHT_ONE = 250
-"""Weight 1 in the labels' uint8 scale."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +62,7 @@ class Targets:
         known = (self.index[where] != IGNORE).astype(np.float32)
         if self.weight is None:
             return known
-        found: NDArray[np.float32] = known * (self.weight[where] / np.float32(WEIGHT_ONE))
+        found: NDArray[np.float32] = known * (self.weight[where] / np.float32(FULL_WEIGHT))
         return found
 
 
@@ -85,8 +83,7 @@ def targets_of(
     index = class_indices(labels)
     if split is not None:
         index = np.where(split.parts(labels.box) == part, index, np.uint8(IGNORE))
-    weight = getattr(labels, "weights", None)
-    return Targets(index, labels.box, len(labels.classes.classes), weight, fields)
+    return Targets(index, labels.box, len(labels.classes.classes), labels.weights, fields)
 
 
 def class_indices(labels: LabelRaster) -> NDArray[np.uint8]:

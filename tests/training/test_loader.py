@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,20 @@ def test_labels_of_another_part_are_never_given(url: str) -> None:
             for target, (y, x) in zip(batch.target.numpy(), batch.place.tolist(), strict=True):
                 own = parts[y - MADE.box.y0 :, x - MADE.box.x0 :][:24, :24]
                 assert (target[own != part] == IGNORE).all()
+
+
+def test_labels_weights_are_passed_on(url: str) -> None:
+    labels = labels_of(MADE)
+    weights = np.random.default_rng(0).integers(0, 251, labels.values.shape).astype(np.uint8)
+    weighed = dataclasses.replace(labels, weights=weights)
+    for draw in (SMALL, Pixels(per_epoch=40)):
+        options = OPTIONS.model_copy(update={"draw": draw})
+        for batch in loader(url, weighed, options):
+            side = batch.x.shape[-1]
+            for i, (y, x) in enumerate(batch.place.tolist()):
+                own = weights[y - MADE.box.y0 :, x - MADE.box.x0 :][:side, :side] / np.float32(250)
+                own = np.where(batch.target[i].numpy() == IGNORE, 0, own)
+                np.testing.assert_array_equal(batch.weight[i].numpy(), own)
 
 
 def test_a_dataset_works_in_a_plain_dataloader(url: str) -> None:
