@@ -131,8 +131,8 @@ def drop_bands(
         return x_TCHW
     found = x_TCHW.copy()
     for c in np.flatnonzero(gone):
-        band = found[:, c]
-        valid: NDArray[np.bool_] = np.not_equal(band, 0)
+        band: NDArray[np.uint16] = found[:, c]
+        valid = band != 0
         if valid.any():
             band[valid] = fill_C[c] if fill_C is not None else max(1, round(float(band[valid].mean())))
     return found
