@@ -125,13 +125,13 @@ def drop_bands(
         rng: Source of chance.
         fill_C: Mean of each band over the training pixels, uint16; None takes that of the patch.
     """
-    gone = rng.random(x_TCHW.shape[1]) < share
+    gone: NDArray[np.bool_] = rng.random((x_TCHW.shape[1],)) < share
     gone[rng.integers(len(gone))] = False
     if not gone.any():
         return x_TCHW
     found = x_TCHW.copy()
     for c in np.flatnonzero(gone):
-        band: NDArray[np.uint16] = found[:, c]
+        band = found[:, c]
         valid = band != 0
         if valid.any():
             band[valid] = fill_C[c] if fill_C is not None else max(1, round(float(band[valid].mean())))
