@@ -100,6 +100,64 @@ class ClassScheme(BaseModel):
         """Names in network order."""
         return tuple(c.name for c in self.classes)
 
+    def lookup(self) -> dict[str, int]:
+        """Return what each name, source code or value means, written as text: the value of a class.
+
+        A name wins over a code, a code over a plain value.
+
+        >>> wheat = LandClass(value=3, name="wheat", colour="#aa0000", codes=(101, "W"))
+        >>> ClassScheme(classes=(wheat,)).lookup()
+        {'3': 3, '101': 3, 'W': 3, 'wheat': 3}
+        """
+        table = {str(c.value): c.value for c in self.classes}
+        table.update({str(code): c.value for c in self.classes for code in c.codes})
+        return table | {c.name: c.value for c in self.classes}
+
+    def codes_of(self, value: int) -> tuple[int | str, ...]:
+        """Return the source codes of a class, its name where it has none: the inverse of `lookup`.
+
+        Raises:
+            InputError: If no class has this value.
+        """
+        for c in self.classes:
+            if c.value == value:
+                return c.codes or (c.name,)
+        raise InputError("no class has this value", where="classes", found=value, limit=self.values)
+
+    def broader(self) -> tuple[ClassScheme, dict[int, int]]:
+        """Return the scheme one level up, and the value there of each class here.
+
+        Classes with a parent become it; those that are parents themselves, or have none, stay. A parent
+        that is a class keeps its value and colour, any other takes those of its first child. The broader
+        class carries its children's codes, so it reads the same sources.
+
+        >>> fine = ClassScheme(classes=(
+        ...     LandClass(value=1, name="wheat", colour="#aa0000", parent="cereals"),
+        ...     LandClass(value=2, name="maize", colour="#00aa00", parent="cereals"),
+        ...     LandClass(value=3, name="forest", colour="#003300")))
+        >>> coarse, table = fine.broader()
+        >>> coarse.names, table
+        (('cereals', 'forest'), {1: 1, 2: 1, 3: 3})
+        """
+        own, parents = {c.name: c for c in self.classes}, {c.parent for c in self.classes}
+        children: dict[str, list[LandClass]] = {}
+        for c in self.classes:
+            children.setdefault(c.name if c.name in parents else c.parent or c.name, []).append(c)
+        made = {}
+        for name, members in children.items():
+            first = own.get(name, members[0])
+            codes = [code for m in members for code in (*m.codes, *(() if m.name == name else (m.name,)))]
+            parent = own[name].parent if name in own else None
+            made[name] = LandClass(
+                value=first.value,
+                name=name,
+                colour=first.colour,
+                parent=parent,
+                codes=tuple(dict.fromkeys(codes)),
+            )
+        table = {m.value: made[name].value for name, members in children.items() for m in members}
+        return ClassScheme(classes=tuple(made.values())), table
+
     def digest(self) -> str:
         """Return the sha256 of the canonical JSON of this scheme."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
