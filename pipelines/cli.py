@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipelines.cli_bundle import app as bundle_app
 from pipelines.cli_run import app as run_app
+
+if TYPE_CHECKING:
+    from pipelines.train_model import TrainConfig
 
 EXIT_PARTIAL, EXIT_INTERRUPTED = 3, 5
 
@@ -236,16 +239,39 @@ def plan(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="The training's YAML.")], override: Override = None
+    config: Annotated[Path, typer.Argument(help="The training's YAML.")],
+    override: Override = None,
+    inspect: Annotated[
+        bool,
+        typer.Option("--inspect", help="Only look: classes, parts, samples, statistics; trains nothing."),
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for what --inspect writes.")] = Path("inspect"),
+    as_json: Json = False,
 ) -> None:
     """Train a network on the same cubes that are mapped, and write a bundle."""
     from pipelines.console import steps_progress
     from pipelines.train_model import load_train_config, overlap_line, score_lines, train_model
 
     settings = load_train_config(config, override)
+    if inspect:
+        _inspect(settings, out, as_json)
+        return
     with steps_progress("train", "batches") as show:
         bundle, trained = train_model(settings, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"))
-    _print({"bundle": bundle.path, **score_lines(trained), "looks": overlap_line(bundle)}, as_json=False)
+    _print({"bundle": bundle.path, **score_lines(trained), "looks": overlap_line(bundle)}, as_json)
+
+
+def _inspect(settings: TrainConfig, out: Path, as_json: bool) -> None:
+    from pipelines.console import steps_progress
+    from pipelines.inspect_training import inspect_data, show
+
+    with steps_progress("look", "blocks") as progress:
+        seen, paths = inspect_data(settings, out, lambda done, total: progress(done, total, ""))
+    if as_json:
+        typer.echo(json.dumps(seen.as_dict(), indent=2))
+        return
+    show(seen)
+    typer.echo("\n" + "\n".join(map(str, paths)))
 
 
 @app.command("indices")

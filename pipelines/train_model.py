@@ -63,13 +63,23 @@ def train_model(
     Raises:
         InputError: If scenes, labels or options do not fit together.
     """
-    classes = ClassScheme.from_file(config.labels.classes)
-    cube = _cube(config)
-    trained = train(cube, _labels(config, classes, cube), config.options, progress)
+    cube, labels = training_data(config)
+    trained = train(cube, labels, config.options, progress)
     spec = CubeSpec.model_validate_json(cube.attrs["landweave_spec"])
     fields = trained.bundle_fields(config.name, spec, config.lattice.lattice(), config.licence)
     bundle = save_bundle(config.bundle, trained.module, config.options.architecture, fields)
     return bundle, trained
+
+
+def training_data(config: TrainConfig) -> tuple[xr.Dataset, LabelRaster]:
+    """Search, open the lazy cube and rasterise the labels on its grid.
+
+    Raises:
+        InputError: If scenes or labels do not fit together.
+    """
+    classes = ClassScheme.from_file(config.labels.classes)
+    cube = _cube(config)
+    return cube, _labels(config, classes, cube)
 
 
 def overlap_line(bundle: Bundle) -> str:

@@ -132,8 +132,6 @@ def frame_of(
     Raises:
         InputError: If the file or a column cannot be read.
     """
-    import pandas as pd
-
     raw = _read(source, bbox)
     lookup = lookup_of(classes, source.remap)
     labels = raw[source.column]
