@@ -241,6 +241,13 @@ def plan(
 def train(
     config: Annotated[Path, typer.Argument(help="The training's YAML.")],
     override: Override = None,
+    check_labels: Annotated[
+        bool,
+        typer.Option(
+            "--check-labels",
+            help="Only check the labels: report what is wrong, write mended files; trains nothing.",
+        ),
+    ] = False,
     inspect: Annotated[
         bool,
         typer.Option("--inspect", help="Only look: classes, parts, samples, statistics; trains nothing."),
@@ -250,15 +257,35 @@ def train(
 ) -> None:
     """Train a network on the same cubes that are mapped, and write a bundle."""
     from pipelines.console import steps_progress
-    from pipelines.train_model import load_train_config, overlap_line, score_lines, train_model
+    from pipelines.train_model import (
+        check_training_labels,
+        load_train_config,
+        overlap_line,
+        prepare_training,
+        score_lines,
+        split_path,
+        train_model,
+    )
 
     settings = load_train_config(config, override)
     if inspect:
         _inspect(settings, out, as_json)
         return
+    if check_labels:
+        for report, path in check_training_labels(settings):
+            told = report.as_dict() if as_json else report.lines()
+            _print(told | {"mended": str(path)}, as_json)
+        return
+    ready = prepare_training(settings)
     with steps_progress("train", "batches") as show:
-        bundle, trained = train_model(settings, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"))
-    _print({"bundle": bundle.path, **score_lines(trained), "looks": overlap_line(bundle)}, as_json)
+        bundle, trained = train_model(settings, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"), ready)
+    told = {
+        "bundle": bundle.path,
+        **ready.lines(),
+        "split file": split_path(settings),
+        **score_lines(trained),
+    }
+    _print({**told, "looks": overlap_line(bundle)}, as_json)
 
 
 def _inspect(settings: TrainConfig, out: Path, as_json: bool) -> None:
@@ -266,12 +293,12 @@ def _inspect(settings: TrainConfig, out: Path, as_json: bool) -> None:
     from pipelines.inspect_training import inspect_data, show
 
     with steps_progress("look", "blocks") as progress:
-        seen, paths = inspect_data(settings, out, lambda done, total: progress(done, total, ""))
+        seen, facts, paths = inspect_data(settings, out, lambda done, total: progress(done, total, ""))
     if as_json:
-        typer.echo(json.dumps(seen.as_dict(), indent=2))
+        typer.echo(json.dumps(facts | seen.as_dict(), indent=2))
         return
     show(seen)
-    typer.echo("\n" + "\n".join(map(str, paths)))
+    _print(facts | {"written": ", ".join(map(str, paths))}, as_json)
 
 
 @app.command("indices")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.values.classes import ClassScheme
-from pipelines.train_model import TrainConfig, training_data
+from pipelines.train_model import TrainConfig, prepare_training
 from training.inspection import PARTS, ClassView, Inspection, InspectOptions, Sample, inspect_training
 from training.splits import LEFT_OUT, TEST, TRAIN, VAL
 
@@ -25,7 +25,7 @@ _DPI = 110
 
 def inspect_data(
     config: TrainConfig, out: Path, progress: Callable[[int, int], None] | None = None
-) -> tuple[Inspection, list[Path]]:
+) -> tuple[Inspection, dict[str, Any], list[Path]]:
     """Look at what a training's configuration would train on, and write pictures and numbers.
 
     Args:
@@ -33,18 +33,21 @@ def inspect_data(
         out: Folder, made if missing: ``map.png``, ``samples.png``, ``inspect.json``.
         progress: Called with blocks read and blocks in all.
 
+    Returns:
+        What was seen, where the labels come from and how far the parts lie apart, and the files.
+
     Raises:
-        InputError: If scenes, labels or split do not fit together.
+        InputError: If scenes, labels or split do not fit together, or the parts of the split leak.
     """
-    cube, labels = training_data(config)
+    ready = prepare_training(config)
     options = InspectOptions(seed=config.options.seed)
-    seen = inspect_training(cube, labels, config.options.split, options, progress)
+    seen = inspect_training(ready.cube, ready.labels, ready.split, options, progress)
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / name for name in ("map.png", "samples.png", "inspect.json")]
-    draw_map(seen, labels.classes, paths[0])
-    draw_samples(seen, labels.classes, paths[1])
-    paths[2].write_text(json.dumps(seen.as_dict(), indent=2))
-    return seen, paths
+    draw_map(seen, ready.labels.classes, paths[0])
+    draw_samples(seen, ready.labels.classes, paths[1])
+    paths[2].write_text(json.dumps(ready.lines() | seen.as_dict(), indent=2))
+    return seen, ready.lines(), paths
 
 
 def show(seen: Inspection) -> None:

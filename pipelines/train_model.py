@@ -1,13 +1,15 @@
-"""Train a network on the cube of a configuration and write it as a bundle."""
+"""Train a network on the cube of a configuration and write it as a bundle, its split beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from engine.archive.search import parse_time
 from engine.cube.cube import open_cube
 from engine.inference.bundle import Bundle, save_bundle
 from engine.inference.receptive import edge_share, propose_lattice, receptive_field
@@ -15,27 +17,20 @@ from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.georef import georef_of
 from engine.values.spec import CubeSpec
-from pipelines.config import LatticeConfig, SourceConfig, parse_yaml
+from pipelines.config import LatticeConfig, SourceConfig, parse_config, read_yaml, with_overrides
 from pipelines.cube_area import area_of, find_scenes, grid_and_box, refuse_radar
-from training.labels import LabelRaster, PolygonSource, rasterise
+from pipelines.label_config import LabelsConfig, VectorLabels, label_files, labels_on
+from training.calendars import CropCalendar
+from training.label_check import CheckOptions, LabelReport, check_labels, write_labels
+from training.labels import LabelRaster
+from training.leakage import Leakage, measure_pixels, refuse_leaks
 from training.loop import Progress, TrainedModel, TrainOptions, train
+from training.split_file import write_split
+from training.splits import Split
+from training.stratify import Counts, count_pixels, stratified
 
 if TYPE_CHECKING:
     import xarray as xr
-
-
-class LabelsConfig(BaseModel):
-    """The annotated polygons."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    file: str = Field(description="Vector file of annotated polygons, any CRS.")
-    column: str = Field(
-        default="class_name", description="Column with the class: a name, value or source code."
-    )
-    classes: str = Field(description="YAML of the class scheme.")
-    inner_buffer_m: float = Field(
-        default=0.0, ge=0, description="Shrink polygons first, to leave mixed pixels out."
-    )
 
 
 class TrainConfig(SourceConfig):
@@ -52,34 +47,111 @@ class TrainConfig(SourceConfig):
 
 def load_train_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
     """Read a training's YAML; paths and overrides as in `pipelines.config.load_config`."""
-    return parse_yaml(TrainConfig, path, overrides, paths=("bundle", "labels.file", "labels.classes"))
+    raw = read_yaml(path, None, paths=("bundle", "options.split", "options.split.regions"))
+    for holder, key in label_files(raw.get("labels")):
+        if isinstance(holder.get(key), str) and "://" not in holder[key]:
+            holder[key] = str(Path(path).parent / holder[key])
+    return parse_config(with_overrides(raw, overrides), str(path), TrainConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a training works on.
+
+    Attributes:
+        cube: ``reflectance`` loaded.
+        labels: On the cube's pixels.
+        split: On the cube's grid, its units assigned if it is stratified.
+        counts: Labels of each class value in each unit of the split.
+        leakage: Measured on the annotated pixels.
+    """
+
+    cube: xr.Dataset
+    labels: LabelRaster
+    split: Split
+    counts: Counts
+    leakage: Leakage
+
+    def lines(self) -> dict[str, Any]:
+        """Return what is annotated and how it is split, for people."""
+        contested = f"; {self.labels.contested} px contested, not annotated" if self.labels.contested else ""
+        from_where = ", ".join(f"{n} px {name}" for name, n in self.labels.source_counts().items())
+        return {"labels": from_where + contested, "split": self.leakage.line()}
+
+
+def prepare_training(config: TrainConfig) -> Prepared:
+    """Search, open the cube, bring the labels onto its pixels, split them, and refuse leaks.
+
+    Raises:
+        InputError: If scenes, labels or split do not fit together, or the parts of the split leak.
+    """
+    classes = ClassScheme.from_file(config.labels.classes)
+    cube = _cube(config)
+    cube = cube.assign(reflectance=cube["reflectance"].compute(scheduler="threads"))
+    grid, box = georef_of(cube)
+    labels = labels_on(config.labels, classes, (grid, box), cube, parse_time(config.time))
+    if not labels.values.any():
+        raise InputError("no annotated pixel lies in the area", where="labels")
+    split = config.options.split.on(grid)
+    counts = count_pixels(split, labels)
+    split = stratified(split, counts) if split.stratify else split
+    leakage = measure_pixels(split.parts(box), labels.values != 0, cube["reflectance"].values)
+    refuse_leaks(leakage, split)
+    return Prepared(cube, labels, split, counts, leakage)
 
 
 def train_model(
-    config: TrainConfig, progress: Callable[[Progress], None] | None = None
+    config: TrainConfig,
+    progress: Callable[[Progress], None] | None = None,
+    prepared: Prepared | None = None,
 ) -> tuple[Bundle, TrainedModel]:
-    """Search, open the cube, rasterise the labels on its grid, train, and write the bundle.
+    """Train on what is annotated, and write the bundle and, beside it, the split.
+
+    Args:
+        config: The training.
+        progress: Called after every batch.
+        prepared: What `prepare_training` made; default makes it.
 
     Raises:
         InputError: If scenes, labels or options do not fit together.
     """
-    cube, labels = training_data(config)
-    trained = train(cube, labels, config.options, progress)
-    spec = CubeSpec.model_validate_json(cube.attrs["landweave_spec"])
+    ready = prepared or prepare_training(config)
+    options = config.options.model_copy(update={"split": ready.split})
+    trained = train(ready.cube, ready.labels, options, progress)
+    spec = CubeSpec.model_validate_json(ready.cube.attrs["landweave_spec"])
     fields = trained.bundle_fields(config.name, spec, config.lattice.lattice(), config.licence)
     bundle = save_bundle(config.bundle, trained.module, config.options.architecture, fields)
+    write_split(split_path(config), ready.split, ready.counts, ready.labels.classes, ready.leakage)
     return bundle, trained
 
 
-def training_data(config: TrainConfig) -> tuple[xr.Dataset, LabelRaster]:
-    """Search, open the lazy cube and rasterise the labels on its grid.
+def split_path(config: TrainConfig) -> Path:
+    """Return where the split of a training is written: beside its bundle."""
+    bundle = Path(config.bundle)
+    return bundle.with_name(f"{bundle.name}-split.json")
+
+
+def check_training_labels(config: TrainConfig) -> list[tuple[LabelReport, Path]]:
+    """Check each vector source of a training and write its mended file beside the bundle; searches nothing.
 
     Raises:
-        InputError: If scenes or labels do not fit together.
+        InputError: If there is none, or a file cannot be read.
     """
     classes = ClassScheme.from_file(config.labels.classes)
-    cube = _cube(config)
-    return cube, _labels(config, classes, cube)
+    grid, _ = grid_and_box(area_of(config.area), config.crs, config.cube.resolution_m)
+    calendar = CropCalendar.from_file(config.labels.calendar) if config.labels.calendar else None
+    options = CheckOptions(grid.crs, parse_time(config.time), calendar)
+    vectors = [s.source(None) for s in config.labels.sources if isinstance(s, VectorLabels)]
+    if not vectors:
+        raise InputError("no source of polygons or points to check", where="labels.sources")
+    found = []
+    for source in vectors:
+        labels, report = check_labels(source, classes, options)
+        path = Path(config.bundle).with_name(f"{source.title}-mended.gpkg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_labels(path, labels, report)
+        found.append((report, path))
+    return found
 
 
 def overlap_line(bundle: Bundle) -> str:
@@ -111,14 +183,3 @@ def _cube(config: TrainConfig) -> xr.Dataset:
     area = area_of(config.area)
     grid, box = grid_and_box(area, config.crs, config.cube.resolution_m)
     return open_cube(find_scenes(config, area), config.cube, grid=grid, box=box)
-
-
-def _labels(config: TrainConfig, classes: ClassScheme, cube: xr.Dataset) -> LabelRaster:
-    source = PolygonSource(
-        path=config.labels.file, column=config.labels.column, inner_buffer_m=config.labels.inner_buffer_m
-    )
-    grid, box = georef_of(cube)
-    labels = rasterise(source, classes, grid, box)
-    if not labels.values.any():
-        raise InputError("no annotated pixel lies in the area", where=config.labels.file)
-    return labels

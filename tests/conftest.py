@@ -10,8 +10,10 @@ from hypothesis import settings
 
 from tests.services.require import require_service
 from tests.services.s3 import bucket, folder_url, s3_folder, s3_server
+from tests.services.slurm import slurm
 
-__all__ = ["bucket", "folder_url", "require_service", "s3_folder", "s3_server"]  # one S3 server for all tests
+# one S3 server and one Slurm for all tests
+__all__ = ["bucket", "folder_url", "require_service", "s3_folder", "s3_server", "slurm"]
 
 _DATA = Path(os.environ.get("LANDWEAVE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

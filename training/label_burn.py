@@ -171,11 +171,10 @@ def _require_metres(rule: PolygonSource, grid: Grid) -> None:
 def _burn_block(
     frame: gpd.GeoDataFrame, grid: Grid, block: Box, rule: PolygonSource, fill: _Background | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
-    known = frame[frame["value"].to_numpy() != 0]
-    geometry = shrunk(known.geometry.to_numpy(), rule.inner_buffer_m)
-    keys = _keys(known)
-    high = _rasterize(geometry, keys, grid, block, rule.rule)
-    contested = _contested(high, geometry, keys, grid, block, rule.rule)
+    known = frame[(frame["value"].to_numpy() != 0) & (frame["weight"].to_numpy() > 0)]
+    shapes = _Shapes.of(shrunk(known.geometry.to_numpy(), rule.inner_buffer_m), _keys(known))
+    high = shapes.burn(shapes.keys, grid, block, rule.rule)
+    contested = _contested(high, shapes, grid, block, rule.rule)
     high[contested] = 0
     values, weights = (high & 0xFF).astype(np.uint8), (high >> 8).astype(np.uint8)
     if fill:
@@ -197,85 +196,101 @@ def shrunk(geometry: NDArray[Any], inner_buffer_m: float) -> NDArray[Any]:
 
 def _keys(frame: gpd.GeoDataFrame) -> NDArray[np.uint16]:
     """Return weight x 256 + class of each label; any weight above zero counts at least a little."""
-    weight = frame["weight"].to_numpy(float)
-    steps = np.where(weight > 0, np.maximum(1, np.rint(weight * FULL_WEIGHT)), 0).astype(np.uint16)
+    steps = np.maximum(1, np.rint(frame["weight"].to_numpy(float) * FULL_WEIGHT)).astype(np.uint16)
     return steps << 8 | frame["value"].to_numpy().astype(np.uint16)
 
 
 def _contested(
-    high: NDArray[np.uint16],
-    geometry: NDArray[Any],
-    keys: NDArray[np.uint16],
-    grid: Grid,
-    block: Box,
-    rule: Rule,
+    high: NDArray[np.uint16], shapes: _Shapes, grid: Grid, block: Box, rule: Rule
 ) -> NDArray[np.bool_]:
     """Find pixels that two classes claim with one weight: the other order of classes changes them.
 
     Only features whose boxes come within a pixel of one of another key are burnt again.
     """
-    rivals = _rivals(geometry, keys, grid)
+    rivals = shapes.rivals(max(grid.resolution_yx))
     if not rivals.any():
         return np.zeros(block.shape_yx, bool)
-    flipped = (keys[rivals] & 0xFF00) | (0xFF - (keys[rivals] & 0xFF))
-    low = _rasterize(geometry[rivals], flipped, grid, block, rule)
-    same = ((low >> 8) == (high >> 8)) & ((0xFF - (low & 0xFF)) == (high & 0xFF))
-    found: NDArray[np.bool_] = (low != 0) & ((low >> 8) == (high >> 8)) & ~same
+    low = shapes[rivals].burn(shapes.keys[rivals] ^ np.uint16(0xFF), grid, block, rule)
+    difference = (low ^ 0xFF) ^ high
+    found: NDArray[np.bool_] = (low != 0) & (difference != 0) & (difference < 0x100)
     return found
 
 
-def _rivals(geometry: NDArray[Any], keys: NDArray[np.uint16], grid: Grid) -> NDArray[np.bool_]:
-    import shapely
+@dataclass(frozen=True)
+class _Shapes:
+    """Features as rasterio takes them, made once and burnt in several orders.
 
-    rivals = np.zeros(len(keys), bool)
-    if len(np.unique(keys)) < 2:
+    Attributes:
+        geojson: Objects; empty geometries are left out.
+        keys: uint16 each.
+        bounds: (n, 4).
+    """
+
+    geojson: NDArray[Any]
+    keys: NDArray[np.uint16]
+    bounds: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, geometry: NDArray[Any], keys: NDArray[np.uint16]) -> _Shapes:
+        import shapely
+
+        there = ~shapely.is_empty(geometry)
+        geometry = geometry[there]
+        objects = np.empty(len(geometry), object)
+        surfaces = np.isin(shapely.get_type_id(geometry), (3, 6))
+        objects[surfaces] = _surfaces(geometry[surfaces])
+        for i in np.flatnonzero(~surfaces):
+            objects[i] = shapely.geometry.mapping(geometry[i])
+        return cls(objects, keys[there], shapely.bounds(geometry))
+
+    def __getitem__(self, which: NDArray[np.bool_]) -> _Shapes:
+        return _Shapes(self.geojson[which], self.keys[which], self.bounds[which])
+
+    def burn(self, keys: NDArray[np.uint16], grid: Grid, block: Box, rule: Rule) -> NDArray[np.uint16]:
+        """Burn keys in rising order, the last one stays: (y, x) uint16."""
+        from affine import Affine
+        from rasterio.features import rasterize
+
+        out = np.zeros(block.shape_yx, np.uint16)
+        order = np.argsort(keys, kind="stable")
+        if len(order):
+            pairs = zip(self.geojson[order].tolist(), keys[order].tolist(), strict=True)
+            transform = Affine(*grid.transform_of(block))
+            rasterize(pairs, out=out, transform=transform, all_touched=rule == "all_touched")
+        return out
+
+    def rivals(self, pixel: float) -> NDArray[np.bool_]:
+        """Tell which features come within a pixel of one of another key, by their boxes."""
+        import shapely
+
+        rivals = np.zeros(len(self.keys), bool)
+        if len(self.keys) < 2 or (self.keys == self.keys[0]).all():
+            return rivals
+        boxes = shapely.box(*(self.bounds + np.array([-pixel, -pixel, pixel, pixel]) / 2).T)
+        one, other = shapely.STRtree(boxes).query(boxes)
+        rivals[one[self.keys[one] != self.keys[other]]] = True
         return rivals
-    bounds = shapely.bounds(geometry)
-    pixel = max(grid.resolution_yx)
-    boxes = shapely.box(*(bounds + np.array([-pixel, -pixel, pixel, pixel]) / 2).T)
-    one, other = shapely.STRtree(boxes).query(boxes)
-    differ = keys[one] != keys[other]
-    rivals[one[differ]] = True
-    return rivals
 
 
-def _rasterize(
-    geometry: NDArray[Any], keys: NDArray[Any], grid: Grid, block: Box, rule: Rule
-) -> NDArray[np.uint16]:
-    """Burn keys in rising order, the last one stays: (y, x) uint16."""
-    from affine import Affine
-    from rasterio.features import rasterize
-
-    out = np.zeros(block.shape_yx, np.uint16)
-    order = np.argsort(keys, kind="stable")
-    shapes = [
-        (shape, key)
-        for shape, key in zip(_geojson(geometry[order]), keys[order].tolist(), strict=True)
-        if shape is not None
-    ]
-    if shapes:
-        transform = Affine(*grid.transform_of(block))
-        rasterize(shapes, out=out, transform=transform, all_touched=rule == "all_touched")
-    return out
-
-
-def _geojson(geometry: NDArray[Any]) -> list[dict[str, Any] | None]:
-    """Write geometries as GeoJSON; simple polygons twice as fast as shapely does. None for empty ones."""
+def _surfaces(geometry: NDArray[Any]) -> NDArray[Any]:
+    """Write polygons and multipolygons as GeoJSON, several times as fast as one by one."""
     import shapely
 
-    simple = (shapely.get_type_id(geometry) == 3) & (shapely.get_num_interior_rings(geometry) == 0)
-    empty = shapely.is_empty(geometry)
-    points = shapely.get_coordinates(geometry[simple & ~empty])
-    ends = np.cumsum(shapely.get_num_coordinates(geometry[simple & ~empty]))
-    rings = iter(np.split(points, ends[:-1]) if len(ends) else [])
-    found: list[dict[str, Any] | None] = []
-    for shape, is_simple, is_empty in zip(geometry, simple, empty, strict=True):
-        if is_empty:
-            found.append(None)
-        elif is_simple:
-            found.append({"type": "Polygon", "coordinates": [next(rings).tolist()]})
-        else:
-            found.append(shapely.geometry.mapping(shape))
+    found = np.empty(len(geometry), object)
+    if not len(geometry):
+        return found
+    parts, of = shapely.get_parts(shapely.force_2d(geometry), return_index=True)
+    _, points, offsets = shapely.to_ragged_array(shapely.multipolygons(parts, indices=of))
+    rings, polygons, features = (o.tolist() for o in offsets)
+    xy = points.tolist()
+    for i in range(len(geometry)):
+        found[i] = {
+            "type": "MultiPolygon",
+            "coordinates": [
+                [xy[rings[r] : rings[r + 1]] for r in range(polygons[p], polygons[p + 1])]
+                for p in range(features[i], features[i + 1])
+            ],
+        }
     return found
 
 
@@ -319,18 +334,21 @@ class _Background:
         block: Box,
     ) -> None:
         """Give the background to pixels whose centre lies in a complete place and that nothing touches."""
-        whole = np.array(self.places, object)
-        inside = _rasterize(whole, np.ones(len(whole), np.uint16), grid, block, "centre") != 0
-        shapes = frame.geometry.to_numpy()
-        touched = _rasterize(shapes, np.ones(len(shapes), np.uint16), grid, block, "all_touched") != 0
+        inside = mask(np.array(self.places, object), grid, block, "centre")
+        touched = mask(frame.geometry.to_numpy(), grid, block, "all_touched")
         free = inside & ~touched & (values == 0)
         values[free], weights[free] = self.value, self.weight
 
 
-def gather_blocks(
-    parts: Iterator[Burnt], box: Box, classes: ClassScheme, source: str
-) -> tuple[LabelRaster, int]:
-    """Lay burnt parts side by side, and count the contested pixels."""
+def mask(geometry: NDArray[Any], grid: Grid, block: Box, rule: Rule) -> NDArray[np.bool_]:
+    """Return the pixels of a block that any geometry takes."""
+    ones = np.ones(len(geometry), np.uint16)
+    found: NDArray[np.bool_] = _Shapes.of(geometry, ones).burn(ones, grid, block, rule) != 0
+    return found
+
+
+def gather_blocks(parts: Iterator[Burnt], box: Box, classes: ClassScheme, source: str) -> LabelRaster:
+    """Lay burnt parts side by side."""
     values = np.zeros(box.shape_yx, np.uint8)
     weights: NDArray[np.uint8] | None = None
     contested = 0
@@ -342,4 +360,4 @@ def gather_blocks(
             weights = np.where(values != 0, np.uint8(FULL_WEIGHT), np.uint8(0))
         if weights is not None:
             weights[where] = part.weights
-    return LabelRaster(values, box, classes, weights, None, (source,)), contested
+    return LabelRaster(values, box, classes, weights, None, (source,), contested)

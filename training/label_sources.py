@@ -6,12 +6,14 @@ class, no geometry) is told by `training.label_check`.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
@@ -52,6 +54,7 @@ class PolygonSource:
         name: Name of the source; default the file's.
         background: Class of what no feature claims inside `complete`; without both, it is not annotated.
         complete: Vector file of the places in which everything is annotated.
+        season: First and last day: labels that hold on no day of it are left out.
     """
 
     path: str | Path
@@ -71,6 +74,7 @@ class PolygonSource:
     name: str | None = None
     background: str | None = None
     complete: str | Path | None = None
+    season: tuple[dt.date, dt.date] | None = None
 
     @property
     def title(self) -> str:
@@ -132,18 +136,32 @@ def frame_of(
     Raises:
         InputError: If the file or a column cannot be read.
     """
+    import geopandas as gpd
+
     raw = _read(source, bbox)
     lookup = lookup_of(classes, source.remap)
     labels = raw[source.column]
     weight = raw[source.weight_column].to_numpy(float) if source.weight_column else 1.0
-    found = raw[[raw.geometry.name]]
-    if raw.geometry.name != "geometry":
-        found = found.rename_geometry("geometry")
-    found["value"] = np.array([lookup.get(key_of(v), 0) for v in labels], np.uint8)
-    found["source"], found["weight"] = source.title, weight * source.weight
-    found["start"] = start = _days(raw, source.start_column, source)
-    found["end"] = _days(raw, source.end_column, source) if source.end_column else start
-    found["label"] = labels
+    start = _days(raw, source.start_column, source)
+    columns = {
+        "value": np.array([lookup.get(key_of(v), 0) for v in labels], np.uint8),
+        "source": source.title,
+        "weight": weight * source.weight,
+        "start": start,
+        "end": _days(raw, source.end_column, source) if source.end_column else start,
+        "label": labels,
+    }
+    frame = gpd.GeoDataFrame(columns, index=raw.index, geometry=raw.geometry.to_numpy(), crs=raw.crs)
+    return frame if source.season is None else frame[~outside(frame, *source.season)]
+
+
+def outside(frame: gpd.GeoDataFrame, first: Any, last: Any) -> NDArray[np.bool_]:
+    """Tell which labels hold on no day from `first` to `last` (days, or one each); without dates they do."""
+    start = frame["start"].to_numpy("datetime64[D]")
+    end = frame["end"].to_numpy("datetime64[D]")
+    found: NDArray[np.bool_] = (start > np.asarray(last, "datetime64[D]")) | (
+        end < np.asarray(first, "datetime64[D]")
+    )
     return found
 
 
@@ -280,8 +298,8 @@ def _read_vectors(source: PolygonSource, bbox: tuple[float, float, float, float]
     if Path(source.path).suffix == ".parquet":
         frame = gpd.read_parquet(source.path)
         return frame if bbox is None else frame.cx[bbox[0] : bbox[2], bbox[1] : bbox[3]]
-    there = pyogrio.read_info(source.path, layer=source.layer)["fields"]
-    _require_columns(source, source.columns, there)
+    if bbox is None:
+        _require_columns(source, source.columns, pyogrio.read_info(source.path, layer=source.layer)["fields"])
     frame = pyogrio.read_dataframe(
         source.path,
         layer=source.layer,

@@ -88,6 +88,7 @@ class LabelRaster:
         origin: (y, x) uint8: number of the pixel's source in `sources`, from 1; 0 = not annotated. None =
             all from the only source.
         sources: Names of the sources.
+        contested: Pixels that are not annotated because labels of one weight contradict each other.
     """
 
     values: NDArray[np.uint8]
@@ -96,6 +97,7 @@ class LabelRaster:
     weights: NDArray[np.uint8] | None = None
     origin: NDArray[np.uint8] | None = None
     sources: tuple[str, ...] = ()
+    contested: int = 0
 
     def __post_init__(self) -> None:
         for layer in (self.values, self.weights, self.origin):
@@ -106,7 +108,7 @@ class LabelRaster:
                     found=f"{layer.dtype} {layer.shape}",
                     limit=f"uint8 {self.box.shape_yx}",
                 )
-        strange = set(_present(self.values)) - {0, *self.classes.values}
+        strange = set(np.flatnonzero(byte_counts(self.values)).tolist()) - {0, *self.classes.values}
         if strange:
             raise InputError(
                 "labels hold values that are no class",
@@ -117,20 +119,22 @@ class LabelRaster:
 
     def counts(self) -> dict[str, int]:
         """Annotated pixels of each class, in the scheme's order."""
-        found = np.bincount(self.values.ravel(), minlength=256)
+        found = byte_counts(self.values)
         return {c.name: int(found[c.value]) for c in self.classes.classes}
 
     def source_counts(self) -> dict[str, int]:
         """Annotated pixels from each source."""
         if self.origin is None:
             return {name: int(np.count_nonzero(self.values)) for name in self.sources[:1]}
-        found = np.bincount(self.origin.ravel(), minlength=256)
+        found = byte_counts(self.origin)
         return {name: int(found[i]) for i, name in enumerate(self.sources, 1)}
 
 
-def _present(values: NDArray[np.uint8]) -> list[int]:
-    """List the values that occur; counting bytes is ten times faster than sorting them."""
-    found: list[int] = np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
+def byte_counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count each of the 256 values; in strips, as numpy counts in a copy of eight times the size."""
+    found = np.zeros(256, np.int64)
+    for strip in np.array_split(values, max(1, values.size // 2**22)):
+        found += np.bincount(strip.ravel(), minlength=256)
     return found
 
 
@@ -159,6 +163,8 @@ def combine(rasters: list[LabelRaster]) -> LabelRaster:
     values, weights, origin = (np.zeros(shape, np.uint8) for _ in range(3))
     clash = np.zeros(shape, bool)
     before = 0
+    if len(rasters) == 1:
+        return rasters[0]
     for raster in rasters:
         mine = _weights(raster)
         wins = (raster.values != 0) & ((mine > weights) | (values == 0))
@@ -170,8 +176,10 @@ def combine(rasters: list[LabelRaster]) -> LabelRaster:
     for layer in (values, weights, origin):
         layer[clash] = 0
     whole = all(r.weights is None for r in rasters)
+    contested = int(clash.sum()) + sum(r.contested for r in rasters)
+    first = rasters[0]
     return LabelRaster(
-        values, rasters[0].box, rasters[0].classes, None if whole else weights, origin, tuple(names)
+        values, first.box, first.classes, None if whole else weights, origin, tuple(names), contested
     )
 
 

@@ -53,7 +53,7 @@ def rasterise(
         InputError: If the file or column cannot be read, a class is unknown, or no pixel is annotated.
     """
     name = source.title if isinstance(source, PolygonSource) else "labels"
-    raster, _ = gather_blocks(burn(source, classes, grid, box, how), box, classes, name)
+    raster = gather_blocks(burn(source, classes, grid, box, how), box, classes, name)
     if not raster.values.any():
         raise InputError(
             "no pixel of the cube is annotated",
