@@ -35,12 +35,12 @@ from training.metrics import Scores, confusion
 from training.pixels import Loaded, Streamed, pixels_of
 from training.samples import Patches, Sampler
 from training.splits import TEST, TRAIN, VAL, Split
+from training.statistics import drawn_pixels, fit_standard
 from training.targets import Targets, class_indices
 
 if TYPE_CHECKING:
     import xarray as xr
 
-_STATISTICS_PIXELS = 200_000
 _VAL_WINDOW_PX, _VAL_MARGIN_PX = 256, 32
 _EPOCH_PATCHES = 100_000
 
@@ -378,23 +378,8 @@ def statistics(
     Raises:
         InputError: If no annotated pixel has data.
     """
-    ys, xs = np.nonzero(known_YX)
-    if len(ys) > _STATISTICS_PIXELS:
-        drawn = np.random.default_rng(seed).choice(len(ys), _STATISTICS_PIXELS, replace=False)
-        ys, xs = ys[drawn], xs[drawn]
-    found_TCN = pixels[:, :, ys, xs] if isinstance(pixels, np.ndarray) else pixels.at(ys, xs)
-    values_TCN = found_TCN.astype(np.float64)
-    valid_TN = (values_TCN != 0).all(axis=1)
-    if not valid_TN.any():
-        raise InputError(
-            "no annotated training pixel has data",
-            where="train",
-            found=f"{len(ys)} annotated pixels",
-            mend="check the labels' place, the split and the cube's gaps",
-        )
-    values_CM = np.moveaxis(values_TCN, 1, 0)[:, valid_TN]
-    mean, std = values_CM.mean(axis=1), np.maximum(values_CM.std(axis=1), 1.0)
-    return Standard(mean=tuple(mean.round(3).tolist()), std=tuple(std.round(3).tolist()))
+    ys, xs = drawn_pixels(known_YX, seed)
+    return fit_standard(pixels[:, :, ys, xs] if isinstance(pixels, np.ndarray) else pixels.at(ys, xs))
 
 
 @torch.inference_mode()
