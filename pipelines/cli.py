@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from pipelines.cli_options import print_told as _print
 from pipelines.cli_options import trusted as _trusted
 from pipelines.cli_run import app as run_app
 from pipelines.cli_submit import app as submit_app
+
+if TYPE_CHECKING:
+    from pipelines.train_model import TrainConfig
 
 EXIT_PARTIAL, EXIT_INTERRUPTED = 3, 5
 
@@ -246,6 +249,11 @@ def train(
             help="Only check the labels: report what is wrong, write mended files; trains nothing.",
         ),
     ] = False,
+    inspect: Annotated[
+        bool,
+        typer.Option("--inspect", help="Only look: classes, parts, samples, statistics; trains nothing."),
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for what --inspect writes.")] = Path("inspect"),
     as_json: Json = False,
 ) -> None:
     """Train a network on the same cubes that are mapped, and write a bundle."""
@@ -261,6 +269,9 @@ def train(
     )
 
     settings = load_train_config(config, override)
+    if inspect:
+        _inspect(settings, out, as_json)
+        return
     if check_labels:
         for report, path in check_training_labels(settings):
             told = report.as_dict() if as_json else report.lines()
@@ -276,6 +287,19 @@ def train(
         **score_lines(trained),
     }
     _print({**told, "looks": overlap_line(bundle)}, as_json)
+
+
+def _inspect(settings: TrainConfig, out: Path, as_json: bool) -> None:
+    from pipelines.console import steps_progress
+    from pipelines.inspect_training import inspect_data, show
+
+    with steps_progress("look", "blocks") as progress:
+        seen, facts, paths = inspect_data(settings, out, lambda done, total: progress(done, total, ""))
+    if as_json:
+        typer.echo(json.dumps(facts | seen.as_dict(), indent=2))
+        return
+    show(seen)
+    _print(facts | {"written": ", ".join(map(str, paths))}, as_json)
 
 
 @app.command("indices")
