@@ -166,7 +166,7 @@ def start(spec: KubernetesSpec) -> Iterator[Client]:
         RetryableError: If the API, the operator or the nodes take too long.
     """
     try:
-        from cluster.kubernetes_start import close, open_cluster
+        from cluster.kubernetes_start import close, open_cluster, wait_for_pod
     except ImportError as error:
         raise InputError(
             "kind: kubernetes needs the package dask-kubernetes",
@@ -179,6 +179,7 @@ def start(spec: KubernetesSpec) -> Iterator[Client]:
         from distributed import Client
 
         with Client(cluster, set_as_default=False) as client:
+            wait_for_pod(client, cluster)
             yield client
     finally:
         close(cluster)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from typing import Any
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import kr8s
@@ -19,14 +21,18 @@ from cluster.kubernetes import KubernetesSpec
 from cluster.pods import autoscaler_manifest, cluster_manifest
 from engine.values.errors import ConflictError, InputError, LandweaveError, RetryableError
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 _OPERATOR = (
     "helm install --repo https://helm.dask.org --create-namespace -n dask-operator --generate-name "
     "dask-kubernetes-operator"
 )
 _API_S = 30.0  # for the first answer
 _CLOSE_S = 120.0
+_TELL_S = 15.0
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("landweave.cluster")
 
 
 class StartedCluster(KubeCluster):
@@ -72,8 +78,9 @@ class StartedCluster(KubeCluster):
 
     async def _hang_up(self) -> None:
         """Close the connection to the API; kr8s leaves that to the garbage collector."""
-        if self._kept is not None and self._kept._session is not None:
-            await self._kept._session.aclose()
+        session = getattr(self._kept, "_session", None)
+        if session is not None:
+            await session.aclose()
 
     async def _refuse_other(self) -> None:
         self._kept = await kr8s.asyncio.api()  # kr8s shares one connection as long as somebody holds it
@@ -201,6 +208,30 @@ def open_cluster(spec: KubernetesSpec, name: str) -> StartedCluster:
     except KeyboardInterrupt:
         ended.wait(_API_S)  # the start runs in a thread that must still delete what it has made
         raise
+
+
+def wait_for_pod(client: Client, cluster: StartedCluster) -> None:
+    """Wait for the first worker's pod; say every now and then what it waits for.
+
+    Raises:
+        RetryableError: If it is not there in time.
+    """
+    begun, limit_s = time.monotonic(), cluster.wanted.wait_s
+    while not client.nthreads():
+        waited = time.monotonic() - begun
+        with suppress(TimeoutError):
+            client.wait_for_workers(1, timeout=min(_TELL_S, max(0.1, limit_s - waited)))
+            return
+        why = cluster.sync(cluster._waiting) or "they run, and no worker has come to the scheduler"
+        if time.monotonic() - begun > limit_s:
+            raise RetryableError(
+                "no worker starts",
+                where=f"{cluster.namespace}/{cluster.name}",
+                found=why,
+                limit=f"a worker within {cluster.wanted.start_timeout}",
+                mend="see to what is waited for, or raise start_timeout",
+            )
+        _logger.info("waiting for the first worker: %s", why)
 
 
 def delete_command(cluster: KubeCluster) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -22,11 +23,16 @@ def free_memory(client: Client) -> list[dict[str, Any]]:
         ``free_bytes`` and ``total_bytes`` of each that its workers may use.
     """
     hosts: dict[str, dict[str, Any]] = {}
-    for told in client.run(_here).values():
+    for told in client.run(_there).values():
         host = hosts.setdefault(told["host"], {**told, "workers": 0, "gpus": []})
         host["workers"] += 1
         host["gpus"] += [gpu for gpu in told["gpus"] if gpu not in host["gpus"]]
     return [hosts[name] for name in sorted(hosts)]
+
+
+async def _there() -> dict[str, Any]:
+    """Ask beside a worker's event loop: a driver may take seconds to answer."""
+    return await asyncio.to_thread(_here)
 
 
 def _here() -> dict[str, Any]:

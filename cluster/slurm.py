@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster.base import ClusterSpec, seconds_of
+from cluster.slurm_driver import SlurmDriver
 from cluster.worker import worker_environment
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class SlurmSpec(ClusterSpec):
         tls: Encrypt what scheduler and workers say, with keys made for this run: others on the cluster's network
             can then neither read it nor run code in your name.
         queue_wait: How long a worker may wait in the queue while there is no other.
+        driver: The job that drives a submitted run.
     """
 
     kind: Literal["slurm"] = "slurm"
@@ -78,6 +80,9 @@ class SlurmSpec(ClusterSpec):
     log_directory: str = Field(default="slurm-logs", description="Where the output of the jobs goes.")
     tls: bool = Field(default=True, description="Encrypt and authenticate, with keys made for the run.")
     queue_wait: str = Field(default="1 day", description="How long a worker may wait in the queue.")
+    driver: SlurmDriver = Field(
+        default_factory=SlurmDriver, description="The job that drives a submitted run."
+    )
 
     @field_validator("walltime", "queue_wait")
     @classmethod

@@ -12,7 +12,6 @@ missing, and submits again what is gone::
 from __future__ import annotations
 
 import asyncio
-import getpass
 import logging
 import os
 import signal
@@ -118,7 +117,7 @@ class Jobs(SLURMCluster):
         while self.status.name in ("created", "starting", "running"):
             try:
                 await self._look()
-            except (LandweaveError, OSError) as error:
+            except Exception as error:  # whatever it is: without these looks no worker is ever replaced
                 logger.warning("cannot look after the workers' jobs: %s", error)
             await asyncio.sleep(_LOOK_S)
 
@@ -278,7 +277,7 @@ async def queue() -> dict[str, str]:
     Raises:
         RetryableError: If Slurm does not answer.
     """
-    code, out, err = await _ask("squeue", "--noheader", "--format=%i %T %r", f"--user={getpass.getuser()}")
+    code, out, err = await _ask("squeue", "--noheader", "--format=%i %T %r", f"--user={os.getuid()}")
     if code:
         raise RetryableError("Slurm does not tell its queue", where="squeue", found=err.strip())
     rows = [line.split(maxsplit=2) for line in out.splitlines() if line.strip()]

@@ -7,6 +7,7 @@ come later are judged as they come: one that is refused gets no tile and leaves.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import platform
@@ -117,8 +118,13 @@ def worker_facts(client: Client) -> dict[str, Facts]:
         InputError: If landweave cannot be imported there.
     """
     with imported_there(client):
-        found: dict[str, Facts] = client.run(own_facts)
+        found: dict[str, Facts] = client.run(_facts_there)
     return found
+
+
+async def _facts_there() -> Facts:
+    """Find out the facts beside a worker's event loop: loading GDAL may take seconds from a cold disk."""
+    return await asyncio.to_thread(own_facts)
 
 
 @contextmanager
@@ -131,7 +137,8 @@ def imported_there(client: Client) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not any(text in repr(error) for text in _NOT_THERE):
+        told = f"{type(error).__name__}: {error}"
+        if not any(text in told for text in _NOT_THERE):
             raise
         raise InputError(
             "landweave cannot be imported by a worker",
@@ -187,10 +194,10 @@ class LaterWorkers(WorkerPlugin):
     ) -> None:
         self.client, self.first, self.pinned, self.forwarded = client, first, pinned, forwarded or {}
 
-    def setup(self, worker: Any) -> None:
+    async def setup(self, worker: Any) -> None:
         """Tell how this worker differs; keep one of another landweave from taking tiles."""
         os.environ.update(self.forwarded)
-        own = own_facts()
+        own = await _facts_there()
         refused = refusal(self.client, own, self.pinned)
         if refused is not None:
             worker.status = Status.closing_gracefully

@@ -9,13 +9,20 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipelines.cli_bundle import app as bundle_app
 from pipelines.cli_cluster import app as cluster_app
+from pipelines.cli_options import as_overrides as _as_overrides
+from pipelines.cli_options import print_told as _print
+from pipelines.cli_options import trusted as _trusted
 from pipelines.cli_run import app as run_app
+from pipelines.cli_submit import app as submit_app
+
+if TYPE_CHECKING:
+    from pipelines.train_model import TrainConfig
 
 EXIT_PARTIAL, EXIT_INTERRUPTED = 3, 5
 
@@ -28,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(submit_app)
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(run_app)
 
@@ -73,18 +81,6 @@ def main() -> None:
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def _print(data: dict[str, Any], as_json: bool) -> None:
-    """Print a result as JSON or as aligned lines."""
-    if as_json:
-        typer.echo(json.dumps(data, indent=2, default=str))
-        return
-    width = max(map(len, data))
-    for key, value in data.items():
-        lines = value if isinstance(value, list) else [value]
-        for number, line in enumerate(lines):
-            typer.echo(f"{'' if number else key:<{width}}  {line}")
 
 
 @app.command()
@@ -253,6 +249,11 @@ def train(
             help="Only check the labels: report what is wrong, write mended files; trains nothing.",
         ),
     ] = False,
+    inspect: Annotated[
+        bool,
+        typer.Option("--inspect", help="Only look: classes, parts, samples, statistics; trains nothing."),
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for what --inspect writes.")] = Path("inspect"),
     as_json: Json = False,
 ) -> None:
     """Train a network on the same cubes that are mapped, and write a bundle."""
@@ -268,6 +269,9 @@ def train(
     )
 
     settings = load_train_config(config, override)
+    if inspect:
+        _inspect(settings, out, as_json)
+        return
     if check_labels:
         for report, path in check_training_labels(settings):
             told = report.as_dict() if as_json else report.lines()
@@ -283,6 +287,19 @@ def train(
         **score_lines(trained),
     }
     _print({**told, "looks": overlap_line(bundle)}, as_json)
+
+
+def _inspect(settings: TrainConfig, out: Path, as_json: bool) -> None:
+    from pipelines.console import steps_progress
+    from pipelines.inspect_training import inspect_data, show
+
+    with steps_progress("look", "blocks") as progress:
+        seen, facts, paths = inspect_data(settings, out, lambda done, total: progress(done, total, ""))
+    if as_json:
+        typer.echo(json.dumps(facts | seen.as_dict(), indent=2))
+        return
+    show(seen)
+    _print(facts | {"written": ", ".join(map(str, paths))}, as_json)
 
 
 @app.command("indices")
@@ -368,23 +385,3 @@ def cube_command(
         result = make_cube(run, resume=not no_resume, refresh=refresh, listener=listener)
     _print(result.as_dict(), as_json)
     raise typer.Exit(result.exit_code)
-
-
-def _trusted(override: list[str] | None, trust_model: bool) -> list[str]:
-    """Add the word of trust, which no file can give, to the overrides."""
-    return [*(override or []), *(["trust_model=true"] if trust_model else [])]
-
-
-def _as_overrides(settings: dict[str, Any], cluster: str | None) -> list[str]:
-    """Turn the options that were given into overrides of the YAML."""
-    extra = [f"{k}={json.dumps(v)}" for k, v in settings.items() if v is not None]
-    return extra if cluster is None else [_cluster_override(cluster), *extra]  # --workers changes the file's
-
-
-def _cluster_override(text: str) -> str:
-    """Accept a YAML file or a scheduler's address."""
-    import yaml
-
-    if Path(text).suffix in (".yaml", ".yml"):
-        return f"cluster={json.dumps(yaml.safe_load(Path(text).read_text()))}"
-    return f"cluster={json.dumps({'kind': 'address', 'address': text})}"

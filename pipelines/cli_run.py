@@ -38,28 +38,43 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Wait for more until the run ends.")] = False,
     errors: Annotated[bool, typer.Option("--errors", help="Only what went wrong.")] = False,
     tile: Annotated[str | None, typer.Option(help="Only this tile: r3_c4.")] = None,
+    driver: Annotated[
+        bool, typer.Option("--driver", help="What the drivers of a submitted run printed themselves.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print the log of all runs into a folder, oldest first."""
     from engine.runs.logs import LogReader
-    from engine.runs.pulse import Pulse
+    from pipelines.driver_output import OutputReader
     from pipelines.run_folder import all_plans
+    from pipelines.run_status import Watch
     from pipelines.run_view import log_line, wanted
+    from pipelines.submission import Submission
 
-    all_plans(run)
-    reader, pulse = LogReader(run), Pulse(run)
+    if Submission.find(run) is None:
+        all_plans(run)
+    reader, output, watched = LogReader(run), OutputReader(run), Watch(run)
     while True:
-        alive = pulse.look() in ("alive", "watching") if follow else False
-        for line in wanted(reader.lines(), errors=errors, tile=tile):
-            typer.echo(json.dumps(line) if as_json else log_line(line))
-        if not alive:
+        alive = watched.pulse.look()
+        judged = watched.judge(alive) if follow else None
+        goes_on = follow and (alive in ("alive", "watching") or (judged is not None and judged.live))
+        if driver:
+            for text in output.lines():
+                typer.echo(text)
+        else:
+            for line in wanted(reader.lines(), errors=errors, tile=tile):
+                typer.echo(json.dumps(line) if as_json else log_line(line))
+        if not goes_on:
             return
         time.sleep(REFRESH_S)
 
 
 @app.command()
 def cancel(run: Run) -> None:
-    """Ask a run, from any machine, to finish what is in flight and to begin nothing more."""
+    """Ask a run, from any machine, to finish what is in flight and to begin nothing more.
+
+    A submitted job that still waits is taken out of its queue, and none goes on by itself.
+    """
     from pipelines.run_status import cancel as ask
 
     typer.echo(ask(run))
@@ -102,22 +117,21 @@ def _watch(run: str, as_json: bool) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from engine.runs.pulse import Pulse
-    from pipelines.run_status import status_of
+    from pipelines.run_status import Watch, status_of
     from pipelines.run_view import status_view
 
-    pulse, console = Pulse(run), Console()
+    watched, console = Watch(run), Console()
     live = Live(console=console, auto_refresh=False) if console.is_terminal and not as_json else None
     try:
         if live is not None:
             live.start()
         while True:
-            told = status_of(run, pulse)
+            told = status_of(run, watched)
             if live is not None:
                 live.update(status_view(told), refresh=True)
             else:
                 typer.echo(json.dumps(told)) if as_json else _show(told)
-            if told["alive"] not in ("alive", "watching"):
+            if told["alive"] not in ("alive", "watching") and not (told["driver"] or {}).get("live"):
                 return
             time.sleep(REFRESH_S)
     except KeyboardInterrupt:

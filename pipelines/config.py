@@ -304,6 +304,25 @@ def _override(raw: dict[str, Any], text: str) -> None:
     at[last] = yaml.safe_load(value)
 
 
+def anchored(raw: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Make all relative paths of a whole configuration absolute, in place, and return it.
+
+    Args:
+        raw: A validated configuration as a mapping.
+        base: What relative paths are relative to.
+    """
+    _anchor_paths(raw, base, ("bundle", "out"))
+    cluster = raw.get("cluster", {})
+    for name in {"scheduler_file", "key_file", "known_hosts"} & set(cluster):
+        if cluster[name] is not None:
+            cluster[name] = str(base / Path(cluster[name]).expanduser())
+    if not str(cluster.get("log_directory", "$")).startswith(("$", "~")):
+        cluster["log_directory"] = str(base / cluster["log_directory"])
+    if "code" in cluster:
+        cluster["code"] = [str(base / path) for path in cluster["code"]]
+    return raw
+
+
 def _anchor_paths(raw: dict[str, Any], base: Path, paths: tuple[str, ...]) -> None:
     """Make relative paths start at the YAML's folder, so that a run works from anywhere."""
     for dotted in paths:

@@ -82,6 +82,15 @@ def status_view(told: dict[str, Any]) -> RenderableType:
 def _head(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "run", f"{told['run']}  ({told['area']})"
     yield "now", told["advice"]
+    if (driver := told.get("driver")) is not None:
+        said = f": {driver['said']}" if driver["said"] else ""
+        code = "" if driver["exit_code"] is None else f", exit code {driver['exit_code']}"
+        place = f"{driver['number']}, {driver['called']}"
+        yield "driver", f"{place}: {driver['state']}{code}{said}"
+        yield (
+            "",
+            f"submitted {driver['submitted_utc']} from {driver['submitted_from']}; output {driver['output']}",
+        )
     if told["alive"] == "alive":
         yield "holder", f"{told['holder']}, epoch {told['epoch']}, beat {told['counter']}"
         links = {s["facts"].get("dashboard") for s in told["stages"] if s["state"] in ("running", "draining")}

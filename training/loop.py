@@ -29,16 +29,20 @@ from engine.values.lattice import Lattice
 from engine.values.spec import CubeSpec
 from training.augment import dihedral, drop_dates
 from training.labels import LabelRaster
-from training.losses import IGNORE, class_weights, cross_entropy, dice
+from training.loader import CubeDataset, Loader, LoaderOptions
+from training.losses import IGNORE, WeightKind, class_weights, cross_entropy, dice
 from training.metrics import Scores, confusion
-from training.samples import Sampler
+from training.pixels import Loaded, Streamed, pixels_of
+from training.samples import Patches, Sampler
 from training.splits import TEST, TRAIN, VAL, Split
+from training.statistics import drawn_pixels, fit_standard
+from training.targets import Targets, class_indices
 
 if TYPE_CHECKING:
     import xarray as xr
 
-_STATISTICS_PIXELS = 200_000
 _VAL_WINDOW_PX, _VAL_MARGIN_PX = 256, 32
+_EPOCH_PATCHES = 100_000
 
 
 class TrainOptions(BaseModel):
@@ -55,7 +59,8 @@ class TrainOptions(BaseModel):
         weight_decay: Of AdamW.
         clip: Largest norm of the gradient.
         balance: 0 draws patches of all classes alike, 1 as often as they occur.
-        weigh_classes: Weigh the cross entropy by the inverse root of the class counts.
+        weigh_classes: Weigh the cross entropy by how rare classes are: ``root`` (what True means), ``inverse`` or
+            ``effective``, see `training.losses.class_weights`.
         dice: Share of the Dice loss, 0..1.
         date_dropout: Probability of each date of a patch to be blanked.
         checks: How often the validation part is scored; the best state is kept.
@@ -63,6 +68,8 @@ class TrainOptions(BaseModel):
         threads: Torch threads while training; set back afterwards. Two gain a quarter on an idle machine
             and lose a factor of four on a busy one.
         device: ``cpu`` or ``cuda``.
+        memory_bytes: What the cube's pixels may take; a larger cube is read block by block, once for many
+            patches (`training.loader`). None: half of the memory that is free.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,13 +83,14 @@ class TrainOptions(BaseModel):
     weight_decay: float = Field(default=1e-2, ge=0)
     clip: float = Field(default=1.0, gt=0)
     balance: float = Field(default=0.0, ge=0, le=1)
-    weigh_classes: bool = False
+    weigh_classes: bool | WeightKind = False
     dice: float = Field(default=0.0, ge=0, le=1)
     date_dropout: float = Field(default=0.05, ge=0, lt=1)
     checks: int = Field(default=4, ge=1)
     seed: int = 0
     threads: int = Field(default=1, ge=1)
     device: str = "cpu"
+    memory_bytes: int | None = Field(default=None, ge=1)
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,7 @@ class TrainedModel:
         history: One row per check: step, loss, accuracy, mean IoU, seconds.
         pixels: Annotated pixels of each part.
         n_dates: Dates of the cube.
+        streamed: Whether the cube was too large to be loaded whole.
     """
 
     module: torch.nn.Module
@@ -129,6 +138,7 @@ class TrainedModel:
     history: tuple[dict[str, float], ...]
     pixels: dict[str, int]
     n_dates: int
+    streamed: bool = False
 
     def bundle_fields(self, name: str, spec: CubeSpec, lattice: Lattice, licence: str) -> BundleFields:
         """Return what `engine.inference.bundle.save_bundle` needs beside the network."""
@@ -153,9 +163,9 @@ class TrainedModel:
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """Arrays of one training: cube (time, band, y, x), and for each part targets with `IGNORE` elsewhere."""
+    """What one training works on: the cube, and for each part targets (y, x) with `IGNORE` elsewhere."""
 
-    cube: NDArray[np.uint16]
+    cube: Loaded | Streamed
     targets: dict[int, NDArray[np.uint8]]
     box: Box
     n_classes: int
@@ -177,7 +187,8 @@ def train(
 
     Args:
         cube: ``reflectance`` (time, band, y, x) uint16, lazy or loaded, on the labels' box. It is loaded
-            whole: dates x bands x pixels x 2 bytes.
+            whole (dates x bands x pixels x 2 bytes) where ``options.memory_bytes`` allow it, else streamed;
+            patches and their order then differ.
         labels: Annotated pixels.
         options: How.
         progress: Called after every batch.
@@ -204,7 +215,8 @@ def train(
         test=scores[TEST],
         history=tuple(history),
         pixels={n: int(task.counts(p).sum()) for n, p in (("train", TRAIN), ("val", VAL), ("test", TEST))},
-        n_dates=len(task.cube),
+        n_dates=task.cube.n_dates,
+        streamed=isinstance(task.cube, Streamed),
     )
 
 
@@ -213,8 +225,6 @@ def _fit(
 ) -> list[dict[str, float]]:
     """Train in place and leave the best state in the module."""
     options, device = task.options, task.options.device
-    rng = np.random.default_rng(options.seed)
-    sampler = Sampler.over(task.targets[TRAIN], task.n_classes, options.crop_px, options.balance)
     weights_K = _loss_weights(task)
     optimiser = torch.optim.AdamW(
         module.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
@@ -225,8 +235,9 @@ def _fit(
     checks = {round(options.steps * (i + 1) / options.checks) for i in range(options.checks)}
     history: list[dict[str, float]] = []
     best, best_state, losses, start = -1.0, None, [], time.perf_counter()
+    batches = _batches(task)
     for step in range(1, options.steps + 1):
-        x_BTCHW, target_BHW = _batch(task, sampler, rng)
+        x_BTCHW, target_BHW = next(batches)
         module.train()
         values_BTCHW, valid_BTHW = prepare(x_BTCHW.to(device), task.normalisation)
         logits_BKHW = module(values_BTCHW, valid_BTHW)
@@ -259,13 +270,15 @@ def _row(step: int, losses: list[float], val: Scores | None, seconds: float) -> 
 
 
 def _loss_weights(task: _Task) -> torch.Tensor | None:
-    if not task.options.weigh_classes:
+    asked = task.options.weigh_classes
+    if not asked:
         return None
-    return torch.from_numpy(class_weights(task.counts(TRAIN))).to(task.options.device)
+    kind: WeightKind = "root" if asked is True else asked
+    return torch.from_numpy(class_weights(task.counts(TRAIN), kind)).to(task.options.device)
 
 
 def _fresh(task: _Task) -> torch.nn.Module:
-    sizes = {"n_dates": len(task.cube), "n_bands": task.cube.shape[1], "n_classes": task.n_classes}
+    sizes = {"n_dates": task.cube.n_dates, "n_bands": task.cube.n_bands, "n_classes": task.n_classes}
     fields = task.options.config | sizes
     multiple = check_config(task.options.architecture, fields).window_multiple
     if task.options.crop_px % multiple:
@@ -279,16 +292,54 @@ def _fresh(task: _Task) -> torch.nn.Module:
     return module.to(task.options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _batch(task: _Task, sampler: Sampler, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut and augment patches: x (B, T, C, H, W) uint16 and targets (B, H, W) int64."""
-    side, options = sampler.crop_px, task.options
-    xs, targets = [], []
-    for y, x in sampler.draw(options.batch, rng):
-        where = (slice(y, y + side), slice(x, x + side))
-        which = int(rng.integers(8))
-        x_TCHW = drop_dates(task.cube[(..., *where)], options.date_dropout, rng)
-        xs.append(dihedral(x_TCHW, which))
-        targets.append(dihedral(task.targets[TRAIN][where], which))
+_Pair = tuple[torch.Tensor, torch.Tensor]
+"""x (B, T, C, H, W) uint16 and targets (B, H, W) int64."""
+
+
+def _batches(task: _Task) -> Iterator[_Pair]:
+    """Cut and augment patches, without end."""
+    rng = np.random.default_rng(task.options.seed)
+    if isinstance(task.cube, Streamed):
+        yield from _streamed_batches(task, task.cube, rng)
+    options = task.options
+    sampler = Sampler.over(task.targets[TRAIN], task.n_classes, options.crop_px, options.balance)
+    local = Box(0, 0, *task.box.shape_yx)
+    while True:
+        patches = []
+        for y, x in sampler.draw(options.batch, rng):
+            part = Box(int(y), int(x), int(y) + sampler.crop_px, int(x) + sampler.crop_px)
+            whole = Box(
+                part.y0 + task.box.y0, part.x0 + task.box.x0, part.y1 + task.box.y0, part.x1 + task.box.x0
+            )
+            target_HW = task.targets[TRAIN][part.slices_in(local)]
+            patches.append(_augmented(task.cube.cut(whole), target_HW, options.date_dropout, rng))
+        yield _stacked(patches)
+
+
+def _streamed_batches(task: _Task, cube: Streamed, rng: np.random.Generator) -> Iterator[_Pair]:
+    """As `_batches`, from a loader; its epochs are as long as the training, or a hundred thousand patches."""
+    options = task.options
+    per_epoch = min(options.steps * options.batch, _EPOCH_PATCHES)
+    draw = Patches(patch_px=options.crop_px, balance=options.balance, per_epoch=per_epoch)
+    targets = Targets(task.targets[TRAIN], task.box, task.n_classes)
+    buffer = LoaderOptions(draw=draw, batch=options.batch, seed=options.seed, buffer_bytes=cube.most_bytes)
+    loader = Loader(CubeDataset(cube.source, targets, buffer))
+    while True:
+        for batch in loader:
+            pairs = zip(batch.x.numpy(), batch.target.numpy(), strict=True)
+            yield _stacked([_augmented(x, target, options.date_dropout, rng) for x, target in pairs])
+
+
+def _augmented(
+    x_TCHW: NDArray[np.uint16], target_HW: NDArray[np.uint8], dropout: float, rng: np.random.Generator
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    which = int(rng.integers(8))
+    x_TCHW = drop_dates(x_TCHW, dropout, rng)
+    return dihedral(x_TCHW, which), dihedral(target_HW, which)
+
+
+def _stacked(patches: list[tuple[NDArray[np.uint16], NDArray[np.uint8]]]) -> _Pair:
+    xs, targets = zip(*patches, strict=True)
     return torch.from_numpy(np.stack(xs)), torch.from_numpy(np.stack(targets).astype(np.int64))
 
 
@@ -306,50 +357,29 @@ def _task(cube: xr.Dataset, labels: LabelRaster, options: TrainOptions) -> _Task
         raise InputError(
             "the cube is not reflectance", where="train", found=reflectance.dtype, limit="uint16"
         )
-    x_TCYX = np.ascontiguousarray(reflectance.compute(scheduler="threads").values)
-    index_YX = _indices(labels)
+    pixels = pixels_of(cube, labels.box, options.memory_bytes)
+    index_YX = class_indices(labels)
     parts_YX = options.split.parts(labels.box)
     targets = {part: np.where(parts_YX == part, index_YX, np.uint8(IGNORE)) for part in (TRAIN, VAL, TEST)}
-    normalisation = statistics(x_TCYX, targets[TRAIN] != IGNORE, options.seed)
-    return _Task(x_TCYX, targets, labels.box, len(labels.classes.classes), normalisation, options)
+    normalisation = statistics(pixels, targets[TRAIN] != IGNORE, options.seed)
+    return _Task(pixels, targets, labels.box, len(labels.classes.classes), normalisation, options)
 
 
-def _indices(labels: LabelRaster) -> NDArray[np.uint8]:
-    """Turn class values into indices in network order, `IGNORE` where not annotated."""
-    table = np.full(256, IGNORE, np.uint8)
-    table[list(labels.classes.values)] = np.arange(len(labels.classes.values))
-    table[0] = IGNORE
-    found: NDArray[np.uint8] = table[labels.values]
-    return found
-
-
-def statistics(x_TCYX: NDArray[np.uint16], known_YX: NDArray[np.bool_], seed: int) -> Standard:
+def statistics(
+    pixels: NDArray[np.uint16] | Loaded | Streamed, known_YX: NDArray[np.bool_], seed: int
+) -> Standard:
     """Measure mean and standard deviation per band over valid dates of annotated training pixels.
 
     Args:
-        x_TCYX: uint16, 0 = no data.
+        pixels: (T, C, Y, X) uint16, 0 = no data, as an array or as training reads it.
         known_YX: Pixels that count; at most 200 000 of them, drawn by the seed, are read.
         seed: Of that draw.
 
     Raises:
         InputError: If no annotated pixel has data.
     """
-    ys, xs = np.nonzero(known_YX)
-    if len(ys) > _STATISTICS_PIXELS:
-        drawn = np.random.default_rng(seed).choice(len(ys), _STATISTICS_PIXELS, replace=False)
-        ys, xs = ys[drawn], xs[drawn]
-    values_TCN = x_TCYX[:, :, ys, xs].astype(np.float64)
-    valid_TN = (values_TCN != 0).all(axis=1)
-    if not valid_TN.any():
-        raise InputError(
-            "no annotated training pixel has data",
-            where="train",
-            found=f"{len(ys)} annotated pixels",
-            mend="check the labels' place, the split and the cube's gaps",
-        )
-    values_CM = np.moveaxis(values_TCN, 1, 0)[:, valid_TN]
-    mean, std = values_CM.mean(axis=1), np.maximum(values_CM.std(axis=1), 1.0)
-    return Standard(mean=tuple(mean.round(3).tolist()), std=tuple(std.round(3).tolist()))
+    ys, xs = drawn_pixels(known_YX, seed)
+    return fit_standard(pixels[:, :, ys, xs] if isinstance(pixels, np.ndarray) else pixels.at(ys, xs))
 
 
 @torch.inference_mode()
@@ -375,19 +405,17 @@ def _val_windows(
     task: _Task, target_YX: NDArray[np.uint8]
 ) -> Iterator[tuple[tuple[slice, slice], NDArray[np.uint16]]]:
     """Yield windows that hold annotated pixels: their scored part, and the input with a margin around it."""
-    height, width = target_YX.shape
-    m, inner = _VAL_MARGIN_PX, _VAL_WINDOW_PX - 2 * _VAL_MARGIN_PX
-    for part in Box(0, 0, height, width).blocks(inner):
-        where = part.slices_in(Box(0, 0, height, width))
-        if not (target_YX[where] != IGNORE).any():
-            continue
+    m, inner, box = _VAL_MARGIN_PX, _VAL_WINDOW_PX - 2 * _VAL_MARGIN_PX, task.box
+    parts = [
+        Box(part.y0 + box.y0, part.x0 + box.x0, part.y1 + box.y0, part.x1 + box.x0)
+        for part in Box(0, 0, *box.shape_yx).blocks(inner)
+    ]
+    for part in task.cube.sweep(p for p in parts if (target_YX[p.slices_in(box)] != IGNORE).any()):
         outer = Box(part.y0 - m, part.x0 - m, part.y0 + inner + m, part.x0 + inner + m)
-        there = outer & Box(0, 0, height, width)
-        x_TCHW = np.zeros((*task.cube.shape[:2], *outer.shape_yx), np.uint16)
-        x_TCHW[(..., *there.slices_in(outer))] = task.cube[
-            (..., slice(there.y0, there.y1), slice(there.x0, there.x1))
-        ]
-        yield where, x_TCHW
+        there = outer & box
+        x_TCHW = np.zeros((task.cube.n_dates, task.cube.n_bands, *outer.shape_yx), np.uint16)
+        x_TCHW[(..., *there.slices_in(outer))] = task.cube.cut(there)
+        yield part.slices_in(box), x_TCHW
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def predict(
     asked = layers_for(bundle, tuple(layers), augment)
     frame = _frame_of(bundle, extent, extent if core is None else core, wanted)
     values = values[(..., *frame.outer.slices_in(extent))]
-    voices = _voices(bundle, frame, (device, _days_of(cube), augment), asked)
+    voices = _voices(bundle, frame, (device, days_of(cube), augment), asked)
     if len(voices) == 1:
         packed = predict_array(values, voices[0].frame, voices[0].lane_for, asked)
     else:
@@ -131,7 +131,7 @@ def _whole(box: Box, factor: int) -> Box:
     return Box(y0, x0, max(y0, box.y1 // factor * factor), max(x0, box.x1 // factor * factor))
 
 
-def _days_of(cube: xr.Dataset) -> tuple[int, ...]:
+def days_of(cube: xr.Dataset) -> tuple[int, ...]:
     """Return the day of the year of each date; nothing for a cube whose dates are no dates."""
     times = cube["time"] if "time" in cube.coords else None
     if times is None or not np.issubdtype(times.dtype, np.datetime64):

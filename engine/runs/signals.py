@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 TERM_S = 25.0
 """How long a drain may take after SIGTERM; Slurm's KillWait and Kubernetes' grace period are 30 s."""
@@ -36,13 +36,14 @@ class Interrupts:
     Attributes:
         asked: Whether a signal came.
         deadline: When the drain must be over, on the monotonic clock; None for whenever it is.
+        seen: The signals that came, also while another one inside this one caught them.
     """
 
     def __init__(self, term_s: float = TERM_S) -> None:
         self.term_s = term_s
         self.asked = False
         self.deadline: float | None = None
-        self._seen: set[int] = set()
+        self.seen: set[int] = set()
         self._before: dict[int, Any] = {}
 
     @property
@@ -50,7 +51,7 @@ class Interrupts:
         """Whether the deadline has passed."""
         return self.deadline is not None and time.monotonic() > self.deadline
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 self._before[number] = signal.signal(number, self._catch)
@@ -63,12 +64,37 @@ class Interrupts:
             signal.signal(number, before)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        if number in self._seen or (self.asked and number == signal.SIGINT):
+        again = number in self.seen or (self.asked and number == signal.SIGINT)
+        self._note(number)
+        if again:
             raise KeyboardInterrupt
-        self._seen.add(number)
-        self.asked = True
         ends = [job_end_s()] if number != signal.SIGTERM else [job_end_s(), time.monotonic() + self.term_s]
         self.deadline = min((e for e in (*ends, self.deadline) if e is not None), default=None)
+
+    def _note(self, number: int) -> None:
+        """Remember a signal, here and in the one around this one."""
+        self.seen.add(number)
+        self.asked = True
+        outer = getattr(self._before.get(number), "__self__", None)
+        if isinstance(outer, Interrupts):
+            outer._note(number)
+
+
+class Stops(Interrupts):
+    """What a process does with these signals that nobody watches: each stops it at once, until it is told to wait.
+
+    A run inside still drains (`Interrupts`); before and after it, nothing would be gained by going on.
+
+    Attributes:
+        waits: Only remember what comes: something short must be finished.
+    """
+
+    waits = False
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        self._note(number)
+        if not self.waits:
+            raise KeyboardInterrupt
 
 
 def job_end_s() -> float | None:

@@ -56,18 +56,27 @@ class Holder:
     @classmethod
     def me(cls) -> Holder:
         """Describe the running process."""
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Holder:
+        """Describe a process of this machine."""
         return cls(
             holder=uuid.uuid4().hex,
             host=socket.gethostname(),
             machine=_machine(),
-            pid=os.getpid(),
-            pid_started=_started(os.getpid()) or 0.0,
+            pid=pid,
+            pid_started=_started(pid) or 0.0,
             since_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
     def is_dead(self) -> bool:
         """Tell whether the process is certainly gone; False when this machine cannot know."""
-        return self.machine == _machine() and _started(self.pid) != self.pid_started
+        return self.is_here() and _started(self.pid) != self.pid_started
+
+    def is_here(self) -> bool:
+        """Tell whether process numbers of this machine are the holder's, so that `is_dead` knows."""
+        return self.machine == _machine()
 
 
 def check(run_dir: str, epoch: int) -> None:

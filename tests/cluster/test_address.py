@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from distributed import Client
 
 from cluster.address import AddressSpec
 from cluster.launch import open_client
@@ -44,9 +45,11 @@ def test_a_scheduler_file_that_is_not_there_yet_is_told(tmp_path: Path) -> None:
 
 
 def test_workers_without_landweave_are_told_in_plain_words(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, env={"PYTHONPATH": str(_blocked(tmp_path))})
+    cluster = Cluster(tmp_path, env={"PYTHONPATH": str(_blocked(tmp_path)), "PYTHONSAFEPATH": "1"})
     try:
         cluster.heal()
+        with Client(cluster.address, set_as_default=False) as waiting:
+            waiting.wait_for_workers(2, timeout=120)
         with pytest.raises(InputError) as refused, open_client(cluster.address):
             pass
         assert "landweave cannot be imported by a worker" in str(refused.value)

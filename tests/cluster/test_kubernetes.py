@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,7 +14,8 @@ import pytest
 from distributed import Client
 
 from cluster.kubernetes import KubernetesSpec, start
-from cluster.pods import autoscaler_manifest, cluster_manifest, driver_job
+from cluster.kubernetes_start import wait_for_pod
+from cluster.pods import autoscaler_manifest, cluster_manifest, driver_access, driver_job
 from engine.values.errors import ConflictError, InputError, RetryableError
 from tests.cluster.conformance import ClusterConformance
 from tests.cluster.sample import SampleRun
@@ -77,6 +79,7 @@ def _secret_and_memory(dask_worker: Any) -> tuple[str | None, int]:
     return os.environ.get("SAMPLE_SECRET"), dask_worker.memory_manager.memory_limit
 
 
+@pytest.mark.long
 def test_a_driver_in_a_pod_makes_the_same_map_and_ends_its_cluster(
     empty: Kubernetes, sample_run: SampleRun, tmp_path: Path
 ) -> None:
@@ -90,6 +93,32 @@ def test_a_driver_in_a_pod_makes_the_same_map_and_ends_its_cluster(
     sample_run.assert_same(tmp_path / "run")
     assert ("DELETE", _CLUSTER) in empty.requests
     assert _left(empty) == [("jobs", "driver"), driver]
+    _assert_allowed(empty)
+
+
+def _assert_allowed(place: Kubernetes) -> None:
+    """Compare what was asked for with what the role of a driver gives."""
+    asked = {what for request in place.requests if (what := _right(*request)) is not None}
+    allowed = {
+        (group, resource, verb)
+        for rule in driver_access(KubernetesSpec(**SMALL))[1]["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    for verb in ("create", "delete"):
+        assert ("kubernetes.dask.org", "daskclusters", verb) in asked
+    assert asked <= allowed
+
+
+def _right(method: str, url: str) -> tuple[str, str, str] | None:
+    """Return the right that a request needs: group, resource, verb; None for what everybody may ask."""
+    found = re.match(r"/(?:api|apis/([^/]+))/v1/namespaces/[^/]+/([^/?]+)(?:/([^/?]+))?", url)
+    if found is None:
+        assert method == "GET"
+        return None
+    verbs = {"GET": "get" if found[3] else "list", "POST": "create", "DELETE": "delete", "PATCH": "patch"}
+    return found[1] or "", found[2], verbs[method]
 
 
 def _left(place: Kubernetes) -> list[Any]:
@@ -97,15 +126,27 @@ def _left(place: Kubernetes) -> list[Any]:
 
 
 def test_it_is_deleted_also_after_an_error(empty: Kubernetes) -> None:
-    with pytest.raises(ZeroDivisionError), start(KubernetesSpec(**SMALL)) as client:  # noqa: PT012
+    spec = KubernetesSpec(**SMALL, adapt={"minimum": 1, "maximum": 2})
+    with pytest.raises(RetryableError, match="no worker starts") as told, start(spec) as client:  # noqa: PT012
         assert client.submit(sum, [1, 2]).result(timeout=60) == 3
         assert len(empty.pods) == 2
-        1 / 0
+        empty.wait("sample", "0/3 nodes are available: 3 Insufficient memory.")
+        client.cluster.wanted = KubernetesSpec(**SMALL, start_timeout="1s")
+        wait_for_pod(NoWorkers(), client.cluster)  # type: ignore[arg-type]
+    assert "Insufficient memory" in str(told.value)
     assert _left(empty) == []
-    assert (
-        "DELETE",
-        f"/apis/kubernetes.dask.org/v1/namespaces/{NAMESPACE}/daskclusters/sample",
-    ) in empty.requests
+    assert ("DELETE", _CLUSTER) in empty.requests
+    _assert_allowed(empty)
+
+
+class NoWorkers:
+    """A client whose workers do not come."""
+
+    def nthreads(self) -> dict[str, int]:
+        return {}
+
+    def wait_for_workers(self, many: int, timeout: float) -> None:
+        raise TimeoutError
 
 
 def test_a_cluster_of_somebody_else_is_left_alone(empty: Kubernetes) -> None:
@@ -118,11 +159,9 @@ def test_a_cluster_of_somebody_else_is_left_alone(empty: Kubernetes) -> None:
 
 
 def test_what_pods_wait_for_is_told_and_nothing_is_left(empty: Kubernetes) -> None:
-    empty.unschedulable = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
-    with (
-        pytest.raises(RetryableError, match="Insufficient nvidia"),
-        start(KubernetesSpec(**SMALL, start_timeout="3s")),
-    ):
+    empty.unschedulable = "0/3 nodes are available: 3 Insufficient memory."
+    spec = KubernetesSpec(**SMALL, start_timeout="3s")
+    with pytest.raises(RetryableError, match="Insufficient memory"), start(spec):
         pass
     assert _left(empty) == []
 

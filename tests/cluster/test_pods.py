@@ -8,8 +8,10 @@ from typing import Any
 import jsonschema
 import pytest
 
+from cluster.instructions import pins
 from cluster.kubernetes import KubernetesSpec
 from cluster.pods import NANNY_BYTES, autoscaler_manifest, cluster_manifest, driver_access, driver_job
+from cluster.size import ClusterSize, size_of
 from cluster.spec import parse_spec
 from cluster.worker import PRE_SPAWN
 from engine.values.errors import InputError
@@ -142,6 +144,21 @@ def test_a_worker_gets_what_the_spec_says() -> None:
     assert {name: env[name] for name in PRE_SPAWN if name != "GDAL_CACHEMAX"} == {
         name: value for name, value in PRE_SPAWN.items() if name != "GDAL_CACHEMAX"
     }
+
+
+def test_instructions_are_pinned_from_the_first_one_on() -> None:
+    env = {
+        entry["name"]: entry.get("value")
+        for entry in _container(LEAN | {"instruction_set": "avx2"}, "worker")["env"]
+    }
+    assert pins("avx2").items() <= env.items()
+    assert pins("avx2")
+
+
+def test_a_plan_knows_the_size_before_it_starts() -> None:
+    assert size_of(_spec(FULL)) == ClusterSize(workers=40, slots=40, memory_limit=8 * 2**30)
+    assert size_of(_spec(LEAN)) == ClusterSize(workers=1, slots=1, memory_limit=4 * 2**30)
+    assert _spec(LEAN | {"start_timeout": "20m"}).wait_s == 1200
 
 
 def test_only_a_worker_with_a_gpu_takes_tiles_that_need_one() -> None:

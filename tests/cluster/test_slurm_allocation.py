@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import yaml
 
 from cluster.slurm import SlurmSpec, allocation_script
 from tests.cluster.conformance import ClusterConformance
-from tests.cluster.sample import ROOT, SampleRun
+from tests.cluster.sample import ROOT, TILES, SampleRun, checksums
 from tests.services.slurm import Slurm
 
 pytestmark = pytest.mark.service
@@ -47,20 +47,37 @@ class TestAllocation(ClusterConformance):
         slurm.run("scancel", found[1])
 
 
-def test_a_script_of_ours_makes_the_map(slurm: Slurm, sample_run: SampleRun, tmp_path: Path) -> None:
-    spec, run = _spec(tmp_path / "logs"), tmp_path / "run"
+def _job_script(sample_run: SampleRun, folder: Path) -> Path:
+    """Write what a user would hand to sbatch."""
+    spec = _spec(folder / "logs")
     told = spec.model_dump(mode="json", exclude_defaults=True)
-    (tmp_path / "slurm.yaml").write_text(yaml.safe_dump({"kind": "slurm", **told}))
+    (folder / "slurm.yaml").write_text(yaml.safe_dump({"kind": "slurm", **told}))
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", "map", str(sample_run.yaml)]
-    command += ["--out", str(run), "--cluster", str(tmp_path / "slurm.yaml")]
-    options = (f"--output={tmp_path}/driver.log", f"--chdir={ROOT}", f"--export=ALL,PYTHONPATH={ROOT}")
-    (tmp_path / "job.sh").write_text(allocation_script(spec, shlex.join(command), options))
-    number = slurm.run("sbatch", "--parsable", str(tmp_path / "job.sh")).strip()
+    command += ["--out", str(folder / "run"), "--cluster", str(folder / "slurm.yaml")]
+    options = (f"--output={folder}/driver-%j.log", f"--chdir={ROOT}", f"--export=ALL,PYTHONPATH={ROOT}")
+    script = folder / "job.sh"
+    script.write_text(allocation_script(spec, shlex.join(command), options))
+    return script
+
+
+def _until(true: Callable[[], bool]) -> None:
     begun = time.monotonic()
-    while number in slurm.jobs() and time.monotonic() - begun < 240:
-        time.sleep(0.5)
-    assert "JobState=COMPLETED" in slurm.run("scontrol", "show", "job", number), (
-        tmp_path / "driver.log"
-    ).read_text()
+    while not true() and time.monotonic() - begun < 280:
+        time.sleep(0.1)
+
+
+@pytest.mark.long
+def test_a_script_that_is_cancelled_and_submitted_again(
+    slurm: Slurm, sample_run: SampleRun, tmp_path: Path
+) -> None:
+    script, run = _job_script(sample_run, tmp_path), tmp_path / "run"
+    first = slurm.run("sbatch", "--parsable", str(script)).strip()
+    _until(lambda: sum(1 for _ in (run / "ledger").rglob("*.json")) >= 4)
+    slurm.run("scancel", first)
+    _until(lambda: first not in slurm.jobs())
+    assert 0 < len(checksums(run)) < TILES, (tmp_path / f"driver-{first}.log").read_text()
+    again = slurm.run("sbatch", "--parsable", str(script)).strip()
+    _until(lambda: again not in slurm.jobs())
+    said = (tmp_path / f"driver-{again}.log").read_text()
+    assert "JobState=COMPLETED" in slurm.run("scontrol", "show", "job", again), said
     sample_run.assert_same(run)
-    assert not list((tmp_path / "logs").glob("scheduler-*.json"))

@@ -102,9 +102,9 @@ def test_later_workers_are_judged_as_they_come() -> None:
 class _Refusing(LaterWorkers):
     """Judges only workers that come after the first."""
 
-    def setup(self, worker: Any) -> None:
+    async def setup(self, worker: Any) -> None:
         if worker.name != 0:
-            super().setup(worker)
+            await super().setup(worker)
 
 
 def _address() -> str:

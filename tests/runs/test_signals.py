@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from engine.runs.signals import Interrupts
+from engine.runs.signals import Interrupts, Stops
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -67,3 +67,19 @@ def test_slurms_own_signal_drains_until_the_end_of_the_job(
             assert interrupts.deadline == pytest.approx(time.monotonic() + left, abs=30)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_outside_a_run_a_signal_stops_at_once_and_inside_one_both_hear_it(number: int) -> None:
+    with Stops() as stops:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        assert stops.seen == {number}
+    with Stops() as stops:
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), number)
+            assert interrupts.asked
+        assert stops.seen == interrupts.seen == {number}
+        stops.waits = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stops.seen == {number, signal.SIGTERM}

@@ -120,7 +120,7 @@ class Kubernetes:
         folder: For pods' disks and logs.
         secrets: Secrets of the namespace, by name and key.
         refuse: Status with which objects of a kind are refused: ``{"daskclusters": 403}``.
-        unschedulable: What the node says of pods that it does not start; None to start them.
+        unschedulable: What the scheduler of pods says of those that find no node; None to start them.
         requests: Everything asked for, in order.
     """
 
@@ -198,6 +198,13 @@ class Kubernetes:
                 pod.process.wait()
             self.pods.remove(pod)
 
+    def wait(self, cluster: str, why: str) -> None:
+        """Add a pod that finds no node."""
+        name = f"{cluster}-{uuid.uuid4().hex[:6]}"
+        told = {"type": "PodScheduled", "status": "False", "message": why}
+        status = {"phase": "Pending", "conditions": [told]}
+        self.objects["pods", name] = _pod_object(name, {"dask.org/cluster-name": cluster}, status)
+
     def resolve(self, patch: pytest.MonkeyPatch) -> None:
         """Let this process find services by their names, as DNS in a cluster does."""
         real = socket.getaddrinfo
@@ -247,9 +254,7 @@ class Kubernetes:
         """Start a deployment's only pod."""
         name, labels = deployment["metadata"]["name"], deployment["metadata"]["labels"]
         if self.unschedulable is not None:
-            told = {"type": "PodScheduled", "status": "False", "message": self.unschedulable}
-            pod = _pod_object(f"{name}-0", labels, {"phase": "Pending", "conditions": [told]})
-            self.objects["pods", f"{name}-0"] = pod
+            self.wait(labels["dask.org/cluster-name"], self.unschedulable)
             return
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         disk = self.folder / name

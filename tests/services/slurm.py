@@ -8,8 +8,8 @@ than the machine, so that a driver and its workers fit on two cores.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
+import pwd
 import secrets
 import shutil
 import socket
@@ -136,7 +136,7 @@ def _settle(folder: Path) -> None:
     control_port, node_port = _free_ports(2)
     text = _CONF.format(
         host=socket.gethostname().partition(".")[0],
-        user=getpass.getuser(),
+        user=pwd.getpwuid(os.getuid()).pw_name,
         folder=folder,
         control_port=control_port,
         node_port=node_port,

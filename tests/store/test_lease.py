@@ -132,3 +132,13 @@ def test_a_folder_that_was_deleted_fences_its_writer(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "lease")
         with pytest.raises(ConflictError):
             lease.check()
+
+
+def test_a_holder_of_another_process_is_known_by_its_start() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    holder = Holder.of(process.pid)
+    assert (holder.pid, holder.is_here(), holder.is_dead()) == (process.pid, True, False)
+    assert replace(holder, machine="elsewhere").is_here() is False
+    process.communicate(b"\n")
+    assert holder.is_dead()
+    assert not Holder.me().is_dead()

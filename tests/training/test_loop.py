@@ -94,6 +94,22 @@ def test_a_lazy_cube_trains_like_a_loaded_one(made: tuple[xr.Dataset, LabelRaste
         assert torch.equal(value, lazy[name]), name
 
 
+def test_a_cube_that_does_not_fit_is_streamed(made: tuple[xr.Dataset, LabelRaster]) -> None:
+    """Statistics and the scored pixels are those of the loaded cube; it learns from other patches."""
+    cube, labels = made
+    lazy = cube.chunk({"y": 40, "x": 40})
+    loaded = train(lazy, labels, OPTIONS.model_copy(update={"steps": 2, "checks": 1}))
+    few = {"steps": 30, "checks": 2, "memory_bytes": 900_000}
+    streamed = train(lazy, labels, OPTIONS.model_copy(update=few))
+    assert (loaded.streamed, streamed.streamed) == (False, True)
+    assert streamed.normalisation == loaded.normalisation
+    assert streamed.history[-1]["loss"] < streamed.history[0]["loss"]
+    assert streamed.val is not None
+    assert loaded.val is not None
+    assert streamed.val.support == loaded.val.support
+    assert streamed.val.accuracy > 0.6
+
+
 def test_progress_is_told_after_every_batch_and_threads_are_set_back(
     made: tuple[xr.Dataset, LabelRaster],
 ) -> None:
