@@ -25,6 +25,7 @@ from training.label_check import CheckOptions, LabelReport, check_labels, write_
 from training.labels import LabelRaster
 from training.leakage import Leakage, measure_pixels, refuse_leaks
 from training.loop import Progress, TrainedModel, TrainOptions, train
+from training.pixels import Loaded, pixels_of
 from training.split_file import write_split
 from training.splits import Split
 from training.stratify import Counts, count_pixels, stratified
@@ -59,7 +60,7 @@ class Prepared:
     """What a training works on.
 
     Attributes:
-        cube: ``reflectance`` loaded.
+        cube: ``reflectance`` loaded where it fits into ``options.memory_bytes``, else lazy.
         labels: On the cube's pixels.
         split: On the cube's grid, its units assigned if it is stratified.
         counts: Labels of each class value in each unit of the split.
@@ -87,15 +88,17 @@ def prepare_training(config: TrainConfig) -> Prepared:
     """
     classes = ClassScheme.from_file(config.labels.classes)
     cube = _cube(config)
-    cube = cube.assign(reflectance=cube["reflectance"].compute(scheduler="threads"))
     grid, box = georef_of(cube)
+    pixels = pixels_of(cube, box, config.options.memory_bytes)
+    if isinstance(pixels, Loaded):  # read once for all that follows
+        cube = cube.assign(reflectance=(cube["reflectance"].dims, pixels.x_TCYX))
     labels = labels_on(config.labels, classes, (grid, box), cube, parse_time(config.time))
     if not labels.values.any():
         raise InputError("no annotated pixel lies in the area", where="labels")
     split = config.options.split.on(grid)
     counts = count_pixels(split, labels)
     split = stratified(split, counts) if split.stratify else split
-    leakage = measure_pixels(split.parts(box), labels.values != 0, cube["reflectance"].values)
+    leakage = measure_pixels(split.parts(box), labels.values != 0, pixels.at)
     refuse_leaks(leakage, split)
     return Prepared(cube, labels, split, counts, leakage)
 

@@ -6,6 +6,7 @@ Measured, not trusted: on the pixels or samples that are used, after the split i
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 from engine.values.errors import InputError
 from engine.values.grid import Box
 from training.splits import LEFT_OUT, PARTS, TEST, TRAIN, VAL, Samples, Split
+
+Gather = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]]
+"""Gives the values (..., n) of pixels by their rows and columns."""
 
 _CAP_PX = 256
 _STRIP_PX = 1024
@@ -60,22 +64,24 @@ class Leakage:
 
 
 def measure_pixels(
-    parts: NDArray[np.uint8], known: NDArray[np.bool_], series: NDArray[Any] | None = None
+    parts: NDArray[np.uint8],
+    known: NDArray[np.bool_],
+    series: NDArray[Any] | Gather | None = None,
 ) -> Leakage:
     """Measure the leakage between annotated pixels.
 
     Args:
         parts: (y, x) uint8, as `Split.parts` gives.
         known: (y, x), pixels that are annotated.
-        series: (..., y, x) integers, 0 = no data: the cube's values, to look for equal series in up to
-            100 000 pixels of each part; None looks for none.
+        series: (..., y, x) integers, 0 = no data: the cube's values, or what gathers them by rows and columns
+            (..., n), to look for equal series in up to 100 000 pixels of each part; None looks for none.
     """
     used = np.where(known, parts, LEFT_OUT).astype(np.uint8)
     present = [p for p in (TRAIN, VAL, TEST) if (used == p).any()]
     pairs = list(itertools.combinations(present, 2))
     distance = {_pair(a, b): _pixels_apart(used, a, b) for a, b in pairs}
     drawn = {p: _drawn(used == p) for p in present} if series is not None else {}
-    gathered = {p: _rows(series, where) for p, where in drawn.items() if series is not None}
+    gathered = {p: _rows(series, where, known.shape[1]) for p, where in drawn.items() if series is not None}
     twice = {_pair(a, b): count_twice(gathered[a], gathered[b]) for a, b in pairs if gathered}
     return Leakage(
         "px",
@@ -221,7 +227,8 @@ def _drawn(where: NDArray[np.bool_], most: int = 100_000) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(0).choice(flat, most, replace=False))
 
 
-def _rows(series: NDArray[Any], flat: NDArray[np.int64]) -> NDArray[Any]:
-    """Return the values (pixel, value) of some pixels of an array (..., y, x)."""
-    ys, xs = np.divmod(flat, series.shape[-1])
-    return np.moveaxis(series[..., ys, xs].reshape(-1, len(flat)), 0, 1)
+def _rows(series: NDArray[Any] | Gather, flat: NDArray[np.int64], width: int) -> NDArray[Any]:
+    """Return the values (pixel, value) of some pixels."""
+    ys, xs = np.divmod(flat, width)
+    found = series[..., ys, xs] if isinstance(series, np.ndarray) else series(ys, xs)
+    return np.moveaxis(found.reshape(-1, len(flat)), 0, 1)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.inference.bundle import BundleFields
+from engine.inference.predict import days_of
 from engine.models.normalise import Standard, prepare
 from engine.models.registry import build, check_config
 from engine.values.classes import ClassScheme
@@ -27,13 +28,12 @@ from engine.values.errors import InputError
 from engine.values.grid import Box
 from engine.values.lattice import Lattice
 from engine.values.spec import CubeSpec
-from training.augment import dihedral, drop_dates
+from training.augment import AugmentOptions
+from training.batches import Draw, batches
 from training.labels import LabelRaster
-from training.loader import CubeDataset, Loader, LoaderOptions
 from training.losses import IGNORE, WeightKind, class_weights, cross_entropy, dice
 from training.metrics import Scores, confusion
 from training.pixels import Loaded, Streamed, pixels_of
-from training.samples import Patches, Sampler
 from training.splits import TEST, TRAIN, VAL, Split
 from training.statistics import drawn_pixels, fit_standard
 from training.targets import Targets, class_indices
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _VAL_WINDOW_PX, _VAL_MARGIN_PX = 256, 32
-_EPOCH_PATCHES = 100_000
 
 
 class TrainOptions(BaseModel):
@@ -91,6 +90,7 @@ class TrainOptions(BaseModel):
     threads: int = Field(default=1, ge=1)
     device: str = "cpu"
     memory_bytes: int | None = Field(default=None, ge=1)
+    augment: AugmentOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,11 @@ class _Task:
     n_classes: int
     normalisation: Standard
     options: TrainOptions
+    days: tuple[int, ...] = ()
+    weights: NDArray[np.uint8] | None = None
+
+    def training_targets(self) -> Targets:
+        return Targets(self.targets[TRAIN], self.box, self.n_classes, self.weights)
 
     def counts(self, part: int) -> NDArray[np.int64]:
         found = np.bincount(self.targets[part].ravel(), minlength=256)
@@ -235,16 +240,16 @@ def _fit(
     checks = {round(options.steps * (i + 1) / options.checks) for i in range(options.checks)}
     history: list[dict[str, float]] = []
     best, best_state, losses, start = -1.0, None, [], time.perf_counter()
-    batches = _batches(task)
+    drawn = batches(task.cube, task.training_targets(), task.days, _draw(task))
     for step in range(1, options.steps + 1):
-        x_BTCHW, target_BHW = next(batches)
+        batch = next(drawn).to(device)
         module.train()
-        values_BTCHW, valid_BTHW = prepare(x_BTCHW.to(device), task.normalisation)
-        logits_BKHW = module(values_BTCHW, valid_BTHW)
-        target_BHW = target_BHW.to(device)
-        loss = cross_entropy(logits_BKHW, target_BHW, weights_K)
+        logits_BKHW = module(*batch.prepared(task.normalisation))
+        target_BHW = batch.target.to(torch.int64)
+        weight_BHW = batch.weight if task.weights is not None else None
+        loss = cross_entropy(logits_BKHW, target_BHW, weights_K, weight_BHW)
         if options.dice:
-            loss = (1 - options.dice) * loss + options.dice * dice(logits_BKHW, target_BHW)
+            loss = (1 - options.dice) * loss + options.dice * dice(logits_BKHW, target_BHW, weight_BHW)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), options.clip)
@@ -262,6 +267,20 @@ def _fit(
     if best_state is not None:
         module.load_state_dict(best_state)
     return history
+
+
+def _draw(task: _Task) -> Draw:
+    options = task.options
+    return Draw(
+        steps=options.steps,
+        batch=options.batch,
+        crop_px=options.crop_px,
+        balance=options.balance,
+        seed=options.seed,
+        date_dropout=options.date_dropout,
+        augment=options.augment,
+        band_means=task.normalisation.mean,
+    )
 
 
 def _row(step: int, losses: list[float], val: Scores | None, seconds: float) -> dict[str, float]:
@@ -292,57 +311,6 @@ def _fresh(task: _Task) -> torch.nn.Module:
     return module.to(task.options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-_Pair = tuple[torch.Tensor, torch.Tensor]
-"""x (B, T, C, H, W) uint16 and targets (B, H, W) int64."""
-
-
-def _batches(task: _Task) -> Iterator[_Pair]:
-    """Cut and augment patches, without end."""
-    rng = np.random.default_rng(task.options.seed)
-    if isinstance(task.cube, Streamed):
-        yield from _streamed_batches(task, task.cube, rng)
-    options = task.options
-    sampler = Sampler.over(task.targets[TRAIN], task.n_classes, options.crop_px, options.balance)
-    local = Box(0, 0, *task.box.shape_yx)
-    while True:
-        patches = []
-        for y, x in sampler.draw(options.batch, rng):
-            part = Box(int(y), int(x), int(y) + sampler.crop_px, int(x) + sampler.crop_px)
-            whole = Box(
-                part.y0 + task.box.y0, part.x0 + task.box.x0, part.y1 + task.box.y0, part.x1 + task.box.x0
-            )
-            target_HW = task.targets[TRAIN][part.slices_in(local)]
-            patches.append(_augmented(task.cube.cut(whole), target_HW, options.date_dropout, rng))
-        yield _stacked(patches)
-
-
-def _streamed_batches(task: _Task, cube: Streamed, rng: np.random.Generator) -> Iterator[_Pair]:
-    """As `_batches`, from a loader; its epochs are as long as the training, or a hundred thousand patches."""
-    options = task.options
-    per_epoch = min(options.steps * options.batch, _EPOCH_PATCHES)
-    draw = Patches(patch_px=options.crop_px, balance=options.balance, per_epoch=per_epoch)
-    targets = Targets(task.targets[TRAIN], task.box, task.n_classes)
-    buffer = LoaderOptions(draw=draw, batch=options.batch, seed=options.seed, buffer_bytes=cube.most_bytes)
-    loader = Loader(CubeDataset(cube.source, targets, buffer))
-    while True:
-        for batch in loader:
-            pairs = zip(batch.x.numpy(), batch.target.numpy(), strict=True)
-            yield _stacked([_augmented(x, target, options.date_dropout, rng) for x, target in pairs])
-
-
-def _augmented(
-    x_TCHW: NDArray[np.uint16], target_HW: NDArray[np.uint8], dropout: float, rng: np.random.Generator
-) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    which = int(rng.integers(8))
-    x_TCHW = drop_dates(x_TCHW, dropout, rng)
-    return dihedral(x_TCHW, which), dihedral(target_HW, which)
-
-
-def _stacked(patches: list[tuple[NDArray[np.uint16], NDArray[np.uint8]]]) -> _Pair:
-    xs, targets = zip(*patches, strict=True)
-    return torch.from_numpy(np.stack(xs)), torch.from_numpy(np.stack(targets).astype(np.int64))
-
-
 def _task(cube: xr.Dataset, labels: LabelRaster, options: TrainOptions) -> _Task:
     reflectance = cube["reflectance"]
     if reflectance.dims != ("time", "band", "y", "x") or reflectance.shape[2:] != labels.box.shape_yx:
@@ -362,7 +330,9 @@ def _task(cube: xr.Dataset, labels: LabelRaster, options: TrainOptions) -> _Task
     parts_YX = options.split.parts(labels.box)
     targets = {part: np.where(parts_YX == part, index_YX, np.uint8(IGNORE)) for part in (TRAIN, VAL, TEST)}
     normalisation = statistics(pixels, targets[TRAIN] != IGNORE, options.seed)
-    return _Task(pixels, targets, labels.box, len(labels.classes.classes), normalisation, options)
+    n_classes = len(labels.classes.classes)
+    weights = labels.weights
+    return _Task(pixels, targets, labels.box, n_classes, normalisation, options, days_of(cube), weights)
 
 
 def statistics(

@@ -65,7 +65,10 @@ def class_weights(
 
 
 def cross_entropy(
-    logits_BKHW: torch.Tensor, target_BHW: torch.Tensor, weights_K: torch.Tensor | None = None
+    logits_BKHW: torch.Tensor,
+    target_BHW: torch.Tensor,
+    weights_K: torch.Tensor | None = None,
+    weight_BHW: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the weighted mean cross entropy over annotated pixels; 0 when there are none.
 
@@ -73,20 +76,35 @@ def cross_entropy(
         logits_BKHW: float32.
         target_BHW: int64, class index, `IGNORE` = not annotated.
         weights_K: float32, one per class.
+        weight_BHW: float32, of each label, 0..1; None: all alike.
     """
     if not bool((target_BHW != IGNORE).any()):
         return logits_BKHW.sum() * 0.0
-    return functional.cross_entropy(logits_BKHW, target_BHW, weight=weights_K, ignore_index=IGNORE)
+    if weight_BHW is None:
+        return functional.cross_entropy(logits_BKHW, target_BHW, weight=weights_K, ignore_index=IGNORE)
+    each_BHW = functional.cross_entropy(
+        logits_BKHW, target_BHW, weight=weights_K, ignore_index=IGNORE, reduction="none"
+    )
+    known_BHW = target_BHW != IGNORE
+    share_BHW = weight_BHW * known_BHW
+    index_BHW = torch.where(known_BHW, target_BHW, 0)
+    counted_BHW = share_BHW if weights_K is None else share_BHW * weights_K[index_BHW]
+    return (each_BHW * share_BHW).sum() / counted_BHW.sum().clamp_min(1e-6)
 
 
-def dice(logits_BKHW: torch.Tensor, target_BHW: torch.Tensor) -> torch.Tensor:
+def dice(
+    logits_BKHW: torch.Tensor, target_BHW: torch.Tensor, weight_BHW: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return one minus the mean soft Dice (Milletari et al. 2016) over the classes that the batch holds.
 
     Args:
         logits_BKHW: float32.
         target_BHW: int64, class index, `IGNORE` = not annotated.
+        weight_BHW: float32, of each label, 0..1; None: all alike.
     """
     known_B1HW = (target_BHW != IGNORE)[:, None]
+    if weight_BHW is not None:
+        known_B1HW = known_B1HW * weight_BHW[:, None]
     p_BKHW = torch.softmax(logits_BKHW, dim=1) * known_B1HW
     index_BHW = torch.where(target_BHW == IGNORE, 0, target_BHW)
     truth_BHWK = functional.one_hot(index_BHW, logits_BKHW.shape[1])

@@ -11,11 +11,13 @@ import xarray as xr
 
 from engine.inference.bundle import load_bundle, save_bundle
 from engine.inference.lane import Lane
+from engine.models.normalise import prepare
 from engine.values.errors import InputError
 from engine.values.grid import Box
 from engine.values.lattice import Lattice
 from engine.values.spec import CubeSpec
 from tests.training.synthetic import Season, season
+from training.augment import AugmentOptions
 from training.labels import LabelRaster
 from training.loop import Progress, TrainedModel, TrainOptions, statistics, train
 from training.splits import TEST, VAL, Split
@@ -177,3 +179,40 @@ def test_inputs_that_do_not_fit_are_refused(made: tuple[xr.Dataset, LabelRaster]
     empty = LabelRaster(np.zeros_like(labels.values), labels.box, labels.classes)
     with pytest.raises(InputError, match="annotated"):
         train(cube, empty, OPTIONS)
+
+
+def test_labels_without_weight_teach_nothing(made: tuple[xr.Dataset, LabelRaster]) -> None:
+    """A source of weight 0 that calls everything class 1 changes no gradient: what is drawn stays the same."""
+    cube, labels = made
+    rows = np.arange(labels.values.shape[0])[:, None] % 2 == 0
+    values = np.where(rows | (labels.values == 0), labels.values, 1).astype(np.uint8)
+    none = np.where(rows, 250, 0).astype(np.uint8) * np.ones_like(labels.values)
+    options = OPTIONS.model_copy(update={"steps": 100, "checks": 1})
+    unheard = train(cube, LabelRaster(values, labels.box, labels.classes, none), options)
+    believed = train(cube, LabelRaster(values, labels.box, labels.classes), options)
+    index = np.where(rows, 0, labels.values)
+    right = [_share_right(t, cube, index) for t in (unheard, believed)]
+    assert right[0] > 0.7
+    assert right[0] > right[1] + 0.2, "one that believes it calls every second row class 1"
+
+
+def _share_right(trained: TrainedModel, cube: xr.Dataset, values: np.ndarray) -> float:
+    x = torch.from_numpy(cube["reflectance"].values)[None]
+    with torch.inference_mode():
+        found = trained.module(*prepare(x, trained.normalisation))[0].argmax(dim=0).numpy() + 1
+    other = values > 1
+    return float((found == values)[other].mean())
+
+
+def test_augmentation_in_full_trains_and_repeats_itself(made: tuple[xr.Dataset, LabelRaster]) -> None:
+    strong = AugmentOptions(
+        shift_px=4, scale=0.2, rotate_deg=15, brightness=0.02, contrast=0.1, gamma=0.1, noise=0.005,
+        date_drop=0.1, clouds=0.1, band_drop=0.1, paste=0.3,
+    )  # fmt: skip
+    options = OPTIONS.model_copy(update={"augment": strong, "steps": 60, "checks": 1})
+    first, second = train(*made, options), train(*made, options)
+    for a, b in zip(first.module.state_dict().values(), second.module.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert first.val is not None
+    assert first.val.accuracy > 0.6
+    assert first.history[-1]["loss"] < 1.3

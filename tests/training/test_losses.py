@@ -97,3 +97,31 @@ def test_weights_of_nothing_are_refused() -> None:
         class_weights(np.array([0, 0]))
     with pytest.raises(InputError, match="beta 1"):
         class_weights(np.array([1]), "effective", beta=1)
+
+
+def test_weighted_labels_count_by_their_weight() -> None:
+    logits = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    target = torch.randint(0, 3, (2, 4, 4), generator=torch.Generator().manual_seed(1))
+    target[0, 0] = IGNORE
+    weight = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(2))
+    classes = torch.tensor([0.5, 1.0, 2.0])
+    p = np.log(np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True))
+    above = below = 0.0
+    for b, y, x in np.ndindex(2, 4, 4):
+        k = int(target[b, y, x])
+        if k != IGNORE:
+            share = float(weight[b, y, x] * classes[k])
+            above, below = above - share * p[b, k, y, x], below + share
+    assert float(cross_entropy(logits, target, classes, weight)) == pytest.approx(above / below, rel=1e-5)
+    one = torch.ones(2, 4, 4)
+    for k in (None, classes):
+        assert float(cross_entropy(logits, target, k, one)) == pytest.approx(
+            float(cross_entropy(logits, target, k))
+        )
+    assert float(dice(logits, target, one)) == pytest.approx(float(dice(logits, target)))
+    hidden = torch.where(torch.arange(4) < 2, 1.0, 0.0).expand(2, 4, 4)
+    left = torch.where(hidden > 0, target, IGNORE)
+    assert float(cross_entropy(logits, target, classes, hidden)) == pytest.approx(
+        float(cross_entropy(logits, left, classes))
+    )
+    assert float(dice(logits, target, hidden)) == pytest.approx(float(dice(logits, left)))
