@@ -389,5 +389,5 @@ out: {out}
 # layers: [probability, entropy, margin]   # beside label and confidence
 # tile_px: 2048            # one Dask task makes one tile
 cluster:
-  kind: local              # or address, with `address: tcp://scheduler:8786`
+  kind: local              # or address, slurm, ssh, gateway, kubernetes, cuda: see docs/clusters
 """
