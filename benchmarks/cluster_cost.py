@@ -4,6 +4,7 @@ Run::
 
     python benchmarks/cluster_cost.py                                            local, and address on this machine
     python benchmarks/cluster_cost.py --cluster slurm.yaml ssh.yaml --tiles 400  these too, with as many workers
+    python -m benchmarks.cluster_cost --services         a real Slurm, sshd and gateway of this machine, started for it
     python benchmarks/cluster_cost.py --scaling --tile-s 1.0                     one worker, then two
 
 Overhead: tiles that compute nothing but are written, read back and recorded as any other, on two workers of each
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from cluster.address import AddressSpec
 from cluster.base import ClusterSpec
 from cluster.launch import open_client
 from cluster.local import LocalSpec
-from cluster.spec import load_spec
+from cluster.spec import load_spec, parse_spec
 from cluster.worker import PRE_SPAWN
 from engine.runs.driver import RunOptions, TileOutput, run_tiles
 from engine.runs.machine import Unit
@@ -116,6 +117,44 @@ def by_hand(workers: int) -> Iterator[AddressSpec]:
         yield AddressSpec(scheduler_file=str(file))
 
 
+@contextmanager
+def services(workers: int) -> Iterator[dict[str, ClusterSpec]]:
+    """Start the services that the tests start, and tell how to reach them; needs all of them, and to be root."""
+    from cluster.gateway import PASSWORD
+    from tests.services.gateway import gateway_server
+    from tests.services.slurm import running_slurm
+    from tests.services.sshd import sshd
+
+    root = str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = root
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        work = Path(folder)
+        (work / "slurm").mkdir()
+        stack.enter_context(running_slurm(work / "slurm"))
+        server = stack.enter_context(sshd(work / "sshd"))
+        gateway = stack.enter_context(gateway_server(work / "gateway"))
+        os.environ[PASSWORD] = gateway.password
+        settings: list[dict[str, Any]] = [
+            {
+                "kind": "slurm",
+                "memory_limit": "1GiB",
+                "interface": "lo",
+                "log_directory": str(work / "slurm"),
+            },
+            {
+                "kind": "ssh",
+                "hosts": [server.host],
+                "key_file": str(server.key),
+                "known_hosts": str(server.known_hosts),
+                "memory_limit": "1GiB",
+                "python": sys.executable,
+                "prologue": [f"export PYTHONPATH={root}"],
+            },
+            {"kind": "gateway", "address": gateway.address, "auth": "basic", "user": "me"},
+        ]
+        yield {s["kind"]: parse_spec(s | {"n_workers": workers}) for s in settings}
+
+
 def overhead(specs: dict[str, ClusterSpec], side: int, rounds: int) -> None:
     """Print what a tile costs on each kind, round by round beside the local one."""
     job, workers = Burn("", side), 2
@@ -158,6 +197,9 @@ def scaling(side: int, burn_s: float, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cluster", nargs="*", default=[], help="YAML files of more kinds, two workers each")
+    parser.add_argument(
+        "--services", action="store_true", help="start Slurm, sshd and a gateway, and measure these"
+    )
     parser.add_argument("--tiles", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scaling", action="store_true")
@@ -169,7 +211,8 @@ def main() -> None:
         scaling(side, args.tile_s, args.rounds)
     else:
         specs = {load_spec(path).kind: load_spec(path) for path in args.cluster}
-        overhead(specs, side, args.rounds)
+        with services(2) if args.services else nullcontext({}) as started:
+            overhead({**specs, **started}, side, args.rounds)
     print(f"load at the end {os.getloadavg()[0]:.1f}")
 
 
