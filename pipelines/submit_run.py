@@ -245,7 +245,7 @@ def _name(run: str) -> str:
     """Name a run so that no other folder's has the same name, in letters that every batch system takes.
 
     >>> _name("/data/runs/Lux 2023")
-    'landweave-lux-2023-33dd5a'
+    'landweave-lux-2023-07629a'
     """
     slug = re.sub(r"[^a-z0-9]+", "-", run.rstrip("/").rpartition("/")[2].lower()).strip("-")[:20].strip("-")
     return f"landweave-{slug}-{hashlib.sha256(run.encode()).hexdigest()[:6]}"
