@@ -29,18 +29,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from engine.inference.allocator import keep_freed_memory
 from engine.values.bands import common_name
 from engine.values.budget import GIB, MIB
 from engine.values.errors import BudgetError, ConflictError, InputError, SpecError
+from training.augment import AugmentOptions, augment
 from training.batch import Batch
 from training.feed import Background, Cutter, stream_batches
 from training.memory import Memory
 from training.mixing import Mixing, mixing
-from training.plan import Blocks, EpochPlan, Mix, plan_epoch
+from training.plan import Blocks, EpochPlan, Mix, StreamPlan, plan_epoch
 from training.samples import Patches, Pixels, places_of
 from training.sources import Block, Source, source_of
 from training.splits import TRAIN, Split
@@ -70,6 +71,8 @@ class LoaderOptions(BaseModel):
         threads: That read and decompress blocks, in each process.
         ahead: Batches made before they are asked for, in each process.
         pin_memory: Put batches where a GPU copies them from directly.
+        augment: What is drawn for each patch, in the process that cuts it; by seed, epoch and the patch's number.
+            `training.augment.AugmentOptions.paste` also hangs on the patch's neighbour in its batch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,6 +88,13 @@ class LoaderOptions(BaseModel):
     threads: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
     ahead: int = Field(default=2, ge=1)
     pin_memory: bool = False
+    augment: AugmentOptions | None = None
+
+    @model_validator(mode="after")
+    def _of_patches(self) -> LoaderOptions:
+        if self.augment is not None and isinstance(self.draw, Pixels):
+            raise ValueError("augment is for patches; single pixels have nothing to turn")
+        return self
 
     @field_validator("buffer_bytes", mode="before")
     @classmethod
@@ -193,16 +203,17 @@ class CubeDataset(IterableDataset[Batch]):
         # torch asks worker 0 first, wherever in the epoch that is
         mine = [s for s in range(n_streams) if s % count == (number + start) % count]
         mine.sort(key=lambda s: (s - start) % n_streams)
-        return self._batches(self.own(self.plan(epoch)), mine, start)
+        return self._batches(self.own(self.plan(epoch)), mine, start, epoch)
 
-    def _batches(self, plan: EpochPlan, mine: list[int], start: int) -> Iterator[Batch]:
+    def _batches(self, plan: EpochPlan, mine: list[int], start: int, epoch: int) -> Iterator[Batch]:
         cutter = self._cutter(plan)
         n_streams, most = self.options.streams, self.blocks_a_stream
         with _Reader(self.source, self.client, self.options.threads) as read:
-            streams = [
-                stream_batches(plan.streams[s], cutter, read, most, -(-max(0, start - s) // n_streams))
-                for s in mine
-            ]
+            streams = []
+            for s in mine:
+                first = -(-max(0, start - s) // n_streams)
+                stream = stream_batches(plan.streams[s], cutter, read, most, first)
+                streams.append(self._augmented(stream, plan.streams[s], first, epoch))
             waiting = True
             while waiting:
                 waiting = False
@@ -211,6 +222,18 @@ class CubeDataset(IterableDataset[Batch]):
                         waiting = True
                         yield batch
                         break
+
+    def _augmented(
+        self, stream: Iterator[Batch], plan: StreamPlan, first: int, epoch: int
+    ) -> Iterator[Batch]:
+        """Augment a stream's batches, each patch by its number in the epoch."""
+        options = self.options
+        for number, batch in enumerate(stream, first):
+            if options.augment is None:
+                yield batch
+            else:
+                keys = np.array([[options.seed, epoch, patch] for patch in plan.batch(number)])
+                yield augment(batch, options.augment, keys)
 
     def _cutter(self, plan: EpochPlan) -> Cutter:
         shape = self.source.shape

@@ -13,6 +13,7 @@ import torch
 
 from engine.values.errors import BudgetError, ConflictError, InputError, SpecError
 from tests.training.stored import Made, cube_of, labels_of, put
+from training.augment import AugmentOptions, augment
 from training.batch import IGNORE, Batch
 from training.loader import CubeDataset, LoaderOptions, Rank, loader
 from training.samples import Patches, Pixels
@@ -169,6 +170,28 @@ def test_a_state_of_other_options_is_refused(url: str) -> None:
     other = loader(url, labels_of(MADE), OPTIONS.model_copy(update={"batch": 5}))
     with pytest.raises(ConflictError, match="other batches than before"):
         other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_augmentation_hangs_on_the_patch_and_not_on_who_reads_it(url: str, streams: int) -> None:
+    strong = AugmentOptions(shift_px=3, rotate_deg=10, noise=0.01, clouds=0.3)
+    options = OPTIONS.model_copy(update={"streams": streams, "buffer_bytes": OPTIONS.buffer_bytes * streams})
+    plain = loader(url, labels_of(MADE), options)
+    drawn = loader(url, labels_of(MADE), options.model_copy(update={"augment": strong}))
+    corners = plain.plan().corners.tolist()
+    for before, after in zip(plain, drawn, strict=True):
+        for i, place in enumerate(before.place.tolist()):
+            one = Batch(**{k: v[i : i + 1] for k, v in vars(before).items() if v is not None})
+            numbers = [n for n, corner in enumerate(corners) if corner == place]  # a place may be drawn twice
+            made = [augment(one, strong, np.array([[options.seed, 0, n]])).x[0].numpy() for n in numbers]
+            assert any(np.array_equal(after.x[i].numpy(), x) for x in made)
+    second = next(iter(drawn))  # the next epoch draws anew
+    assert not np.array_equal(second.x.numpy(), next(iter(plain)).x.numpy())
+
+
+def test_single_pixels_are_not_augmented() -> None:
+    with pytest.raises(ValueError, match="for patches"):
+        LoaderOptions(draw=Pixels(), augment=AugmentOptions())
 
 
 def test_bands_are_taken_by_name_and_order(url: str) -> None:
