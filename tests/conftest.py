@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def real_data() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     return pytest.skip(message)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _hear_interrupts() -> None:
+    """Let SIGINT interrupt as in a terminal: a shell that starts the tests in the background has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Speed is measured in benchmarks/, never asserted in a test.
