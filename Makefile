@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Tests that start no cluster of their own run side by side; those of runs, kills and services one by one.
+# Tests that start no cluster of their own run side by side, test by test; those of services and clusters file by
+# file, and those that kill processes one by one.
+SERVED := $(addprefix tests/,services runs cluster pipelines)
 QUICK  := tests/test_imports.py $(addprefix tests/,values archive cube models inference store products training)
 
 .PHONY: demo test test-long lint venv clean
@@ -13,7 +15,8 @@ demo: $(STAMP)  ## make a simulated archive, train, map, score: one picture at t
 
 test: $(STAMP) lint  ## the fast tests, and those of every service that is installed
 	$(BIN)/python -m pytest -q --doctest-modules engine pipelines cluster training $(QUICK) -m "not long" -n 2 --dist loadscope
-	$(BIN)/python -m pytest -q tests/services tests/runs tests/cluster tests/pipelines tests/faults -m "not long" --durations=20
+	$(BIN)/python -m pytest -q $(SERVED) -m "not long" -n 2 --dist loadfile --durations=20
+	$(BIN)/python -m pytest -q tests/faults -m "not long" --durations=10
 
 test-long: $(STAMP)  ## random kills and scale
 	$(BIN)/python -m pytest -q tests -m long --timeout 3600

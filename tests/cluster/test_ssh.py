@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def test_a_lost_connection_and_a_killed_host_cost_their_tiles_alone_and_come_bac
         ({"key_file": "known_hosts"}, InputError, "key cannot be used"),
         ({"known_hosts": "key.pub"}, InputError, "not the one that is known"),
         ({"python": "/no/such/python"}, InputError, "no such Python"),
-        ({"prologue": ()}, InputError, "landweave is not installed"),
+        ({"python": "bare/bin/python", "prologue": ()}, InputError, "landweave is not installed"),
         ({"prologue": ("module load python",)}, InputError, "Python did not start"),
         ({"memory_limit": "100TiB"}, BudgetError, "more memory than it has"),
         ({"gpus_per_worker": 1, "n_workers": 100}, InputError, "fewer GPUs"),
@@ -173,6 +174,9 @@ def test_a_lost_connection_and_a_killed_host_cost_their_tiles_alone_and_come_bac
 def test_what_is_wrong_is_said(
     spec: SshSpec, server: Sshd, changes: dict[str, Any], kind: type[LandweaveError], says: str
 ) -> None:
+    if changes.get("python") == "bare/bin/python":
+        venv.create(server.work / "bare", symlinks=True)
+        changes = {**changes, "python": str(server.work / "bare/bin/python")}
     for name in ("key_file", "known_hosts"):
         if name in changes:
             changes = {name: str(server.work / changes[name])}

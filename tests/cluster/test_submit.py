@@ -24,7 +24,7 @@ from cluster.slurm_driver import SlurmDriver
 from cluster.submit import Job, Order, look, place_of, start, stop, written
 from engine.store.lease import Holder
 from engine.values.errors import InputError
-from tests.cluster.sample import ROOT
+from tests.cluster.sample import ROOT, hears_hangups
 from tests.services.slurm import Slurm
 
 
@@ -67,7 +67,7 @@ def test_a_process_outlives_its_parent_and_all_of_the_parents_session(tmp_path: 
     parent = subprocess.Popen(
         [sys.executable, "-c", _PARENT, str(output)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, start_new_session=True,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.PIPE, preexec_fn=hears_hangups,
     )  # fmt: skip
     assert parent.stdout is not None
     job = Job.read(json.loads(parent.stdout.readline()))

@@ -22,7 +22,7 @@ from pipelines.drivers import Drivers
 from pipelines.run_status import Watch, cancel, status_of
 from pipelines.submission import Asked
 from pipelines.submit_run import Submitted, resume, submit
-from tests.cluster.sample import ROOT, TILES, SampleRun
+from tests.cluster.sample import ROOT, TILES, SampleRun, hears_hangups
 from tests.services.slurm import Slurm
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
@@ -84,7 +84,12 @@ def test_a_detached_run_outlives_its_shell_drains_on_cancel_and_goes_on(
     run = home / "run"
     command = f"{sys.executable} -P -m pipelines submit {sample_run.yaml} -o out={run} --workers 1; sleep 600"
     shell = subprocess.Popen(
-        ["bash", "-c", command], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["bash", "-c", command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hears_hangups,
     )
     assert shell.stdout is not None
     try:

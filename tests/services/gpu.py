@@ -32,3 +32,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_sep("=", "NOT RUN: no NVIDIA GPU here", yellow=True)
         for name in left_out:
             terminalreporter.write_line(f"not run: {name}")
+    elif getattr(config.option, "numprocesses", None) and not gpus():  # its workers left them out
+        terminalreporter.write_sep("=", "NOT RUN: tests marked gpu, no NVIDIA GPU here", yellow=True)
