@@ -117,6 +117,7 @@ def compare(stored: Path, whole: xr.Dataset) -> None:
 
 def test_an_ensemble_maps_tile_by_tile_what_it_maps_in_one_piece(project: Path, client: Client) -> None:
     whole = untiled(project, "both")
+    client.restart()  # its memory is measured: the workers must not have done anything else before
     fused = run(project, client, "both", "fused", "tile_px=128")
     assert fused.exit_code == 0
     compare(project / "fused", whole)
