@@ -237,3 +237,22 @@ def test_the_schema_knows_both_forms_of_labels() -> None:
     for wrong in ({"file": "f.gpkg", "classes": "c.yaml", "rule": "some"}, {"file": "f.gpkg"}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, of_labels)
+
+
+def test_a_look_at_the_data_trains_nothing(sample: SampleArchive, plain: Prepared, tmp_path: Path) -> None:
+    config = _write(tmp_path / "train.yaml", _settings(sample, tmp_path))
+    out = tmp_path / "seen"
+    done = CliRunner().invoke(app, ["train", str(config), "--inspect", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    told = json.loads((out / "inspect.json").read_text())
+    assert {p.name for p in out.iterdir()} == {"inspect.json", "map.png", "samples.png"}
+    assert not (tmp_path / "bundle").exists()
+    labels, parts = plain.labels, plain.split.parts(plain.labels.box)
+    for c in labels.classes.classes:
+        mine = labels.values == c.value
+        found = told["classes"][c.name]
+        assert found["pixels"]["train"] == int((mine & (parts == 1)).sum())
+        assert found["hectares"] == pytest.approx(mine.sum() * 400 / 1e4, abs=0.01)
+    assert "apart" in told["split"]
+    assert "normalisation, of the training part alone" in done.stdout
+    assert str(out / "map.png") in done.stdout.replace("\n", "")
