@@ -78,6 +78,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
             os.killpg(os.getpgid(holder["pid"]), signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_detached_run_outlives_its_shell_drains_on_cancel_and_goes_on(
     sample_run: SampleRun, home: Path
 ) -> None:
