@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Literal
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 InstructionSet = Literal["avx2", "avx512"]
 
 _WAIT_S = 300.0
-_SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL", re.IGNORECASE)
+_SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL", re.IGNORECASE)
 
 
 class Adapt(BaseModel):
@@ -101,12 +102,7 @@ class ClusterSpec(BaseModel):
     @field_validator("environment")
     @classmethod
     def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
-        told = sorted(name for name in value if _SECRET.search(name))
-        if told:
-            raise ValueError(
-                f"{', '.join(told)} look like secrets, and a spec is written down; "
-                "name them under forward: their values then come from the environment"
-            )
+        refuse_secrets(value, "name them under forward: their values then come from the environment")
         return value
 
     @field_validator("code")
@@ -142,6 +138,19 @@ class ClusterSpec(BaseModel):
     def tiles_at_once(self) -> int:
         """Return how many tiles one worker makes at a time; on a GPU one, with all threads reading for it."""
         return 1 if self.gpus_per_worker else self.threads_per_worker
+
+
+def refuse_secrets(names: Iterable[str], mend: str) -> None:
+    """Refuse settings that by their names hold secrets: a spec is written into the run folder.
+
+    Raises:
+        ValueError: Naming them, with what to do instead.
+
+    >>> refuse_secrets(["AWS_REGION"], "")
+    """
+    told = sorted(name for name in names if _SECRET.search(name))
+    if told:
+        raise ValueError(f"{', '.join(told)} look like secrets, and a spec is written down; {mend}")
 
 
 def seconds_of(text: str) -> float:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from cluster.base import _SECRET, ClusterSpec, seconds_of
+from cluster.base import ClusterSpec, refuse_secrets, seconds_of
 from cluster.instructions import pins
 from cluster.worker import PRE_SPAWN, forwarded
 from engine.values.errors import InputError, LandweaveError, RetryableError
@@ -97,9 +97,7 @@ class GatewaySpec(ClusterSpec):
     @field_validator("options")
     @classmethod
     def _secretless(cls, value: dict[str, Any]) -> dict[str, Any]:
-        told = sorted(name for name in value if _SECRET.search(name))
-        if told:
-            raise ValueError(f"{', '.join(told)} would be written down; name such variables under forward")
+        refuse_secrets(value, "name such variables under forward")
         return value
 
     @model_validator(mode="after")

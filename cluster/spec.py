@@ -78,10 +78,19 @@ def load_spec(path: str | Path) -> ClusterSpec:
     Raises:
         InputError: If it cannot be read or a field is wrong.
     """
+    return parse_spec(read_spec(path), where=str(path))
+
+
+def read_spec(path: str | Path) -> Any:
+    """Read a YAML file without checking what it says.
+
+    Raises:
+        InputError: If it cannot be read, or is no YAML.
+    """
     try:
         raw = yaml.safe_load(Path(path).read_text())
     except (OSError, yaml.YAMLError) as error:
         raise InputError(
             "cannot read the cluster's YAML", where=str(path), found=str(error), mend="kind: local"
         ) from error
-    return parse_spec({} if raw is None else raw, where=str(path))
+    return {} if raw is None else raw

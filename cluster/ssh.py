@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dask.utils import format_bytes, parse_bytes
 from pydantic import Field, field_validator, model_validator
 
-from cluster.base import _SECRET, ClusterSpec
+from cluster.base import ClusterSpec, refuse_secrets
 from cluster.instructions import pins
 from cluster.ssh_hosts import Host, Seen, look_at
 from cluster.worker import forwarded, worker_environment
@@ -94,9 +94,7 @@ class SshSpec(ClusterSpec):
     @field_validator("connect_options")
     @classmethod
     def _secretless(cls, value: dict[str, Any]) -> dict[str, Any]:
-        told = sorted(name for name in value if _SECRET.search(name) or "phrase" in name)
-        if told:
-            raise ValueError(f"{', '.join(told)} would be written down; use key_file or the ssh agent")
+        refuse_secrets(value, "use key_file or the ssh agent")
         return value
 
     @model_validator(mode="after")

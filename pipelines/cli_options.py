@@ -34,8 +34,8 @@ def as_overrides(settings: dict[str, Any], cluster: str | None) -> list[str]:
 
 def _cluster_override(text: str) -> str:
     """Accept a YAML file or a scheduler's address."""
-    import yaml
-
     if Path(text).suffix in (".yaml", ".yml"):
-        return f"cluster={json.dumps(yaml.safe_load(Path(text).read_text()))}"
+        from cluster.spec import read_spec
+
+        return f"cluster={json.dumps(read_spec(text))}"
     return f"cluster={json.dumps({'kind': 'address', 'address': text})}"

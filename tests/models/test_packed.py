@@ -52,8 +52,8 @@ def test_a_packed_unet_answers_as_the_plain_one(
     x_BTCHW, valid_BTHW = _inputs(batch, 48)
     expected = net(x_BTCHW, valid_BTHW)
     found = pack(net)(x_BTCHW, valid_BTHW)
-    # The first difference is in last bits; group norm of few values may raise it.
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    near = 1e-5 if norm == "batch" else 1e-4  # a group norm of few values raises differences of last bits
+    torch.testing.assert_close(found, expected, atol=near, rtol=near)
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
