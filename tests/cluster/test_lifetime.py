@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import dask
 import psutil
 import pytest
 from distributed import Client, LocalCluster
+from distributed.core import Status
 
 from cluster import lifetime, scale
 from cluster.address import AddressSpec
@@ -78,6 +82,28 @@ def _require_begun_once(job: FakeJob, events: list[RunEvent]) -> None:
     made = job.executions()
     assert sum(made.values()) - len(made) <= handed
     assert handed <= len(left), "a worker has one tile in hand"
+
+
+@pytest.mark.parametrize(("tile_s", "handed"), [(0.2, False), (60.0, True)])
+def test_a_leaving_worker_takes_nothing_more_and_finishes_what_fits(tile_s: float, handed: bool) -> None:
+    """By itself, with a tile that ends after a while: what fits before the end is never handed over."""
+    told: list[Any] = []
+    worker = SimpleNamespace(
+        status=Status.running, address="tcp://w:1", data={}, scheduler=mock.AsyncMock(), close=mock.AsyncMock(),
+        state=SimpleNamespace(executing=[SimpleNamespace(key="tile")]), log_event=lambda topic, news: told.append(news),
+    )  # fmt: skip
+    leaving = Retirement(2.0, again=False, jitter=0.0)
+    leaving.end = time.time() + 2.0
+
+    async def leave() -> None:
+        asyncio.get_running_loop().call_later(tile_s, worker.state.executing.clear)
+        await leaving._leave(worker)
+
+    asyncio.run(leave())
+    assert worker.status is Status.closing_gracefully
+    assert ("handed over" in str(told[0])) is handed
+    worker.close.assert_awaited_once()
+    assert worker.close.await_args.kwargs["executor_wait"] is not handed
 
 
 def test_a_tile_that_no_worker_lives_long_enough_for_is_given_up_and_the_others_are_made(
