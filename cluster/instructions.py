@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import sys
 from typing import Any
 
 from cluster.base import InstructionSet
@@ -71,12 +72,19 @@ def own_instruction_set() -> str:
 
     The same as `engine.inference.lane.instruction_set`: the widest that both CPU and environment allow.
     """
+    if "torch" in sys.modules:  # it looked at the environment when it was loaded, and never again
+        return f"{platform.machine()} {sys.modules['torch'].backends.cpu.get_cpu_capability()}"
+    return f"{platform.machine()} {_expected()}"
+
+
+def _expected() -> str:
+    """Return what torch will take in a process that begins with the environment here."""
     has = {name for name, there in _numpy().__cpu_features__.items() if there}
     able = ["DEFAULT"]
     able += ["AVX2"] if {"AVX2", "FMA3"} <= has else []
     able += ["AVX512"] if {"AVX512VL", "AVX512BW", "AVX512DQ"} <= has and "AVX2" in able else []
     asked = os.environ.get("ATEN_CPU_CAPABILITY", "").upper()
-    return f"{platform.machine()} {asked if asked in able else able[-1]}"
+    return asked if asked in able else able[-1]
 
 
 def _numpy() -> Any:

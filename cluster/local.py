@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,19 +41,40 @@ def start(spec: LocalSpec) -> Iterator[Client]:
     from cluster.scale import follow_work, kept_up
     from cluster.worker import worker_environment
 
+    given = worker_environment(spec)
     settings = {
         "distributed.scheduler.allowed-failures": 0,
-        "distributed.nanny.pre-spawn-environ": worker_environment(spec),  # also of workers that come later
+        "distributed.nanny.pre-spawn-environ": given,  # also of workers that come later
     }
     with (
         dask.config.set(settings),
-        _cluster(spec) as cluster,
+        _put_back(given),
+        _started(spec, given) as cluster,
         Client(cluster, set_as_default=False) as client,
         kept_up(cluster),
     ):
         if spec.adapt is not None:
             follow_work(cluster, spec.adapt)
         yield client
+
+
+def _started(spec: LocalSpec, given: Mapping[str, str]) -> Any:
+    with _put_back(given):
+        return _cluster(spec)
+
+
+@contextmanager
+def _put_back(names: Iterable[str]) -> Iterator[None]:
+    """Undo what nannies do to this process: they set the environment of their workers here too, and leave it."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _cluster(spec: LocalSpec) -> Any:
