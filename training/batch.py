@@ -30,7 +30,7 @@ class Batch:
 
     Attributes:
         x: (B, T, C, H, W) uint16, the cube's reflectance x 10000, 0 = no data.
-        dates: (B, T) int16, day of the year 1..366 of each date; 0 where there is none.
+        dates: (B, T) int16, running day of each date (`engine.values.days`); 0 where there is none.
         present: (B, T) bool, False where a patch has fewer dates than others of its batch; `x` is 0 there.
         target: (B, H, W) uint8, index of the class in the network's order, `IGNORE` = not annotated.
         weight: (B, H, W) float32, weight of each label, 0..1; 0 where not annotated.

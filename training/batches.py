@@ -54,7 +54,7 @@ def batches(cube: Loaded | Streamed, targets: Targets, days: tuple[int, ...], dr
     Args:
         cube: Reflectance over the targets' box.
         targets: Of the training part.
-        days: Day of the year of each date; empty where it is not known.
+        days: Running day of each date; empty where it is not known.
         draw: How.
     """
     rng = np.random.default_rng(draw.seed)

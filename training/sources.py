@@ -56,7 +56,7 @@ class Shape:
         box: Global pixels for which there are values; blocks may reach beyond.
         edges_y: First global row of each block, and the end of the last, int64.
         edges_x: The same for columns.
-        days: (T) int16 day of the year of each date; 0 where the cube's dates are no dates.
+        days: (T) int16 running day of each date (`engine.values.days`); 0 where the cube's dates are no dates.
         bands: Common names.
         polarisations: P; 0 without radar.
         layers: L; 0 without layers.

@@ -47,7 +47,7 @@ def augmented_lane(
     Args:
         bundle: The model.
         device: ``cpu``, ``cuda`` or ``cuda:n``.
-        days: Day of the year of each date, for networks that take it.
+        days: Running day of each date, for networks that take it.
         augment: The views.
         disagreement: Whether to give that of the views as one output more.
     """

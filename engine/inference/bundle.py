@@ -132,7 +132,7 @@ class Bundle:
 
     @property
     def takes_days(self) -> bool:
-        """Whether the network asks for the day of the year of each date."""
+        """Whether the network asks for the running day of each date."""
         return self.architecture is not None and takes_days(self.architecture)
 
     def frame(self, outer: Box, core: Box, wanted: NDArray[np.bool_] | None = None) -> Frame:

@@ -46,7 +46,7 @@ def export_bundle(
         folder: Of the new bundle; for safetensors of the one file ``model.safetensors``, whose header holds
             architecture, configuration and normalisation as JSON.
         to: ``onnx``, ``pt2`` or ``safetensors``.
-        days: Day of the year of each date, for networks that ask for them: they become part of the graph.
+        days: Running day of each date, for networks that ask for them: they become part of the graph.
 
     Returns:
         The new bundle, opened; for safetensors the file.

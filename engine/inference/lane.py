@@ -54,7 +54,7 @@ def lane_for(bundle: Bundle, device: str = "cpu", days: Days = ()) -> Lane:
     Args:
         bundle: The model.
         device: ``cpu``, ``cuda`` or ``cuda:n``.
-        days: Day of the year of each date, for networks that take it.
+        days: Running day of each date, for networks that take it.
 
     Raises:
         DataError: If the weights are damaged or do not fit the architecture.
@@ -77,7 +77,7 @@ class Lane:
         device: ``cpu``, ``cuda`` or ``cuda:n``.
         batch: Windows per evaluation; by default 1 on a CPU and for ONNX, 16 on a GPU. Two lanes with
             different batches may differ in the last bits of a probability.
-        days: Day of the year of each date, for networks that take it.
+        days: Running day of each date, for networks that take it.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ def network_of(bundle: Bundle, device: str, days: Days = (), *, packed: bool = F
     Args:
         bundle: The model.
         device: ``cpu``, ``cuda`` or ``cuda:n``.
-        days: Day of the year of each date, for networks that take it.
+        days: Running day of each date, for networks that take it.
         packed: Whether as the lane of a CPU runs it, without derivatives (`engine.models.packed`); float32
             networks of the registry only, others stay as they are.
 

@@ -19,6 +19,7 @@ from engine.inference.blend import Frame
 from engine.inference.blocks import LaneFor, Voice, predict_array, predict_mean
 from engine.inference.decide import CONFIDENCE_ONE, Layers
 from engine.values.bands import common_name
+from engine.values.days import running_days
 from engine.values.errors import InputError, SpecError
 from engine.values.georef import georef_coords, georef_of
 from engine.values.grid import Box
@@ -132,11 +133,11 @@ def _whole(box: Box, factor: int) -> Box:
 
 
 def days_of(cube: xr.Dataset) -> tuple[int, ...]:
-    """Return the day of the year of each date; nothing for a cube whose dates are no dates."""
+    """Return the running day of each date (`engine.values.days`); nothing for a cube whose dates are no dates."""
     times = cube["time"] if "time" in cube.coords else None
     if times is None or not np.issubdtype(times.dtype, np.datetime64):
         return ()
-    return tuple(int(d) for d in times.dt.dayofyear.values)
+    return tuple(int(d) for d in running_days(times.values))
 
 
 def _values_for(cube: xr.Dataset, bundle: Bundle | Ensemble) -> da.Array:

@@ -30,6 +30,7 @@ from torch.nn import functional
 
 from engine.models.presto_config import PRESTO_FEATURES, PRESTO_GROUPS, PrestoConfig
 from engine.values.bands import band
+from engine.values.days import YEAR_DAYS
 from engine.values.errors import InputError
 
 _HEADS = 8
@@ -189,7 +190,7 @@ class Presto(nn.Module):
         Args:
             x_BTCHW: float32, reflectance 0..1 (reflectance x 10000 divided by 10000), 0 = no data.
             valid_BTHW: float32, 1 = all bands of that date are there, 0 = no data.
-            days_T: float32, day of the year of each month (its first, or any other day of it).
+            days_T: float32, running day of each month (its first, or any other day of it).
 
         Returns:
             (B, K, H, W) float32.
@@ -225,15 +226,15 @@ class Presto(nn.Module):
 
 
 def months_of(days_T: torch.Tensor) -> torch.Tensor:
-    """Return the month, 0 = January, of days of the year 1..366.
+    """Return the month, 0 = January, of running days (`engine.values.days`).
 
     In leap years the last day of a month counts as the first of the next.
 
-    >>> months_of(torch.tensor([1.0, 31.0, 32.0, 60.0, 366.0])).tolist()
-    [0, 0, 1, 2, 11]
+    >>> months_of(torch.tensor([1.0, 31.0, 32.0, 60.0, 366.0, 367.0])).tolist()
+    [0, 0, 1, 2, 11, 0]
     """
     first = torch.tensor([32, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335], device=days_T.device)
-    return torch.bucketize(days_T, first.to(days_T.dtype), right=True)
+    return torch.bucketize((days_T - 1) % YEAR_DAYS + 1, first.to(days_T.dtype), right=True)
 
 
 def sentinel2_series(x_NTC: torch.Tensor, bands: tuple[str, ...]) -> dict[str, torch.Tensor]:

@@ -30,7 +30,8 @@ class Architecture:
         config_type: The pydantic model of its configuration.
         module: Module that holds the network class.
         name: Name of the class there; called with the configuration.
-        takes_days: Whether its forward also takes ``days_T``, float32, the day of the year of each date.
+        takes_days: Whether its forward also takes ``days``, float32 (T,) or (B, T), the running day of each
+            date (`engine.values.days`), 0 = no such date.
         size_free: Whether windows of another size give the same answers but for their rims.
         pixelwise: Whether it looks at one pixel at a time.
     """
@@ -95,7 +96,7 @@ def pixelwise(architecture: str) -> bool:
 
 
 def takes_days(architecture: str) -> bool:
-    """Tell whether a network's forward also takes ``days_T``, float32, the day of the year of each date."""
+    """Tell whether a network's forward also takes ``days``, float32 (T,) or (B, T), running days."""
     return _entry(architecture).takes_days
 
 
