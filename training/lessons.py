@@ -114,10 +114,9 @@ def call(
     Returns:
         logits_BKHW.
     """
-    inputs = batch.prepared(normalisation)
-    if days:
-        inputs = (*inputs, batch.dates.to(torch.float32))
-    logits_BKHW: torch.Tensor = module(*inputs)
+    x_BTCHW, valid_BTHW = batch.prepared(normalisation)
+    more = (batch.dates.to(torch.float32),) if days else ()
+    logits_BKHW: torch.Tensor = module(x_BTCHW, valid_BTHW, *more)
     return logits_BKHW
 
 
