@@ -16,6 +16,13 @@ from pydantic import ValidationError
 from engine.models.configs import MlpConfig, NetworkConfig, TempCnnConfig, UNetConfig
 from engine.models.presto_config import PrestoConfig
 from engine.models.smp_config import SmpConfig
+from engine.models.temporal.configs import (
+    AttentionLstmConfig,
+    Cnn1dConfig,
+    LtaeConfig,
+    RecurrentConfig,
+    TransformerConfig,
+)
 from engine.values.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,12 +51,24 @@ class Architecture:
     pixelwise: bool = False
 
 
+def _of_series(config_type: type[NetworkConfig], module: str, name: str) -> Architecture:
+    return Architecture(
+        config_type, f"engine.models.temporal.{module}", name, takes_days=True, pixelwise=True
+    )
+
+
 _ARCHITECTURES: dict[str, Architecture] = {
     "presto": Architecture(PrestoConfig, "engine.models.presto", "Presto", takes_days=True, pixelwise=True),
     "smp": Architecture(SmpConfig, "engine.models.smp", "SegmentationModel", size_free=False),
     "mlp": Architecture(MlpConfig, "engine.models.pixel", "Mlp", takes_days=True, pixelwise=True),
     "tempcnn": Architecture(TempCnnConfig, "engine.models.pixel", "TempCnn", takes_days=True, pixelwise=True),
     "unet": Architecture(UNetConfig, "engine.models.unet", "UNet"),
+    "lstm": _of_series(RecurrentConfig, "recurrent", "Lstm"),
+    "gru": _of_series(RecurrentConfig, "recurrent", "Gru"),
+    "atlstm": _of_series(AttentionLstmConfig, "recurrent", "AtLstm"),
+    "cnn1d": _of_series(Cnn1dConfig, "cnn", "Cnn1d"),
+    "transformer": _of_series(TransformerConfig, "transformer", "Transformer"),
+    "ltae": _of_series(LtaeConfig, "ltae", "Ltae"),
 }
 
 
@@ -57,7 +76,7 @@ def architectures() -> tuple[str, ...]:
     """List the names that `build` knows.
 
     >>> architectures()
-    ('mlp', 'presto', 'smp', 'tempcnn', 'unet')
+    ('atlstm', 'cnn1d', 'gru', 'lstm', 'ltae', 'mlp', 'presto', 'smp', 'tempcnn', 'transformer', 'unet')
     """
     return tuple(sorted(_ARCHITECTURES))
 
