@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from engine.inference.bundle import BundleFields
 from engine.inference.predict import days_of
 from engine.models.normalise import Standard, prepare
+from engine.models.order import channels_last
 from engine.models.registry import build, check_config
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
@@ -308,7 +309,7 @@ def _fresh(task: _Task) -> torch.nn.Module:
             limit=f"a multiple of {multiple} px",
         )
     module = build(task.options.architecture, fields)
-    return module.to(task.options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return channels_last(module, task.options.device)
 
 
 def _task(cube: xr.Dataset, labels: LabelRaster, options: TrainOptions) -> _Task:

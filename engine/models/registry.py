@@ -16,6 +16,13 @@ from pydantic import ValidationError
 from engine.models.configs import MlpConfig, NetworkConfig, TempCnnConfig, UNetConfig
 from engine.models.presto_config import PrestoConfig
 from engine.models.smp_config import SmpConfig
+from engine.models.spacetime.configs import (
+    Cnn3d2dConfig,
+    Cnn3dConfig,
+    RecurrentConfig,
+    UNet3dConfig,
+    UtaeConfig,
+)
 from engine.values.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,14 +57,27 @@ _ARCHITECTURES: dict[str, Architecture] = {
     "mlp": Architecture(MlpConfig, "engine.models.pixel", "Mlp", pixelwise=True),
     "tempcnn": Architecture(TempCnnConfig, "engine.models.pixel", "TempCnn", pixelwise=True),
     "unet": Architecture(UNetConfig, "engine.models.unet", "UNet"),
+    "utae": Architecture(UtaeConfig, "engine.models.spacetime.utae", "Utae", takes_days=True),
+    "convlstm": Architecture(
+        RecurrentConfig, "engine.models.spacetime.recurrent", "ConvLstm", takes_days=True
+    ),
+    "convgru": Architecture(RecurrentConfig, "engine.models.spacetime.recurrent", "ConvGru", takes_days=True),
+    "convstar": Architecture(
+        RecurrentConfig, "engine.models.spacetime.recurrent", "ConvStar", takes_days=True
+    ),
+    "cnn3d": Architecture(Cnn3dConfig, "engine.models.spacetime.cnn3d", "Cnn3d", takes_days=True),
+    "cnn3d2d": Architecture(Cnn3d2dConfig, "engine.models.spacetime.cnn3d", "Cnn3d2d", takes_days=True),
+    "unet3d": Architecture(
+        UNet3dConfig, "engine.models.spacetime.unet3d", "AttentionUNet3d", takes_days=True
+    ),
 }
 
 
 def architectures() -> tuple[str, ...]:
     """List the names that `build` knows.
 
-    >>> architectures()
-    ('mlp', 'presto', 'smp', 'tempcnn', 'unet')
+    >>> {"mlp", "unet"} <= set(architectures())
+    True
     """
     return tuple(sorted(_ARCHITECTURES))
 
