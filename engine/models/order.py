@@ -9,6 +9,9 @@ from torch import nn
 
 Module = TypeVar("Module", bound=nn.Module)
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Memory order by the dimensions of a tensor."""
+
 
 def channels_last(module: Module, device: str | torch.device) -> Module:
     """Move a network to a device, weights of convolutions over two and three dimensions with channels last.
@@ -22,10 +25,9 @@ def channels_last(module: Module, device: str | torch.device) -> Module:
     Returns:
         The module.
     """
-    orders = {4: torch.channels_last, 5: torch.channels_last_3d}
     module.to(device)
     for part in module.modules():
         for tensor in part.parameters(recurse=False):
-            if tensor.ndim in orders:
-                tensor.data = tensor.data.contiguous(memory_format=orders[tensor.ndim])
+            if tensor.ndim in CHANNELS_LAST:
+                tensor.data = tensor.data.contiguous(memory_format=CHANNELS_LAST[tensor.ndim])
     return module

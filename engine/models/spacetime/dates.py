@@ -1,4 +1,4 @@
-"""What the spatio-temporal networks share about dates: encodings, order, absence, and an even calendar.
+"""What the spatio-temporal networks share about dates: absence, and an even calendar.
 
 ::
 
@@ -7,7 +7,7 @@
     calendar          o    o    o    o    o    o    o       each pixel takes the mean of what it has there
 
 Shape suffixes: B batch, T date, N date of any sample (at most B x T), S step, C band, P plane (bands and validity),
-E encoding, F feature, H row, W column.
+F feature, H row, W column, R whatever a date holds.
 """
 
 from __future__ import annotations
@@ -19,11 +19,6 @@ import torch
 
 from engine.values.days import YEAR_DAYS
 
-_HARMONICS = 2
-YEAR_FEATURES = 2 * _HARMONICS
-"""Length of `of_the_year`."""
-
-_LONGEST_DAYS = 1000.0  # longest period of the encoding, as in the temporal attention encoder
 _LITTLE = 1e-6
 
 
@@ -41,44 +36,6 @@ def planes(x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
     """Put validity behind the bands of each date, (B, T, P, H, W); what is not valid is 0."""
     valid_BT1HW = valid_BTHW[:, :, None]
     return torch.cat([x_BTCHW * valid_BT1HW, valid_BT1HW], dim=2)
-
-
-def of_the_year(days_BT: torch.Tensor) -> torch.Tensor:
-    """Encode the place in the year, (B, T, YEAR_FEATURES): sine and cosine of its first harmonics.
-
-    >>> of_the_year(torch.tensor([[366.0, 91.5]])).round().tolist()
-    [[[0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, -1.0]]]
-    """
-    angle_BT = days_BT * (2 * math.pi / YEAR_DAYS)
-    waves = [wave(n * angle_BT) for n in range(1, _HARMONICS + 1) for wave in (torch.sin, torch.cos)]
-    return torch.stack(waves, dim=-1)
-
-
-def sinusoids(days_BT: torch.Tensor, features: int) -> torch.Tensor:
-    """Encode running days by sines of falling frequency (Garnot and Landrieu 2020, arXiv:2007.00586).
-
-    Feature i of E is ``sin(day / 1000**(2 floor(i/2) / E) + pi/2 (i mod 2))``: sine and cosine of each frequency.
-
-    Args:
-        days_BT: float32.
-        features: Length E of the encoding.
-
-    Returns:
-        (B, T, E) float32.
-    """
-    index_E = torch.arange(features, device=days_BT.device)
-    pairs_E = torch.div(index_E, 2, rounding_mode="floor").to(days_BT.dtype)
-    period_E = _LONGEST_DAYS ** (2 * pairs_E / features)
-    return torch.sin(days_BT[:, :, None] / period_E + (index_E % 2) * (math.pi / 2))
-
-
-def in_order(days_BT: torch.Tensor, *tensors_BT: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return tensors (B, T, ...) with the dates of each sample in the order of its days."""
-    order_BT = torch.argsort(days_BT, dim=1, stable=True)
-    return tuple(
-        torch.gather(x, 1, order_BT.view(*order_BT.shape, *[1] * (x.ndim - 2)).expand_as(x))
-        for x in tensors_BT
-    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ class SpaceTimeNetwork(nn.Module, ABC):
 
     def __init__(self, config: NetworkConfig, features: int, dropout: float) -> None:
         super().__init__()
-        self.n_bands, self.multiple = config.n_bands, config.window_multiple
+        self.config = config
         self.drop = nn.Dropout2d(dropout)
         self.head = nn.Conv2d(features, config.n_classes, 1)
 
@@ -55,21 +55,21 @@ class SpaceTimeNetwork(nn.Module, ABC):
 
     def _check(self, x_BTCHW: torch.Tensor, days: torch.Tensor) -> None:
         _, dates, bands, height, width = x_BTCHW.shape
-        if (bands, dates) != (self.n_bands, days.shape[-1]):
+        if (bands, dates) != (self.config.n_bands, days.shape[-1]):
             raise InputError(
                 "the network has another number of bands, or days are not those of the dates",
                 where=type(self).__name__,
                 found=f"{bands} bands, {dates} dates, {days.shape[-1]} days",
-                limit=f"{self.n_bands} bands, as many days as dates",
+                limit=f"{self.config.n_bands} bands, as many days as dates",
                 mend="build the cube from the bundle's own spec",
             )
-        if height % self.multiple or width % self.multiple:
+        if height % self.config.window_multiple or width % self.config.window_multiple:
             raise InputError(
                 "the window does not divide by the network's halvings",
                 where=type(self).__name__,
                 found=f"{height} x {width} px",
-                limit=f"a multiple of {self.multiple} px",
-                mend=f"use e.g. {max(1, math.ceil(height / self.multiple)) * self.multiple} px",
+                limit=f"a multiple of {self.config.window_multiple} px",
+                mend=f"use e.g. {max(1, math.ceil(height / self.config.window_multiple)) * self.config.window_multiple} px",
             )
 
 

@@ -27,16 +27,11 @@ import torch
 from torch import nn
 
 from engine.models.spacetime.configs import RecurrentConfig
-from engine.models.spacetime.dates import (
-    YEAR_FEATURES,
-    Present,
-    by_sample,
-    counted,
-    in_order,
-    of_the_year,
-    planes,
-)
+from engine.models.spacetime.dates import Present, planes
 from engine.models.spacetime.layers import SpaceTimeNetwork, conv_norm
+from engine.models.temporal.dates import in_order, seasons
+
+_HARMONICS = 2
 
 State = tuple[torch.Tensor, ...]
 """Images (B, F, H, W) that a cell carries on; the first is what others see."""
@@ -68,13 +63,11 @@ class Cell(nn.Module, ABC):
     def step(self, read_BGHW: torch.Tensor, state: State) -> State:
         """Return the next state from what `read` made of a date."""
 
-    def forward(
-        self, read_BTGHW: torch.Tensor, valid_BTHW: torch.Tensor, order: Iterable[int]
-    ) -> torch.Tensor:
+    def forward(self, x_BTFHW: torch.Tensor, valid_BTHW: torch.Tensor, order: Iterable[int]) -> torch.Tensor:
         """Run over the dates.
 
         Args:
-            read_BTGHW: What `read` made of each date.
+            x_BTFHW: Features of each date.
             valid_BTHW: Where a date does not count, the state stays as it was.
             order: Dates as they are read.
 
@@ -163,7 +156,7 @@ class _Recurrent(SpaceTimeNetwork):
         super().__init__(config, config.width, config.dropout)
         both = config.width * (2 if config.bidirectional else 1)
         self.stem = conv_norm(config.n_bands + 1, config.width)
-        self.season = nn.Linear(YEAR_FEATURES, config.width)
+        self.season = nn.Linear(2 * _HARMONICS, config.width)
         self.layers = nn.ModuleList(
             _Layer(cell, both if index else config.width, config) for index in range(config.layers)
         )
@@ -171,11 +164,10 @@ class _Recurrent(SpaceTimeNetwork):
 
     def features(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor, days: torch.Tensor) -> torch.Tensor:
         """Compute the last hidden features, (B, F, H, W); arguments as of `forward`."""
-        days_BT = by_sample(days, len(x_BTCHW))
-        days_BT, x_BTCHW, valid_BTHW = in_order(days_BT, days_BT, x_BTCHW, counted(valid_BTHW, days_BT))
+        x_BTCHW, valid_BTHW, days_BT, _ = in_order(x_BTCHW, valid_BTHW, days)
         present = Present.of(valid_BTHW, self.training)
         x_BTFHW = present.put(self.stem(present.take(planes(x_BTCHW, valid_BTHW))))
-        x_BTFHW = x_BTFHW + self.season(of_the_year(days_BT))[..., None, None]
+        x_BTFHW = x_BTFHW + self.season(seasons(days_BT, _HARMONICS))[..., None, None]
         end_BFHW = x_BTFHW[:, -1]
         for layer in self.layers:
             x_BTFHW, end_BFHW = layer(x_BTFHW, valid_BTHW)

@@ -29,10 +29,12 @@ from torch import nn
 from torch.nn import functional
 
 from engine.models.spacetime.configs import UtaeConfig
-from engine.models.spacetime.dates import Present, by_sample, counted, planes, sinusoids
+from engine.models.spacetime.dates import Present, by_sample, counted, planes
 from engine.models.spacetime.layers import Raise, Residual, SpaceTimeNetwork, conv_norm
+from engine.models.temporal.dates import wave
 
-_NONE = 1e-6  # less than any share of valid pixels: of dates that do not count
+_LEAST = 1e-6  # weight of a date that counts but that nobody looks at, where there is no other
+_NONE = 1e-9  # less than any sum of weights, but not 0
 
 
 class Utae(SpaceTimeNetwork):
@@ -132,7 +134,7 @@ class DateAttention(nn.Module):
             Weights (B, A, T, H, W), which add up to 1 over the dates, or are all 0; features (B, F, H, W).
         """
         x_BHWTM = self.enter(x_BTFHW.permute(0, 3, 4, 1, 2))
-        x_BHWTM = x_BHWTM + sinusoids(days_BT, x_BHWTM.shape[-1])[:, None, None]
+        x_BHWTM = x_BHWTM + wave(days_BT, x_BHWTM.shape[-1])[:, None, None]
         keys_BHWTAD = self.keys(x_BHWTM).unflatten(-1, (self.heads, self.key))
         scores_BHWTA = (keys_BHWTAD * self.queries).sum(dim=-1) / math.sqrt(self.key)
         weights_BHWTA = _softmax(scores_BHWTA, share_BTHW.permute(0, 2, 3, 1)[..., None])
@@ -155,7 +157,7 @@ def raised(weights_BATHW: torch.Tensor, share_BTHW: torch.Tensor) -> torch.Tenso
     finer_BATHW = functional.interpolate(
         weights_BATHW.flatten(0, 1), size=share_BTHW.shape[-2:], mode="bilinear", align_corners=False
     ).unflatten(0, weights_BATHW.shape[:2])
-    return _shared_out(finer_BATHW * share_BTHW[:, None], dim=2)
+    return _shared_out((finer_BATHW + _LEAST) * share_BTHW[:, None], dim=2)
 
 
 def _shares(valid_BTHW: torch.Tensor, levels: int) -> list[torch.Tensor]:
@@ -168,7 +170,7 @@ def _shares(valid_BTHW: torch.Tensor, levels: int) -> list[torch.Tensor]:
 
 def _softmax(scores_BHWTA: torch.Tensor, share_BHWT1: torch.Tensor) -> torch.Tensor:
     """Softmax over the dates, each weighted by its share: what does not count gets exactly 0."""
-    scores_BHWTA = scores_BHWTA.masked_fill(share_BHWT1 <= _NONE, torch.finfo(scores_BHWTA.dtype).min)
+    scores_BHWTA = scores_BHWTA.masked_fill(share_BHWT1 <= 0, torch.finfo(scores_BHWTA.dtype).min)
     return _shared_out(scores_BHWTA.softmax(dim=3) * share_BHWT1, dim=3)
 
 
