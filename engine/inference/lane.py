@@ -269,6 +269,7 @@ def _network(bundle: Bundle, device: str, days: Days, *, packed: bool) -> Networ
     from safetensors.torch import load
 
     from engine.models.fold import fold_batchnorm
+    from engine.models.order import channels_last
     from engine.models.packed import pack
     from engine.models.registry import build
 
@@ -284,7 +285,7 @@ def _network(bundle: Bundle, device: str, days: Days, *, packed: bool) -> Networ
         raise DataError(
             "the weights do not fit the architecture", where=str(bundle.weights_path), found=str(error)
         ) from error
-    module = fold_batchnorm(module).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = channels_last(fold_batchnorm(module), device)
     module = pack(module) if packed else module.requires_grad_(False)
     if bundle.takes_days and not days:
         raise InputError(

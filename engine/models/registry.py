@@ -16,6 +16,13 @@ from pydantic import ValidationError
 from engine.models.configs import MlpConfig, NetworkConfig, TempCnnConfig, UNetConfig
 from engine.models.presto_config import PrestoConfig
 from engine.models.smp_config import SmpConfig
+from engine.models.spacetime.configs import (
+    Cnn3d2dConfig,
+    Cnn3dConfig,
+    ConvRecurrentConfig,
+    UNet3dConfig,
+    UtaeConfig,
+)
 from engine.models.temporal.configs import (
     AttentionLstmConfig,
     Cnn1dConfig,
@@ -57,6 +64,10 @@ def _of_series(config_type: type[NetworkConfig], module: str, name: str) -> Arch
     )
 
 
+def _of_images(config_type: type[NetworkConfig], module: str, name: str) -> Architecture:
+    return Architecture(config_type, f"engine.models.spacetime.{module}", name, takes_days=True)
+
+
 _ARCHITECTURES: dict[str, Architecture] = {
     "presto": Architecture(PrestoConfig, "engine.models.presto", "Presto", takes_days=True, pixelwise=True),
     "smp": Architecture(SmpConfig, "engine.models.smp", "SegmentationModel", size_free=False),
@@ -69,14 +80,21 @@ _ARCHITECTURES: dict[str, Architecture] = {
     "cnn1d": _of_series(Cnn1dConfig, "cnn", "Cnn1d"),
     "transformer": _of_series(TransformerConfig, "transformer", "Transformer"),
     "ltae": _of_series(LtaeConfig, "ltae", "Ltae"),
+    "utae": _of_images(UtaeConfig, "utae", "Utae"),
+    "convlstm": _of_images(ConvRecurrentConfig, "recurrent", "ConvLstm"),
+    "convgru": _of_images(ConvRecurrentConfig, "recurrent", "ConvGru"),
+    "convstar": _of_images(ConvRecurrentConfig, "recurrent", "ConvStar"),
+    "cnn3d": _of_images(Cnn3dConfig, "cnn3d", "Cnn3d"),
+    "cnn3d2d": _of_images(Cnn3d2dConfig, "cnn3d", "Cnn3d2d"),
+    "unet3d": _of_images(UNet3dConfig, "unet3d", "AttentionUNet3d"),
 }
 
 
 def architectures() -> tuple[str, ...]:
     """List the names that `build` knows.
 
-    >>> architectures()
-    ('atlstm', 'cnn1d', 'gru', 'lstm', 'ltae', 'mlp', 'presto', 'smp', 'tempcnn', 'transformer', 'unet')
+    >>> {"mlp", "unet"} <= set(architectures())
+    True
     """
     return tuple(sorted(_ARCHITECTURES))
 
