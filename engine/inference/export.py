@@ -100,6 +100,7 @@ def _fields(bundle: Bundle) -> BundleFields:
         lattice=bundle.lattice,
         normalisation=Standard(mean=(0.0,) * n_bands, std=(1.0,) * n_bands),
         temperature=bundle.temperature,
+        vector=bundle.vector,
         head=bundle.head,
         border=bundle.border,
         description=bundle.description,
