@@ -101,6 +101,7 @@ def _fields(bundle: Bundle) -> BundleFields:
         lattice=bundle.lattice,
         normalisation=Standard(mean=(0.0,) * n_bands, std=(1.0,) * n_bands, groups=groups_of(bundle.planes)),
         temperature=bundle.temperature,
+        vector=bundle.vector,
         head=bundle.head,
         border=bundle.border,
         planes=bundle.planes,
