@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from engine.models.configs import MlpConfig, NetworkConfig, TempCnnConfig, UNetConfig
 from engine.models.presto_config import PrestoConfig
 from engine.models.smp_config import SmpConfig
+from engine.models.spatial.configs import ResNetUNetConfig, SeasonUNetConfig
 from engine.values.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ _ARCHITECTURES: dict[str, Architecture] = {
     "mlp": Architecture(MlpConfig, "engine.models.pixel", "Mlp", pixelwise=True),
     "tempcnn": Architecture(TempCnnConfig, "engine.models.pixel", "TempCnn", pixelwise=True),
     "unet": Architecture(UNetConfig, "engine.models.unet", "UNet"),
+    "unet_resnet": Architecture(
+        ResNetUNetConfig, "engine.models.spatial.unet_resnet", "ResNetUNet", takes_days=True
+    ),
+    "unet_seasons": Architecture(
+        SeasonUNetConfig, "engine.models.spatial.unet_resnet", "SeasonUNet", takes_days=True
+    ),
 }
 
 
@@ -57,7 +64,7 @@ def architectures() -> tuple[str, ...]:
     """List the names that `build` knows.
 
     >>> architectures()
-    ('mlp', 'presto', 'smp', 'tempcnn', 'unet')
+    ('mlp', 'presto', 'smp', 'tempcnn', 'unet', 'unet_resnet', 'unet_seasons')
     """
     return tuple(sorted(_ARCHITECTURES))
 
