@@ -327,6 +327,12 @@ class Loader:
         """Go to the start of an epoch."""
         self.epoch, self.done = epoch, 0
 
+    def skip(self, batches: int) -> None:
+        """Go on by as many batches, over the ends of epochs, without reading them."""
+        self.done += batches
+        while self.done >= (n_batches := len(self)):
+            self.epoch, self.done = self.epoch + 1, self.done - n_batches
+
     def state_dict(self) -> dict[str, Any]:
         """Return where it stands, as JSON values; batches that wait in workers do not count as given."""
         return {"epoch": self.epoch, "done": self.done, "plan": self.plan().digest()}
