@@ -37,8 +37,8 @@ import xarray as xr
 
 from engine.inference.blend import ROWS
 from engine.inference.bundle import Bundle, BundleFields, save_bundle
-from engine.inference.lane import Lane, Network, lane_for, network_of
-from engine.inference.predict import predict
+from engine.inference.lane import Days, Lane, Network, lane_for, network_of
+from engine.inference.predict import days_of, predict
 from engine.models.normalise import Standard
 from engine.models.registry import build
 from engine.store.layout import codec_of
@@ -149,11 +149,11 @@ def _prepared(lane: Lane, x_TCHW: np.ndarray) -> tuple[torch.Tensor, torch.Tenso
     return lane.prepared(np.ascontiguousarray(x_TCHW)[None])
 
 
-def plain(bundle: Bundle) -> Network:
+def plain(bundle: Bundle, days: Days) -> Network:
     """Open the network as torch runs it at its best plain settings: batch norms folded, channels last, one
     thread for each window, nothing packed.
     """
-    network = network_of(bundle, "cpu")
+    network = network_of(bundle, "cpu", days)
     if bundle.precision == "float32":
         return network
 
@@ -269,7 +269,8 @@ def _pairs(
     cube: xr.Dataset, bundle: Bundle, folder: Path, args: argparse.Namespace
 ) -> dict[str, list[float]]:
     """Measure side by side; return the ratios of each pair, by name."""
-    lane, network = lane_for(bundle), plain(bundle)
+    days = days_of(cube) if bundle.takes_days else ()
+    lane, network = lane_for(bundle, days=days), plain(bundle, days)
     values = cube.reflectance.values
     packed = ready(lane, values, args.overlap)
     trained = lane if bundle.pixelwise else Lane(replace(bundle, lattice=Lattice(256, 0)))

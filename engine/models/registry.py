@@ -47,8 +47,8 @@ class Architecture:
 _ARCHITECTURES: dict[str, Architecture] = {
     "presto": Architecture(PrestoConfig, "engine.models.presto", "Presto", takes_days=True, pixelwise=True),
     "smp": Architecture(SmpConfig, "engine.models.smp", "SegmentationModel", size_free=False),
-    "mlp": Architecture(MlpConfig, "engine.models.pixel", "Mlp", pixelwise=True),
-    "tempcnn": Architecture(TempCnnConfig, "engine.models.pixel", "TempCnn", pixelwise=True),
+    "mlp": Architecture(MlpConfig, "engine.models.pixel", "Mlp", takes_days=True, pixelwise=True),
+    "tempcnn": Architecture(TempCnnConfig, "engine.models.pixel", "TempCnn", takes_days=True, pixelwise=True),
     "unet": Architecture(UNetConfig, "engine.models.unet", "UNet"),
 }
 

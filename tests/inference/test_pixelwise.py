@@ -28,6 +28,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "mlp": {"n_dates": 2, "width": 40, "depth": 3},
     "tempcnn": {"width": 24, "depth": 2, "kernel": 3},
 }
+DAYS = (74, 105)
 
 
 @pytest.fixture(scope="module", params=sorted(SIZES))
@@ -39,7 +40,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_no_order_of_the_rows_moves_a_bit(bundle: Bundle) -> None:
-    lane, rng = Lane(bundle), np.random.default_rng(0)
+    lane, rng = Lane(bundle, days=DAYS), np.random.default_rng(0)
     x_BTCHW = rng.integers(0, 6000, (1, 2, 3, ROWS, 1)).astype(np.uint16)
     straight = lane.run(x_BTCHW)
     for seed in range(4):
@@ -59,7 +60,7 @@ def test_any_chunking_gives_the_same_map_and_only_asked_pixels_are_evaluated(bun
     maps = []
     for chunks in ((120, 140), (50, 47), (7, 140)):
         lazy = predict_array(
-            da.from_array(values, chunks=(1, 3, *chunks)), frame, partial(lane_for, bundle), layers
+            da.from_array(values, chunks=(1, 3, *chunks)), frame, partial(lane_for, bundle, days=DAYS), layers
         )
         with dask.config.set(scheduler="threads", num_workers=2):
             maps.append(lazy.compute())
@@ -68,9 +69,11 @@ def test_any_chunking_gives_the_same_map_and_only_asked_pixels_are_evaluated(bun
     valid = values.all(axis=1).any(axis=0)[frame.core.slices_in(box)]
     assert frame.wanted is not None
     np.testing.assert_array_equal(maps[0][0] != 0, valid & frame.wanted)
-    before = lane_for(bundle).evaluations
-    predict_array(da.from_array(values, chunks=-1), frame, partial(lane_for, bundle), layers).compute()
-    assert lane_for(bundle).evaluations - before == -(-int((valid & frame.wanted).sum()) // ROWS)
+    before = lane_for(bundle, days=DAYS).evaluations
+    predict_array(
+        da.from_array(values, chunks=-1), frame, partial(lane_for, bundle, days=DAYS), layers
+    ).compute()
+    assert lane_for(bundle, days=DAYS).evaluations - before == -(-int((valid & frame.wanted).sum()) // ROWS)
 
 
 def test_every_pixel_has_the_networks_own_answer(bundle: Bundle, tmp_path: Path) -> None:
@@ -78,9 +81,12 @@ def test_every_pixel_has_the_networks_own_answer(bundle: Bundle, tmp_path: Path)
     values = random_cube(4, box)
     layers = Layers(bundle.head, bundle.classes.values)
     found = predict_array(
-        da.from_array(values, chunks=-1), Frame(box, box, bundle.lattice), partial(lane_for, bundle), layers
+        da.from_array(values, chunks=-1),
+        Frame(box, box, bundle.lattice),
+        partial(lane_for, bundle, days=DAYS),
+        layers,
     ).compute()
-    lane = lane_for(bundle)
+    lane = lane_for(bundle, days=DAYS)
     with torch.no_grad():
         logits = lane.network(*lane.prepared(values[None]))[0] / bundle.temperature
     valid = values.all(axis=1).any(axis=0)

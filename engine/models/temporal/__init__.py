@@ -1,0 +1,1 @@
+"""Networks of one pixel's or field's series of dates."""
