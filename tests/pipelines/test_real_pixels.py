@@ -30,6 +30,7 @@ from pipelines.cube_area import area_of, find_scenes, grid_and_box
 from pipelines.map_area import map_area
 
 SCENE = (12.494, 52.4525, 12.7245, 52.527)  # the cut-out's own bounds, degrees
+WEST = (12.494, 52.4525, 12.6135, 52.527)
 PART = (12.5965, 52.4627, 12.6315, 52.4836)
 """241 x 247 px around a corner of 1024 px tiles, so that tiles of any size cut it, and few windows do."""
 
@@ -59,21 +60,27 @@ def config(project: Path, out: str, bbox: tuple[float, ...], **settings: object)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "pixels"),
+    [(WEST, 900), pytest.param(SCENE, 1000, marks=pytest.mark.long)],
+    ids=["west", "whole"],
+)
 def test_the_scene_is_mapped_as_its_reference_polygons_say(
-    project: Path, real_data: Path, client: Client
+    part: tuple[float, ...], pixels: int, project: Path, real_data: Path, client: Client
 ) -> None:
-    result = map_area(config(project, "scene", SCENE, tile_px=512), client=client)
+    out = f"scene-{pixels}"
+    result = map_area(config(project, out, part, tile_px=512), client=client)
     assert result.exit_code == 0
     assert result.products is not None
     assert not result.products.seams.seam
     polygons = gpd.read_file(real_data / "s2_l1c_33UUU" / "s2l1c_ref.gpkg").to_crs(32633)
-    with rasterio.open(project / "scene" / "cog" / "label.tif") as cog:
+    with rasterio.open(project / out / "cog" / "label.tif") as cog:
         label, transform = cog.read(1), cog.transform
     share = {}
     for cid in (1, 2):
         inside = rasterize(polygons[polygons.cid == cid].geometry, label.shape, transform=transform) == 1
         values = label[inside & (label > 0)]
-        assert values.size > 1000
+        assert values.size > pixels
         share[cid] = {c: float((values == c).mean()) for c in range(1, 10)}
     assert share[1][1] + share[1][9] > 0.95, "water polygons are water, or snow and ice"
     assert share[2][2] > 0.80, "forest polygons are trees"
