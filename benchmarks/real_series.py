@@ -10,9 +10,11 @@ import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from engine.values.classes import ClassScheme, LandClass
 from engine.values.grid import Grid
@@ -35,12 +37,22 @@ class Task:
         table: The samples, with all bands that every model sees.
         split: What a unit is.
         folds: Units tested together; 0: one at a time.
+        drawn: What the bootstrap draws together, where units are too few to draw; None: units of `split`.
+            By years: each sample by itself.
     """
 
     name: str
     table: SeriesTable
     split: Split
     folds: int
+    drawn: Split | None = None
+
+    def drawn_units(self) -> NDArray[Any]:
+        """Return what the bootstrap draws together, a name for each sample."""
+        split = self.drawn or self.split
+        if split.by == "years":
+            return np.array([f"{i:06d}" for i in range(len(self.table))], object)
+        return split.units_of(self.samples())
 
     def samples(self) -> Samples:
         """Return what the split needs."""
@@ -55,7 +67,8 @@ def scheme(names: list[str]) -> ClassScheme:
     """Number classes in alphabetical order."""
     return ClassScheme(
         classes=tuple(
-            LandClass(value=i + 1, name=n, colour=_COLOURS[i % len(_COLOURS)]) for i, n in enumerate(sorted(names))
+            LandClass(value=i + 1, name=n, colour=_COLOURS[i % len(_COLOURS)])
+            for i, n in enumerate(sorted(names))
         )
     )
 
@@ -95,7 +108,7 @@ def cawa_blocks(data: Path) -> Task:
     frame = pd.read_csv(_cawa(data))
     counts = frame["label_1"].value_counts()
     table = _cawa_table(data, [str(n) for n in counts.index[counts >= _LEAST_SAMPLES]])
-    return Task("cawa", table, Split(block_px=1000, buffer_px=100).on(Grid.make("EPSG:32642", 10)), 5)
+    return Task("cawa", table, _cawa_split(), 5)
 
 
 def cawa_regions(data: Path) -> Task:
@@ -103,13 +116,15 @@ def cawa_regions(data: Path) -> Task:
     frame = pd.read_csv(_cawa(data))
     held = frame.groupby(["label_1", "region"]).size().unstack(fill_value=0) >= _LEAST_THERE
     names = held.index[held.sum(axis=1) >= _LEAST_PLACES]
-    return Task("cawa regions", _cawa_table(data, list(names)), Split(by="groups", buffer_px=0), 0)
+    return Task(
+        "cawa regions", _cawa_table(data, list(names)), Split(by="groups", buffer_px=0), 0, _cawa_split()
+    )
 
 
 def deafrica(data: Path) -> Task:
     """Crop or not from two half-years' features, one of five regions left out at a time."""
     tables = [_deafrica_region(data, name) for name in _REGIONS]
-    return Task("deafrica", joined(tables), Split(by="groups", buffer_px=0), 0)
+    return Task("deafrica", joined(tables), Split(by="groups", buffer_px=0), 0, Split(by="years"))
 
 
 TASKS: dict[str, Callable[[Path], Task]] = {
@@ -121,6 +136,10 @@ TASKS: dict[str, Callable[[Path], Task]] = {
 }
 
 _REGIONS = ("central", "eastern", "indian_ocean", "sahel", "south_eastern")
+
+
+def _cawa_split() -> Split:
+    return Split(block_px=1000, buffer_px=100).on(Grid.make("EPSG:32642", 10))
 
 
 def _cawa(data: Path) -> Path:

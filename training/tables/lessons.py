@@ -74,11 +74,15 @@ class TableLessons:
     parts: NDArray[np.uint8]
     classes: ClassScheme
     normalisation: Standard
-    draw: SeriesDraw = SeriesDraw()  # noqa: RUF009  # frozen
+    draw: SeriesDraw = SeriesDraw()  # frozen
 
     @classmethod
     def of(
-        cls, table: SeriesTable, parts: NDArray[np.uint8], planes: Sequence[Plane], draw: SeriesDraw | None = None
+        cls,
+        table: SeriesTable,
+        parts: NDArray[np.uint8],
+        planes: Sequence[Plane],
+        draw: SeriesDraw | None = None,
     ) -> TableLessons:
         """Write a table in planes and measure the normalisation on its training part.
 
@@ -160,9 +164,7 @@ class TableLessons:
     def _shares(self, mine: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return how often each sample is drawn."""
         counts = np.bincount(self.index[mine], minlength=self.n_classes).astype(np.float64)
-        each_K = np.divide(
-            counts**self.draw.balance, counts, out=np.zeros_like(counts), where=counts > 0
-        )
+        each_K = np.divide(counts**self.draw.balance, counts, out=np.zeros_like(counts), where=counts > 0)
         found: NDArray[np.float64] = each_K[self.index[mine]]
         return found / found.sum()
 

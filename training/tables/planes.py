@@ -75,7 +75,9 @@ def stored_series(table: SeriesTable, planes: Sequence[Plane]) -> NDArray[np.uin
     """
     names = tuple(plane.name for plane in planes)
     if names != table.bands:
-        raise InputError("the planes are not the table's bands", where=table.source, found=table.bands, limit=names)
+        raise InputError(
+            "the planes are not the table's bands", where=table.source, found=table.bands, limit=names
+        )
     return np.stack([encode(table.values[:, :, i], plane) for i, plane in enumerate(planes)], axis=2)
 
 
@@ -91,3 +93,22 @@ def _plane(name: str, values: NDArray[np.floating]) -> Plane:
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     room = max((high - low) * 0.05, 1e-6)
     return Plane(name=name, kind="layer", low=low - room, scale=_STEPS / (high - low + 2 * room))
+
+
+def with_bands(table: SeriesTable, names: Sequence[str]) -> SeriesTable:
+    """Choose bands and their order, by landweave's names: ``B04`` of the table is ``red``.
+
+    Raises:
+        InputError: If one is not there.
+    """
+    known = {(found.name if (found := find_band(b)) else b): i for i, b in enumerate(table.bands)}
+    lacking = [name for name in names if name not in known]
+    if lacking:
+        raise InputError(
+            "the table lacks what the map's cube will show",
+            where=table.source,
+            found=", ".join(known),
+            limit=", ".join(lacking),
+            mend="rename the table's bands, or leave these out of cube",
+        )
+    return replace(table, values=table.values[:, :, [known[n] for n in names]], bands=tuple(names))
