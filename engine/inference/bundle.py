@@ -42,6 +42,7 @@ from engine.values.grid import Box
 from engine.values.head import ONE_CLASS, Classes, Extra, MultiLabel, Values
 from engine.values.lattice import Lattice
 from engine.values.masking import refuse_functions
+from engine.values.planes import Plane, groups_of, reflectance_planes
 from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Bundle:
         n_dates: Dates of such a cube; None: any number.
         classes: Names of the outputs, in their order.
         lattice: Windows, overlap and blending.
-        normalisation: From uint16 reflectance to the network's input.
+        normalisation: From the planes' uint16 to the network's input.
         temperature: Divides the logits before the softmax.
         layout: Order of the input, kind of the output.
         kind: Format of the weights.
@@ -73,6 +74,7 @@ class Bundle:
         border: What lies beyond the input.
         vector: Scale and shift of each class's logit, before the temperature.
         familiar: What is known of the features of the training, for the layer ``unfamiliar``.
+        planes: What the network sees of each date, in its order; empty is filled in: the spec's bands.
         precision: What the network computes in.
         size_free: Whether windows of another size give the same answers but for their rims.
         name: Short name.
@@ -98,11 +100,16 @@ class Bundle:
     precision: Precision = "float32"
     vector: VectorScale | None = None
     familiar: FamiliarFields | None = None
+    planes: tuple[Plane, ...] = ()
     size_free: bool = field(default=False, compare=False)
     name: str = field(default="", compare=False)
     description: str = field(default="", compare=False)
     licence: str = field(default="other", compare=False)
     training: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.planes:
+            object.__setattr__(self, "planes", reflectance_planes(self.spec.bands))
 
     @property
     def weights_path(self) -> Path:
@@ -126,7 +133,8 @@ class Bundle:
 
     def frame(self, outer: Box, core: Box, wanted: NDArray[np.bool_] | None = None) -> Frame:
         """Say what is known and what is wanted, for this model."""
-        return Frame(outer, core, self.lattice, self.border, self.layout.stride, wanted)
+        groups = groups_of(self.planes)
+        return Frame(outer, core, self.lattice, self.border, self.layout.stride, wanted, groups)
 
     def layers(self, extras: tuple[Extra, ...] = ()) -> Layers:
         """Return the layers of this model's maps."""
@@ -170,6 +178,8 @@ class Bundle:
         for name in ("vector", "familiar"):  # bundles without them keep the digest that they had
             if (value := getattr(self, name)) is not None:
                 parts[name] = value.model_dump(mode="json")
+        if self.planes != reflectance_planes(self.spec.bands):
+            parts["planes"] = [plane.model_dump(mode="json") for plane in self.planes]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def read_weights(self) -> bytes:
@@ -218,6 +228,7 @@ class BundleFields:
     precision: Precision = "float32"
     vector: VectorScale | None = None
     familiarity: Familiarity | None = None
+    planes: tuple[Plane, ...] = ()
     size_free: bool | None = None
     description: str = ""
     licence: str = "other"
@@ -390,6 +401,7 @@ def _manifest_fields(fields: BundleFields, model: dict[str, Any]) -> ManifestFie
         ),
         size_free=known if fields.size_free is None else fields.size_free,
         precision=fields.precision,
+        planes=fields.planes or None,
         normalisation=fields.normalisation,
         temperature=fields.temperature,
         vector=fields.vector,
@@ -441,6 +453,7 @@ def _bundle(folder: Path, kind: Kind, fields: ManifestFields, about: dict[str, A
         precision=fields.precision,
         vector=fields.vector,
         familiar=fields.familiar,
+        planes=fields.planes or (),
         size_free=fields.size_free,
         name=str(about.get("mlm:name", folder.name)),
         description=str(about.get("description", "")),

@@ -219,6 +219,12 @@ class Lane:
         """Normalise on the CPU, features of a pixel side by side: ``x_BTCHW`` and ``valid_BTHW``, float32."""
         import torch
 
+        if getattr(self.bundle.normalisation, "groups", None) is not None:
+            values, valid = prepare(
+                torch.from_numpy(np.ascontiguousarray(x_BTCHW)), self.bundle.normalisation
+            )
+            by_pixel = values.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+            return by_pixel.unflatten(1, x_BTCHW.shape[1:3]), valid
         batch, dates, bands, height, width = x_BTCHW.shape
         x_BHWF = torch.empty((batch, height, width, dates * bands))
         valid_BHWT = torch.empty((batch, height, width, dates))
@@ -234,7 +240,7 @@ class Lane:
         bundle, window = self.bundle, self.bundle.lattice.window_px
         sides = (ROWS, 1) if bundle.pixelwise else (window, window)
         dates = bundle.n_dates or (x_BTCHW.shape[1] if x_BTCHW.ndim == 5 else 1)
-        limit = (dates, len(bundle.spec.bands), *sides)
+        limit = (dates, len(bundle.planes), *sides)
         if x_BTCHW.dtype != np.uint16 or x_BTCHW.ndim != 5 or x_BTCHW.shape[1:] != limit:
             raise SpecError(
                 "the windows are not what the bundle was trained on",
@@ -308,6 +314,7 @@ def _network(bundle: Bundle, device: str, days: Days, *, packed: bool) -> Networ
     from safetensors.torch import load
 
     from engine.models.fold import fold_batchnorm
+    from engine.models.order import channels_last
     from engine.models.packed import pack
     from engine.models.registry import build
 
@@ -323,7 +330,7 @@ def _network(bundle: Bundle, device: str, days: Days, *, packed: bool) -> Networ
         raise DataError(
             "the weights do not fit the architecture", where=str(bundle.weights_path), found=str(error)
         ) from error
-    module = fold_batchnorm(module).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = channels_last(fold_batchnorm(module), device)
     module = pack(module) if packed else module.requires_grad_(False)
     if bundle.takes_days and not days:
         raise InputError(
