@@ -18,6 +18,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from engine.models.normalise import LogSigmoid, Standard
+from engine.models.order import channels_last
 from engine.models.registry import takes_days
 from engine.values.errors import DataError
 from training.batch import Batch
@@ -177,7 +178,7 @@ def make_learner(
     """
     tuning = tuning or _AllAlike()
     group = Group.here(options.device)
-    module.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last(module, options.device)
     learnt = Learnt(lessons.classes, lessons.counts, options.weigh, options.device)
     optimiser = make_optimiser(
         options.optimiser, tuning.groups(module), options.learning_rate, options.weight_decay
