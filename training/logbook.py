@@ -29,7 +29,7 @@ def tensorboard(folder: Path | str) -> Iterator[Callable[[Progress], None]]:
         raise InputError(
             "TensorBoard is not installed", where="--tensorboard", mend="pip install tensorboard"
         ) from error
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]  # torch does not tell
+    with SummaryWriter(str(folder)) as writer:
         yield lambda progress: _write(writer.add_scalar, progress)
 
 
