@@ -59,7 +59,7 @@ class UtaeConfig(NetworkConfig):
         return tuple(min(self.width * 2**level, self.width_max) for level in range(self.depth + 1))
 
 
-class RecurrentConfig(NetworkConfig):
+class ConvRecurrentConfig(NetworkConfig):
     """What the networks of `engine.models.spacetime.recurrent` are built from.
 
     Attributes:

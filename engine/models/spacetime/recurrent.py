@@ -26,7 +26,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from engine.models.spacetime.configs import RecurrentConfig
+from engine.models.spacetime.configs import ConvRecurrentConfig
 from engine.models.spacetime.dates import Present, planes
 from engine.models.spacetime.layers import SpaceTimeNetwork, conv_norm
 from engine.models.temporal.dates import in_order, seasons
@@ -137,7 +137,7 @@ class StarCell(Cell):
 class _Layer(nn.Module):
     """One recurrence, or two that read the season from its two ends."""
 
-    def __init__(self, cell: type[Cell], n_in: int, config: RecurrentConfig) -> None:
+    def __init__(self, cell: type[Cell], n_in: int, config: ConvRecurrentConfig) -> None:
         super().__init__()
         directions = 2 if config.bidirectional else 1
         self.cells = nn.ModuleList(cell(n_in, config.width, config.kernel) for _ in range(directions))
@@ -155,7 +155,7 @@ class _Layer(nn.Module):
 class _Recurrent(SpaceTimeNetwork):
     """Stem, recurrent layers, head; see the module's drawing."""
 
-    def __init__(self, cell: type[Cell], config: RecurrentConfig) -> None:
+    def __init__(self, cell: type[Cell], config: ConvRecurrentConfig) -> None:
         super().__init__(config, config.width, config.dropout)
         both = config.width * (2 if config.bidirectional else 1)
         self.stem = conv_norm(config.n_bands + 1, config.width)
@@ -181,19 +181,19 @@ class _Recurrent(SpaceTimeNetwork):
 class ConvLstm(_Recurrent):
     """ConvLSTM; `config` gives sizes and directions."""
 
-    def __init__(self, config: RecurrentConfig) -> None:
+    def __init__(self, config: ConvRecurrentConfig) -> None:
         super().__init__(LstmCell, config)
 
 
 class ConvGru(_Recurrent):
     """ConvGRU; `config` gives sizes and directions."""
 
-    def __init__(self, config: RecurrentConfig) -> None:
+    def __init__(self, config: ConvRecurrentConfig) -> None:
         super().__init__(GruCell, config)
 
 
 class ConvStar(_Recurrent):
     """ConvSTAR; `config` gives sizes and directions."""
 
-    def __init__(self, config: RecurrentConfig) -> None:
+    def __init__(self, config: ConvRecurrentConfig) -> None:
         super().__init__(StarCell, config)
