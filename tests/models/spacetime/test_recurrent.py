@@ -27,7 +27,9 @@ def _series(cell: Cell) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_lstm_of_one_pixel_is_that_of_torch() -> None:
     cell, oracle = _cell(LstmCell), nn.LSTM(2, F)
     with torch.no_grad():
-        order = torch.tensor([0, 1, 3, 2])  # ours: input, forget, output, new; torch: input, forget, new, output
+        order = torch.tensor(
+            [0, 1, 3, 2]
+        )  # ours: input, forget, output, new; torch: input, forget, new, output
 
         def as_torch(rows: torch.Tensor) -> torch.Tensor:
             return rows.detach().reshape(4, F, -1)[order].reshape(4 * F, -1)

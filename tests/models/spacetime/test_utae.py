@@ -28,7 +28,10 @@ def test_weights_follow_the_formula_at_each_pixel() -> None:
         weights_BATHW, _ = attention(x_BTFHW, share_BTHW, days_BT)
         index = torch.arange(8)
         wave_TM = torch.stack(
-            [torch.sin(day / 1000 ** (2 * (index // 2) / 8) + torch.pi / 2 * (index % 2)) for day in days_BT[0]]
+            [
+                torch.sin(day / 1000 ** (2 * (index // 2) / 8) + torch.pi / 2 * (index % 2))
+                for day in days_BT[0]
+            ]
         )
         for y, x in ((0, 0), (1, 0)):
             seen_TM = attention.enter(x_BTFHW[0, :, :, y, x]) + wave_TM
