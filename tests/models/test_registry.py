@@ -17,6 +17,7 @@ CONFIGS = {
     "atlstm": SIZES,
     "cnn1d": SIZES,
     "gru": SIZES,
+    "hybrid": {**SIZES, "branches": [{"architecture": "gru"}, {"architecture": "cnn1d"}]},
     "lstm": SIZES,
     "ltae": SIZES,
     "mlp": SIZES,
