@@ -16,6 +16,14 @@ from pydantic import ValidationError
 from engine.models.configs import MlpConfig, NetworkConfig, TempCnnConfig, UNetConfig
 from engine.models.presto_config import PrestoConfig
 from engine.models.smp_config import SmpConfig
+from engine.models.spacetime.configs import (
+    Cnn3d2dConfig,
+    Cnn3dConfig,
+    ConvRecurrentConfig,
+    UNet3dConfig,
+    UtaeConfig,
+)
+from engine.models.spatial.configs import ResNetUNetConfig, SeasonUNetConfig
 from engine.models.temporal.configs import (
     AttentionLstmConfig,
     Cnn1dConfig,
@@ -58,6 +66,10 @@ def _of_series(config_type: type[NetworkConfig], module: str, name: str) -> Arch
     )
 
 
+def _of_images(config_type: type[NetworkConfig], module: str, name: str) -> Architecture:
+    return Architecture(config_type, f"engine.models.spacetime.{module}", name, takes_days=True)
+
+
 _ARCHITECTURES: dict[str, Architecture] = {
     "presto": Architecture(PrestoConfig, "engine.models.presto", "Presto", takes_days=True, pixelwise=True),
     "smp": Architecture(SmpConfig, "engine.models.smp", "SegmentationModel", size_free=False),
@@ -71,14 +83,27 @@ _ARCHITECTURES: dict[str, Architecture] = {
     "transformer": _of_series(TransformerConfig, "transformer", "Transformer"),
     "ltae": _of_series(LtaeConfig, "ltae", "Ltae"),
     "hybrid": Architecture(HybridConfig, "engine.models.temporal.hybrid", "Hybrid", takes_days=True),
+    "utae": _of_images(UtaeConfig, "utae", "Utae"),
+    "convlstm": _of_images(ConvRecurrentConfig, "recurrent", "ConvLstm"),
+    "convgru": _of_images(ConvRecurrentConfig, "recurrent", "ConvGru"),
+    "convstar": _of_images(ConvRecurrentConfig, "recurrent", "ConvStar"),
+    "cnn3d": _of_images(Cnn3dConfig, "cnn3d", "Cnn3d"),
+    "cnn3d2d": _of_images(Cnn3d2dConfig, "cnn3d", "Cnn3d2d"),
+    "unet3d": _of_images(UNet3dConfig, "unet3d", "AttentionUNet3d"),
+    "unet_resnet": Architecture(
+        ResNetUNetConfig, "engine.models.spatial.unet_resnet", "ResNetUNet", takes_days=True
+    ),
+    "unet_seasons": Architecture(
+        SeasonUNetConfig, "engine.models.spatial.unet_resnet", "SeasonUNet", takes_days=True
+    ),
 }
 
 
 def architectures() -> tuple[str, ...]:
     """List the names that `build` knows.
 
-    >>> architectures()
-    ('atlstm', 'cnn1d', 'gru', 'hybrid', 'lstm', 'ltae', 'mlp', 'presto', 'smp', 'tempcnn', 'transformer', 'unet')
+    >>> {"mlp", "unet"} <= set(architectures())
+    True
     """
     return tuple(sorted(_ARCHITECTURES))
 
