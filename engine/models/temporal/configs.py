@@ -151,11 +151,15 @@ class Branch(BaseModel):
             raise ValueError(str(error)) from error
 
 
+_BRANCHES = ("gru", "unet")
+
+
 class HybridConfig(NetworkConfig):
     """What `engine.models.temporal.hybrid.Hybrid` is built from.
 
     Attributes:
-        branches: Networks that stand beside each other, each with its own configuration.
+        branches: Networks that stand beside each other, each with its own configuration; as it is, a GRU along
+            time beside a U-Net.
         dropout: Share of the joined features dropped in training.
 
     >>> branches = [{"architecture": "gru"}, {"architecture": "unet", "config": {"depth": 2}}]
@@ -170,10 +174,13 @@ class HybridConfig(NetworkConfig):
     @classmethod
     def _one_size(cls, given: Any) -> Any:
         """Give each branch the sizes of the whole."""
-        if not isinstance(given, Mapping) or not isinstance(given.get("branches"), (list, tuple)):
+        if not isinstance(given, Mapping):
+            return given
+        branches = given.get("branches", [{"architecture": name} for name in _BRANCHES])
+        if not isinstance(branches, (list, tuple)):
             return given
         sizes = {name: given[name] for name in ("n_dates", "n_bands", "n_classes") if name in given}
-        return {**given, "branches": tuple(_sized(branch, sizes) for branch in given["branches"])}
+        return {**given, "branches": tuple(_sized(branch, sizes) for branch in branches)}
 
     @property
     def window_multiple(self) -> int:

@@ -54,6 +54,7 @@ def test_it_is_what_its_branches_are() -> None:
     alone = {**SIZES, "branches": [ALONG_TIME, BESIDE]}
     assert [pixelwise("hybrid", c) for c in (alone, together)] == [True, False]
     assert size_free("hybrid", together)
+    assert [b.architecture for b in check_config("hybrid", SIZES).branches] == ["gru", "unet"]
     assert not size_free("hybrid", {"branches": [ALONG_TIME, {"architecture": "smp"}]})
     config = check_config("hybrid", together)
     assert config.window_multiple == 4
