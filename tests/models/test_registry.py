@@ -13,13 +13,11 @@ from engine.models.registry import architectures, build, check_config, takes_day
 from engine.values.errors import InputError
 
 SIZES = {"n_dates": 2, "n_bands": 3, "n_classes": 5}
-OF_THEIR_OWN = {
-    "hybrid": {**SIZES, "branches": [{"architecture": "gru"}, {"architecture": "cnn1d"}]},
+CONFIGS = dict.fromkeys(architectures(), SIZES) | {
     "presto": {**SIZES, "bands": ("blue", "green", "red"), "head": "linear"},
     "unet_resnet": {**SIZES, "width": 8, "stem": 8},
     "unet_seasons": {**SIZES, "width": 8, "stem": 8},
 }
-CONFIGS = {name: OF_THEIR_OWN.get(name, SIZES) for name in architectures()}
 
 
 # smp is an optional extra: tests/models/test_smp.py
