@@ -305,9 +305,7 @@ def _train_table(config: TableTrainConfig, only_look: bool, as_json: bool) -> No
         _print(ready.lines() | {"classes": ready.table.counts()}, as_json)
         return
     with steps_progress("train", "batches") as show:
-        bundle, trained = train_on_table(
-            config, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"), ready
-        )
+        bundle, trained = train_on_table(config, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"), ready)
     split = {"split file": table_split_path(config)}
     _print({"bundle": bundle.path, **ready.lines(), **split, **score_lines(trained)}, as_json)
 
