@@ -13,6 +13,7 @@ from engine.values.grid import Grid
 from engine.values.lattice import Lattice
 from engine.values.planes import Plane, planes_of
 from pipelines.table_config import TableTrainConfig
+from pipelines.train_model import forget_state, state_beside
 from training.leakage import Leakage, measure_samples, refuse_leaks
 from training.loop import Progress, TrainedModel
 from training.series import SeriesTable
@@ -100,12 +101,13 @@ def train_on_table(
             mend="take one that looks at single pixels: mlp, tempcnn, ...",
         )
     ready = prepared or prepare_table(config)
-    options = config.options.model_copy(update={"split": ready.split})
+    options = state_beside(config.options, config.bundle).model_copy(update={"split": ready.split})
     trained = train_table(ready.table, options, progress, ready.planes)
     fields = trained.bundle_fields(config.name, config.cube, Lattice(1, 0), config.licence)
     fields = replace(fields, planes=ready.planes)
     bundle = save_bundle(config.bundle, trained.module, config.options.architecture, fields)
     write_split(table_split_path(config), ready.split, ready.counts, ready.table.classes, ready.leakage)
+    forget_state(options)
     return bundle, trained
 
 

@@ -119,6 +119,8 @@ class TrainedModel:
         pixels: Annotated pixels of each part.
         n_dates: Dates of the cube.
         streamed: Whether the cube was too large to be loaded whole.
+        steps: Steps made.
+        best_step: Steps after which the kept state stood.
     """
 
     module: torch.nn.Module
@@ -131,6 +133,8 @@ class TrainedModel:
     pixels: dict[str, int]
     n_dates: int
     streamed: bool = False
+    steps: int = 0
+    best_step: int = 0
 
     def bundle_fields(self, name: str, spec: CubeSpec, lattice: Lattice, licence: str) -> BundleFields:
         """Return what `engine.inference.bundle.save_bundle` needs beside the network."""
@@ -190,6 +194,8 @@ def train(
         pixels=lessons.pixels,
         n_dates=lessons.n_dates,
         streamed=isinstance(lessons.cube, Streamed),
+        steps=fitted.steps,
+        best_step=fitted.best_step,
     )
 
 
