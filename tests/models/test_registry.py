@@ -14,6 +14,8 @@ from engine.values.errors import InputError
 
 SIZES = {"n_dates": 2, "n_bands": 3, "n_classes": 5}
 CONFIGS = {
+    "fusion_transformer": SIZES,
+    "fusion_unet": SIZES,
     "mlp": SIZES,
     "presto": {**SIZES, "bands": ("blue", "green", "red"), "head": "linear"},
     "smp": SIZES,
