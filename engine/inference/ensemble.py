@@ -32,6 +32,7 @@ from engine.inference.bundle import Bundle, load_bundle
 from engine.inference.decide import Layers
 from engine.inference.manifest import FORMAT, MANIFEST, MEMBERS, read_item
 from engine.inference.mean import WEIGHT_SUM_MAX
+from engine.inference.unfamiliar import FILE, require_familiar
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.grid import Box
@@ -189,6 +190,9 @@ def layers_for(model: Model, extras: tuple[Extra, ...], augment: Augment = "none
     """
     layers, bundles = model.layers(extras), bundles_of(model)
     require_opinions(extras, len(bundles), max(len(views_of(b, augment)) for b in bundles))
+    if "unfamiliar" in extras:
+        for bundle in bundles:
+            require_familiar(bundle)
     return layers
 
 
@@ -258,7 +262,8 @@ def _moved_in(home: Path, bundle: Bundle, taken: set[str]) -> str:
     name = next(plain + n for n in numbers if plain + n not in taken)
     target = home / name
     target.mkdir(parents=True, exist_ok=True)
-    for file in (bundle.weights_path.name, MANIFEST):  # the manifest last
+    beside = (FILE,) if bundle.familiar else ()
+    for file in (bundle.weights_path.name, *beside, MANIFEST):  # the manifest last
         shutil.copyfile(source / file, target / file)
     return name
 

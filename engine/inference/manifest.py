@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from engine.inference.blend import Border
 from engine.models.normalise import Normalisation, Standard
 from engine.values.bands import find_band
+from engine.values.calibration import FamiliarFields, VectorScale
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.head import ONE_CLASS, Head, MultiLabel, Values
@@ -96,6 +97,8 @@ class ManifestFields(BaseModel):
         normalisation: From the planes' 16 bits (reflectance x 10000) to the network's input.
         layout: Input and output order.
         temperature: Logits are divided by it before the softmax (calibration).
+        vector: Scale and shift of each class's logit, before the temperature; None: as they are.
+        familiar: What is known of the features of the training; None: nothing, and no layer ``unfamiliar``.
         architecture: Name in the registry; None for ONNX.
         config: Configuration of the architecture; None for ONNX.
         weights_sha256: Of the weights file, lower-case hex.
@@ -115,6 +118,8 @@ class ManifestFields(BaseModel):
     normalisation: Normalisation
     layout: Layout
     temperature: float = Field(gt=0, allow_inf_nan=False)
+    vector: VectorScale | None = None
+    familiar: FamiliarFields | None = None
     architecture: str | None = None
     config: dict[str, Any] | None = None
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")

@@ -24,7 +24,6 @@ from engine.values.errors import InputError, SpecError
 from engine.values.georef import georef_coords, georef_of
 from engine.values.grid import Box
 from engine.values.head import Augment, Extra, Values
-from engine.values.planes import groups_of
 from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
@@ -52,7 +51,8 @@ def predict(
         core: Global pixels for which an answer is wanted; the rest of the cube is halo. Default: the
             whole cube, whose edge is then the border (windows reach beyond it by the bundle's rule).
         layers: What a map of classes has beside label and confidence: ``probability``, ``entropy``,
-            ``margin``, ``disagreement`` (between the members of an ensemble, else between the views).
+            ``margin``, ``disagreement`` (between the members of an ensemble, else between the views),
+            ``unfamiliar`` (how far from what was learnt, `engine.inference.unfamiliar`; of an ensemble the mean).
         wanted: (y, x) bool over the core's output pixels: those asked for. Default: all. Windows without one
             that has data are not evaluated.
         device: ``"cpu"`` or a torch device.
@@ -96,7 +96,10 @@ def _voices(
 
     def lane_of(bundle: Bundle, *, disagreement: bool) -> LaneFor:
         own = days if bundle.takes_days else ()
-        return partial(augmented_lane, bundle, device, own, augment, disagreement=disagreement)
+        strange = "unfamiliar" in layers.extras
+        return partial(
+            augmented_lane, bundle, device, own, augment, disagreement=disagreement, unfamiliar=strange
+        )
 
     if not isinstance(model, Ensemble):
         lane, every = lane_of(model, disagreement="disagreement" in layers.extras), len(model.planes)
@@ -107,7 +110,7 @@ def _voices(
                 frame,
                 lattice=m.bundle.lattice,
                 border=m.bundle.border,
-                groups=groups_of(m.bundle.planes),
+                groups=getattr(m.bundle.normalisation, "groups", None),
             ),
             lane_of(m.bundle, disagreement=False),
             tuple(model.planes.index(plane) for plane in m.bundle.planes),
@@ -185,6 +188,7 @@ _LONG_NAMES = {
     "entropy": "entropy of the classes' probabilities over its maximum, x 250",
     "margin": "probability of the class less that of the second, x 250",
     "disagreement": "disagreement of the predictions that were averaged, x 250",
+    "unfamiliar": "distance d of the features from those of the training, d / (d + d95) x 250",
 }
 
 
