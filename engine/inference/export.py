@@ -98,7 +98,9 @@ def _fields(bundle: Bundle) -> BundleFields:
         n_dates=bundle.n_dates,
         classes=bundle.classes,
         lattice=bundle.lattice,
-        normalisation=Standard(mean=(0.0,) * n_bands, std=(1.0,) * n_bands, groups=getattr(bundle.normalisation, "groups", None)),
+        normalisation=Standard(
+            mean=(0.0,) * n_bands, std=(1.0,) * n_bands, groups=getattr(bundle.normalisation, "groups", None)
+        ),
         temperature=bundle.temperature,
         vector=bundle.vector,
         head=bundle.head,
