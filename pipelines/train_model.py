@@ -12,13 +12,14 @@ from pydantic import Field
 from engine.archive.search import parse_time
 from engine.cube.cube import open_cube
 from engine.inference.bundle import Bundle, save_bundle
+from engine.inference.planes import with_planes
 from engine.inference.receptive import edge_share, propose_lattice, receptive_field
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.georef import georef_of
 from engine.values.spec import CubeSpec
 from pipelines.config import LatticeConfig, SourceConfig, parse_config, read_yaml, with_overrides
-from pipelines.cube_area import area_of, find_scenes, grid_and_box, refuse_radar
+from pipelines.cube_area import area_of, find_radar, find_scenes, grid_and_box
 from pipelines.label_config import LabelsConfig, VectorLabels, label_files, labels_on
 from training.calendars import CropCalendar
 from training.checkpoints import remove
@@ -68,7 +69,7 @@ class Prepared:
     """What a training works on.
 
     Attributes:
-        cube: ``reflectance`` loaded where it fits into ``options.memory_bytes``, else lazy.
+        cube: What the network sees is loaded where it fits into ``options.memory_bytes``, else it is lazy.
         labels: On the cube's pixels.
         split: On the cube's grid, its units assigned if it is stratified.
         counts: Labels of each class value in each unit of the split.
@@ -99,7 +100,7 @@ def prepare_training(config: TrainConfig) -> Prepared:
     grid, box = georef_of(cube)
     pixels = pixels_of(cube, box, config.options.memory_bytes)
     if isinstance(pixels, Loaded):  # read once for all that follows
-        cube = cube.assign(reflectance=(cube["reflectance"].dims, pixels.x_TCYX))
+        cube = with_pixels(cube, pixels)
     labels = labels_on(config.labels, classes, (grid, box), cube, parse_time(config.time))
     if not labels.values.any():
         raise InputError("no annotated pixel lies in the area", where="labels")
@@ -109,6 +110,14 @@ def prepare_training(config: TrainConfig) -> Prepared:
     leakage = measure_pixels(split.parts(box), labels.values != 0, pixels.at)
     refuse_leaks(leakage, split)
     return Prepared(cube, labels, split, counts, leakage)
+
+
+def with_pixels(cube: xr.Dataset, pixels: Loaded) -> xr.Dataset:
+    """Put what was loaded into a cube, so that nothing is read twice."""
+    n_bands = sum(plane.kind == "reflectance" for plane in pixels.planes) if pixels.planes else pixels.n_bands
+    if n_bands:
+        cube = cube.assign(reflectance=(cube["reflectance"].dims, pixels.x_TCYX[:, :n_bands]))
+    return with_planes(cube, pixels.x_TCYX, pixels.planes) if pixels.planes else cube
 
 
 def train_model(
@@ -216,7 +225,7 @@ def score_lines(trained: TrainedModel) -> dict[str, Any]:
 
 
 def _cube(config: TrainConfig) -> xr.Dataset:
-    refuse_radar(config.cube, "cube")
     area = area_of(config.area)
     grid, box = grid_and_box(area, config.crs, config.cube.resolution_m)
-    return open_cube(find_scenes(config, area), config.cube, grid=grid, box=box)
+    radar = find_radar(config, area, config.cube)
+    return open_cube(find_scenes(config, area), config.cube, grid=grid, box=box, sentinel1=radar)

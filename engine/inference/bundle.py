@@ -42,7 +42,7 @@ from engine.values.grid import Box
 from engine.values.head import ONE_CLASS, Classes, Extra, MultiLabel, Values
 from engine.values.lattice import Lattice
 from engine.values.masking import refuse_functions
-from engine.values.planes import Plane, groups_of, reflectance_planes
+from engine.values.planes import Plane, reflectance_planes
 from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Bundle:
 
     def frame(self, outer: Box, core: Box, wanted: NDArray[np.bool_] | None = None) -> Frame:
         """Say what is known and what is wanted, for this model."""
-        groups = groups_of(self.planes)
+        groups = getattr(self.normalisation, "groups", None)
         return Frame(outer, core, self.lattice, self.border, self.layout.stride, wanted, groups)
 
     def layers(self, extras: tuple[Extra, ...] = ()) -> Layers:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from engine.models.configs import MlpConfig, NetworkConfig, TempCnnConfig, UNetConfig
+from engine.models.fusion.configs import FusionTransformerConfig, FusionUNetConfig
 from engine.models.presto_config import PrestoConfig
 from engine.models.smp_config import SmpConfig
 from engine.models.spacetime.configs import (
@@ -71,6 +72,14 @@ def _of_images(config_type: type[NetworkConfig], module: str, name: str) -> Arch
 
 
 _ARCHITECTURES: dict[str, Architecture] = {
+    "fusion_transformer": Architecture(
+        FusionTransformerConfig,
+        "engine.models.fusion.transformer",
+        "FusionTransformer",
+        takes_days=True,
+        pixelwise=True,
+    ),
+    "fusion_unet": Architecture(FusionUNetConfig, "engine.models.fusion.unet", "FusionUNet", takes_days=True),
     "presto": Architecture(PrestoConfig, "engine.models.presto", "Presto", takes_days=True, pixelwise=True),
     "smp": Architecture(SmpConfig, "engine.models.smp", "SegmentationModel", size_free=False),
     "mlp": Architecture(MlpConfig, "engine.models.pixel", "Mlp", takes_days=True, pixelwise=True),
@@ -151,6 +160,15 @@ def pixelwise(architecture: str, config: Mapping[str, Any] | None = None) -> boo
 def takes_days(architecture: str) -> bool:
     """Tell whether a network's forward also takes ``days``, float32 (T,) or (B, T), running days."""
     return _entry(architecture).takes_days
+
+
+def knows_groups(architecture: str) -> bool:
+    """Tell whether a network's configuration has ``groups``: which sensor each of its bands is of.
+
+    >>> knows_groups("fusion_unet"), knows_groups("unet")
+    (True, False)
+    """
+    return "groups" in _entry(architecture).config_type.model_fields
 
 
 def build(architecture: str, config: Mapping[str, Any]) -> torch.nn.Module:
