@@ -148,6 +148,8 @@ def examine(
     Returns:
         Nothing is calibrated without a validation part; `Examined.notes` tells.
     """
+    if trained.options.several_labels:
+        return Examined(Scale(), None, {}, ("not examined: a pixel may have several classes",))
     of_blocks = groups or blocks_of(trained.options.split.block_px)
     days = takes_days(trained.options.architecture)
     asker = Asker(trained.module, trained.normalisation, days, of_blocks)
@@ -222,7 +224,7 @@ def _decided_again(answers: Answers, after_NK: NDArray[np.float64]) -> NDArray[n
 
 def _familiarity(asker: Asker, lessons: Lessons) -> Familiarity:
     """Measure training features on drawn batches, held-out ones on every few windows of the validation part."""
-    with closing(lessons.batches()) as batches:
+    with closing(lessons.batches()) as batches:  # type: ignore[type-var]  # it is a generator
         whole: Iterator[tuple[Batch, Inner]] = ((b, (slice(None), slice(None))) for b in batches)
         features_NF, truth_N = features_of(asker, whole, _FEATURE_ITEMS)
     held_out_NF, _ = features_of(asker, itertools.islice(lessons.part(VAL), 0, None, 4), _FEATURE_ITEMS)
