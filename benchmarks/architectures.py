@@ -4,10 +4,10 @@
     python benchmarks/architectures.py --table            # print the table of what is there
 
 The sample archive is SIMULATED, so that its truth is known everywhere. All networks get the same: the cube
-(8 months of 6 bands), patches (batches of 8 x 64 x 64 px over the training blocks, labels of a third of the
-fields), optimiser, one-cycle schedule and peak of the learning rate, and the same seconds of one core's
-processor time to train, from which the number of steps follows. So a heavy network takes few steps: the table
-says what this budget buys, not what each network reaches in the end. Pixel-wise networks learn from the same patches.
+(8 months of 6 bands), labels of a third of the fields, optimiser, one-cycle schedule and peak of the learning rate,
+and the same seconds of one core's processor time to train, from which the number of steps follows. So a heavy
+network takes few steps: the table says what this budget buys, not what each network reaches in the end. Batches
+are 8 patches of 32 x 32 px; of pixel-wise networks, to which neighbours tell nothing, 16 of 16 x 16 px.
 
 Blocks of 256 px are drawn into training, validation (one in eight) and test (one in four), 16 px apart. Test
 blocks are scored against the truth, fields without labels and field borders included, in the same places for all;
@@ -64,6 +64,7 @@ BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")  # whole groups of P
 SPLIT = Split(block_px=256, buffer_px=16, val=0.125, test=0.25, seed=5)
 WINDOW_PX, OVERLAP_PX = 128, 32
 PLACES_PER_BLOCK = {TEST: 2, VAL: 1}
+PATCHES = {False: {"batch": 8, "crop_px": 32}, True: {"batch": 16, "crop_px": 16}}
 FOREST_PIXELS = 60_000
 TREES = ("random_forest", "gradient_boosting")
 CONFIGS: dict[str, dict[str, Any]] = {"presto": {"bands": list(BANDS), "head": "linear"}}
@@ -194,6 +195,7 @@ def _options(scene: Scene, name: str, seed: int, steps: int, args: argparse.Name
         steps=steps,
         checks=1,
         seed=seed,
+        **PATCHES[pixelwise(name)],
         learning_rate=args.learning_rate,
     )
 
