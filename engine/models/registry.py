@@ -23,6 +23,7 @@ from engine.models.spacetime.configs import (
     UNet3dConfig,
     UtaeConfig,
 )
+from engine.models.spatial.configs import ResNetUNetConfig, SeasonUNetConfig
 from engine.models.temporal.configs import (
     AttentionLstmConfig,
     Cnn1dConfig,
@@ -87,6 +88,12 @@ _ARCHITECTURES: dict[str, Architecture] = {
     "cnn3d": _of_images(Cnn3dConfig, "cnn3d", "Cnn3d"),
     "cnn3d2d": _of_images(Cnn3d2dConfig, "cnn3d", "Cnn3d2d"),
     "unet3d": _of_images(UNet3dConfig, "unet3d", "AttentionUNet3d"),
+    "unet_resnet": Architecture(
+        ResNetUNetConfig, "engine.models.spatial.unet_resnet", "ResNetUNet", takes_days=True
+    ),
+    "unet_seasons": Architecture(
+        SeasonUNetConfig, "engine.models.spatial.unet_resnet", "SeasonUNet", takes_days=True
+    ),
 }
 
 

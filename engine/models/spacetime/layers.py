@@ -63,13 +63,14 @@ class SpaceTimeNetwork(nn.Module, ABC):
                 limit=f"{self.config.n_bands} bands, as many days as dates",
                 mend="build the cube from the bundle's own spec",
             )
-        if height % self.config.window_multiple or width % self.config.window_multiple:
+        multiple = self.config.window_multiple
+        if height % multiple or width % multiple:
             raise InputError(
                 "the window does not divide by the network's halvings",
                 where=type(self).__name__,
                 found=f"{height} x {width} px",
-                limit=f"a multiple of {self.config.window_multiple} px",
-                mend=f"use e.g. {max(1, math.ceil(height / self.config.window_multiple)) * self.config.window_multiple} px",
+                limit=f"a multiple of {multiple} px",
+                mend=f"use e.g. {max(1, math.ceil(height / multiple)) * multiple} px",
             )
 
 
