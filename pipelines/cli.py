@@ -255,6 +255,10 @@ def train(
         typer.Option("--inspect", help="Only look: classes, parts, samples, statistics; trains nothing."),
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder for what --inspect writes.")] = Path("inspect"),
+    sweep: Annotated[
+        Path | None,
+        typer.Option(help="YAML of settings to search: trains many times, compares, writes no bundle."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a network on the same cubes that are mapped, or on a table of series, and write a bundle."""
@@ -270,6 +274,9 @@ def train(
         train_model,
     )
 
+    if sweep is not None:
+        _sweep(config, sweep, override, as_json)
+        return
     tabled = load_table_config(config, override)
     if tabled is not None:
         _train_table(tabled, check_labels or inspect, as_json)
@@ -293,6 +300,21 @@ def train(
         **score_lines(trained),
     }
     _print({**told, "looks": overlap_line(bundle)}, as_json)
+
+
+def _sweep(config: Path, sweep: Path, override: list[str] | None, as_json: bool) -> None:
+    from pipelines.console import steps_progress
+    from pipelines.sweep_training import load_sweep_config, sweep_training
+
+    with steps_progress("sweep", "trials") as show:
+        found = sweep_training(config, load_sweep_config(sweep), override, progress=show)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    Console(soft_wrap=True).print(found.table())
+    _print(found.lines(), as_json)
 
 
 def _train_table(config: TableTrainConfig, only_look: bool, as_json: bool) -> None:

@@ -37,10 +37,19 @@ class Numbers(BaseModel):
             raise ValueError("log needs low above 0 and no step")
         return self
 
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are meant."""
+        return self.step is not None and all(x.is_integer() for x in (self.low, self.high, self.step))
+
+    @property
+    def example(self) -> float | int:
+        """One of the numbers."""
+        return int(self.low) if self.whole else self.low
+
     def drawn(self, trial: Trial, name: str) -> float | int:
         """Let a trial choose."""
-        parts = (self.low, self.high, self.step)
-        if self.step is not None and all(float(p).is_integer() for p in parts if p is not None):
+        if self.step is not None and self.whole:
             return trial.suggest_int(name, int(self.low), int(self.high), step=int(self.step))
         return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
 
@@ -54,6 +63,11 @@ class Choices(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     choices: tuple[bool | int | float | str | None, ...] = Field(min_length=2)
+
+    @property
+    def example(self) -> Any:
+        """One of the values."""
+        return self.choices[0]
 
     def drawn(self, trial: Trial, name: str) -> Any:
         """Let a trial choose."""
