@@ -96,7 +96,8 @@ def load_sweep_config(path: str | Path) -> SweepConfig:
     Raises:
         InputError: If it cannot be read or a field is wrong.
     """
-    return parse_config(read_yaml(path, None, paths=("out",)), str(path), SweepConfig)
+    raw = {"out": str(Path(path).parent / "sweep")} | read_yaml(path, None, paths=("out",))
+    return parse_config(raw, str(path), SweepConfig)
 
 
 @dataclass(frozen=True)
