@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from engine.archive.search import parse_time
 from engine.cube.cube import open_cube
@@ -18,7 +18,7 @@ from engine.values.errors import InputError
 from engine.values.georef import georef_of
 from engine.values.redact import without_secrets
 from engine.values.spec import CubeSpec
-from pipelines.config import LatticeConfig, SourceConfig, parse_config, read_yaml, with_overrides
+from pipelines.config import CardConfig, LatticeConfig, SourceConfig, parse_config, read_yaml, with_overrides
 from pipelines.cube_area import area_of, find_scenes, grid_and_box, refuse_radar
 from pipelines.label_config import LabelsConfig, VectorLabels, label_files, labels_on
 from pipelines.model_card import write_card
@@ -36,14 +36,6 @@ from training.stratify import Counts, count_pixels, stratified
 
 if TYPE_CHECKING:
     import xarray as xr
-
-
-class CardConfig(BaseModel):
-    """What a model's card says that no training can know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    intended_use: str = Field(default="", description="What the model is for, in a sentence or two.")
-    limits: tuple[str, ...] = Field(default=(), description="What it must not be used for, or is bad at.")
 
 
 class TrainConfig(SourceConfig):
