@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,15 +17,19 @@ from engine.inference.receptive import edge_share, propose_lattice, receptive_fi
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.georef import georef_of
+from engine.values.redact import without_secrets
 from engine.values.spec import CubeSpec
-from pipelines.config import LatticeConfig, SourceConfig, parse_config, read_yaml, with_overrides
+from pipelines.config import CardConfig, LatticeConfig, SourceConfig, parse_config, read_yaml, with_overrides
 from pipelines.cube_area import area_of, find_radar, find_scenes, grid_and_box
 from pipelines.label_config import LabelsConfig, VectorLabels, label_files, labels_on
+from pipelines.model_card import write_card
 from training.calendars import CropCalendar
+from training.calibration.examine import Calibration, examine
 from training.checkpoints import remove
 from training.label_check import CheckOptions, LabelReport, check_labels, write_labels
 from training.labels import LabelRaster
 from training.leakage import Leakage, measure_pixels, refuse_leaks
+from training.lessons import CubeLessons
 from training.loader import Rank
 from training.loop import Progress, TrainedModel, TrainOptions, train
 from training.options import Checkpoints
@@ -51,6 +55,10 @@ class TrainConfig(SourceConfig):
     licence: str = Field(default="other", description="SPDX identifier of the weights' licence.")
     lattice: LatticeConfig = Field(default_factory=LatticeConfig, description="Windows of the map.")
     options: TrainOptions = Field(default_factory=TrainOptions, description="Network, steps, split, seed.")
+    calibration: Calibration = Field(
+        default="temperature", description="How probabilities are mended by the validation blocks."
+    )
+    card: CardConfig = Field(default_factory=CardConfig, description="What only its maker knows.")
 
 
 def load_train_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
@@ -143,7 +151,11 @@ def train_model(
     trained = train(ready.cube, ready.labels, options, progress)
     spec = CubeSpec.model_validate_json(ready.cube.attrs["landweave_spec"])
     fields = trained.bundle_fields(config.name, spec, config.lattice.lattice(), config.licence)
+    lessons = CubeLessons.of(ready.cube, ready.labels, options)
+    fields = examine(trained, lessons, config.calibration).given_to(fields)
+    fields = replace(fields, training=fields.training | _told(config, ready))
     bundle = save_bundle(config.bundle, trained.module, config.options.architecture, fields)
+    write_card(bundle)
     write_split(split_path(config), ready.split, ready.counts, ready.labels.classes, ready.leakage)
     forget_state(options)
     return bundle, trained
@@ -168,6 +180,15 @@ def forget_state(options: TrainOptions) -> None:
     """Remove the state of a training whose bundle is written; of several processes the first does."""
     if options.checkpoint is not None and Rank.here().number == 0:
         remove(options.checkpoint.folder)
+
+
+def _told(config: TrainConfig, ready: Prepared) -> dict[str, Any]:
+    """Return what the card says of the data, and what its maker says."""
+    area = config.area.name or config.area.file or str(config.area.bbox)
+    place = area if config.area.name else Path(area).name
+    catalog = without_secrets(config.catalog) if "://" in config.catalog else Path(config.catalog).name
+    data = {"area": place, "time": config.time, "catalog": catalog} | ready.lines()
+    return {"data": data, "card": config.card.model_dump(mode="json")}
 
 
 def split_path(config: TrainConfig) -> Path:
