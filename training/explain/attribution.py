@@ -83,7 +83,9 @@ def gradients(lens: Lens, examples: Examples, season: Season, told: Told | None 
     for inputs in lens.pieces(examples):
         score = _score(lens, examples, inputs)
         method = from_captum.Saliency(score)
-        slope = method.attribute(inputs.x.requires_grad_(), abs=False, additional_forward_args=_given(examples, inputs))
+        slope = method.attribute(
+            inputs.x.requires_grad_(), abs=False, additional_forward_args=_given(examples, inputs)
+        )
         values[inputs.which] = _summed(slope, inputs.valid)
         _tell(told, inputs, examples)
     zeros = np.zeros(len(examples))

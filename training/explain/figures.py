@@ -126,15 +126,14 @@ def draw_attribution(
     figure = new_figure(wide * columns + 1.2, (0.19 * len(bands) + 1.1) * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     whole_CS = np.nanmean(strength_KSC, axis=0).T
-    first = heat(grid[0], whole_CS, bands, steps, limit_of(whole_CS), signed=False)
-    titled(grid[0], "all classes: strength", 9)
+    heat(grid[0], whole_CS, bands, steps, limit_of(whole_CS), signed=False)
+    titled(grid[0], f"all classes: strength, up to {limit_of(whole_CS):.2g}", 9)
     limit = limit_of(signed_KSC)
     for axes, k in zip(grid[1:], shown, strict=False):
         drawn = heat(axes, signed_KSC[k].T, bands, steps, limit, signed=True)
         titled(axes, classes.names[k], 9)
     for axes in grid[len(shown) + 1 :]:
         axes.set_axis_off()
-    scale_bar(figure, first, grid[0], "")
     scale_bar(figure, drawn, list(grid), f"for (+) or against (-) the class, {unit}")
     return figure
 
