@@ -2,7 +2,7 @@
 
 The library (optional extra ``smp``) gives the architecture; nothing is downloaded. Dates and bands are merged
 into its channels (all bands of the first date, then of the second). It has no input for validity: what is
-missing is 0 after normalisation, as in training.
+missing is 0 after normalisation, as in training. Weights from files: `engine.models.spatial.published`.
 
 Shape suffixes: B batch, T date, C band, H row, W column, K class.
 """
@@ -10,13 +10,14 @@ Shape suffixes: B batch, T date, C band, H row, W column, K class.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from engine.models.smp_config import SmpConfig
+from engine.models.spatial.published import EncoderLayout
 from engine.values.errors import InputError
 
 _MEND = 'pip install "landweave[smp]"'
@@ -63,50 +64,19 @@ class SegmentationModel(nn.Module):
         found: torch.Tensor = self.network(x_BTCHW.flatten(1, 2))
         return found
 
+    def features(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
+        """Return what the decoder gives to the head, (B, F, H, W) float32; arguments as of `forward`."""
+        levels = self.network.encoder(x_BTCHW.flatten(1, 2))
+        found: torch.Tensor = self.network.decoder(levels)
+        return functional.interpolate(found, size=x_BTCHW.shape[3:], mode="nearest")
 
-def with_encoder(
-    module: SegmentationModel, state: Mapping[str, torch.Tensor], bands: tuple[int, ...] | None = None
-) -> SegmentationModel:
-    """Fill the encoder with published weights, e.g. of torchgeo for Sentinel-2.
-
-    Args:
-        module: Gets the weights, in place.
-        state: Tensors by the encoder's own names, as `engine.inference.state.read_state_dict` reads them; those
-            of a classifier (``fc.*``, ``classifier.*``, ``head.*``) are left out.
-        bands: For each of the network's channels its channel in the published first layer (torchgeo: the 13
-            bands of L1C, B01 first); None: they are the same.
-
-    Returns:
-        The module.
-
-    Raises:
-        InputError: If a tensor is missing, or one is left over, or has another shape.
-    """
-    own = module.network.encoder.state_dict()
-    first = next(name for name, tensor in own.items() if tensor.ndim == 4)
-    given = {k: v for k, v in state.items() if not k.startswith(("fc.", "classifier.", "head."))}
-    if bands is not None and first in given:
-        if max(bands) >= given[first].shape[1]:
-            raise InputError(
-                "the published first layer has fewer bands",
-                where=first,
-                found=given[first].shape[1],
-                limit=max(bands) + 1,
-            )
-        given[first] = given[first][:, list(bands)]
-    counters = {k for k in own if k.endswith("num_batches_tracked")}  # say nothing of what the network does
-    differing = (set(own) ^ set(given)) - counters
-    differing |= {k for k in set(own) & set(given) if own[k].shape != given[k].shape}
-    if differing:
-        raise InputError(
-            "the weights are not of this encoder",
-            where=f"{module.config.encoder}, {module.config.n_bands} bands",
-            found=", ".join(sorted(differing)[:6]),
-            mend="name the encoder that they were trained with, and map the bands of the first layer",
-        )
-    encoder: Any = module.network.encoder
-    encoder.load_state_dict({**own, **given})
-    return module
+    @property
+    def encoder_layout(self) -> EncoderLayout:
+        """How published weights find their places."""
+        own = self.network.encoder.state_dict()
+        first = next(name for name, tensor in own.items() if tensor.ndim == 4)
+        names = {f"network.encoder.{name}": name for name in own}
+        return EncoderLayout(names, f"network.encoder.{first}", self.config.n_dates)
 
 
 def _library() -> Any:

@@ -49,11 +49,12 @@ class UNet(nn.Module):
         channels, norm = config.channels, config.norm
         self.stem = ConvNorm(config.n_dates * (config.n_bands + 1), config.stem, 1, norm)
         self.down = nn.ModuleList(
-            _level(n_in, n_out, norm) for n_in, n_out in zip((config.stem, *channels), channels, strict=False)
+            two_convolutions(n_in, n_out, norm)
+            for n_in, n_out in zip((config.stem, *channels), channels, strict=False)
         )
         finer_first = list(zip(channels[1:], channels[:-1], strict=True))
-        self.raise_ = nn.ModuleList(_raise(config.decoder, coarse, fine) for coarse, fine in finer_first)
-        self.up = nn.ModuleList(_level(2 * fine, fine, norm) for _, fine in finer_first)
+        self.raise_ = nn.ModuleList(upsampler(config.decoder, coarse, fine) for coarse, fine in finer_first)
+        self.up = nn.ModuleList(two_convolutions(2 * fine, fine, norm) for _, fine in finer_first)
         self.pool = nn.MaxPool2d(2)
         self.drop = nn.Dropout2d(config.dropout)
         self.head = nn.Conv2d(channels[0], config.n_classes, 1)
@@ -71,6 +72,11 @@ class UNet(nn.Module):
         Raises:
             InputError: If dates, bands or the window do not fit the configuration.
         """
+        logits_BKHW: torch.Tensor = self.head(self.features(x_BTCHW, valid_BTHW))
+        return logits_BKHW
+
+    def features(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
+        """Return the last features before the head, (B, F, H, W) float32; arguments as of `forward`."""
         self._check(x_BTCHW)
         x_BFHW = self.stem(torch.cat([x_BTCHW.flatten(1, 2), valid_BTHW], dim=1))
         skips: list[torch.Tensor] = []
@@ -82,8 +88,7 @@ class UNet(nn.Module):
             reversed(self.raise_), reversed(self.up), reversed(skips), strict=True
         ):
             x_BFHW = level(raise_(x_BFHW, skip_BFHW))
-        logits_BKHW: torch.Tensor = self.head(x_BFHW)
-        return logits_BKHW
+        return x_BFHW
 
     def _check(self, x_BTCHW: torch.Tensor) -> None:
         _, dates, bands, height, width = x_BTCHW.shape
@@ -140,11 +145,13 @@ class _TransposedRaise(nn.ConvTranspose2d):
         return torch.cat([super().forward(x_BFHW), skip_BFHW], dim=1)
 
 
-def _raise(decoder: str, coarse: int, fine: int) -> nn.Module:
+def upsampler(decoder: str, coarse: int, fine: int) -> nn.Module:
+    """Return what brings `coarse` features to `fine` ones of twice the resolution and puts the skip beside them."""
     return _TransposedRaise(coarse, fine) if decoder == "transposed" else _BilinearRaise(coarse, fine)
 
 
-def _level(n_in: int, n_out: int, norm: str) -> nn.Sequential:
+def two_convolutions(n_in: int, n_out: int, norm: str) -> nn.Sequential:
+    """Return a level: two 3x3 convolutions, each with normalisation and ReLU."""
     return nn.Sequential(ConvNorm(n_in, n_out, 3, norm), ConvNorm(n_out, n_out, 3, norm))
 
 

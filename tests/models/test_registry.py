@@ -14,11 +14,19 @@ from engine.values.errors import InputError
 
 SIZES = {"n_dates": 2, "n_bands": 3, "n_classes": 5}
 CONFIGS = {
+    "atlstm": SIZES,
+    "cnn1d": SIZES,
+    "gru": SIZES,
+    "lstm": SIZES,
+    "ltae": SIZES,
     "mlp": SIZES,
     "presto": {**SIZES, "bands": ("blue", "green", "red"), "head": "linear"},
     "smp": SIZES,
     "tempcnn": SIZES,
+    "transformer": SIZES,
     "unet": SIZES,
+    "unet_resnet": {**SIZES, "width": 8, "stem": 8},
+    "unet_seasons": {**SIZES, "width": 8, "stem": 8},
 }
 
 
@@ -27,8 +35,8 @@ CONFIGS = {
 def test_every_architecture_builds_and_answers_with_one_logit_per_class(name: str) -> None:
     net = build(name, CONFIGS[name]).eval()
     days = (torch.tensor([1.0, 32.0]),) if takes_days(name) else ()
-    found = net(torch.zeros(1, 2, 3, 32, 48), torch.ones(1, 2, 32, 48), *days)
-    assert found.shape == (1, 5, 32, 48)
+    found = net(torch.zeros(1, 2, 3, 32, 64), torch.ones(1, 2, 32, 64), *days)
+    assert found.shape == (1, 5, 32, 64)
 
 
 @pytest.mark.parametrize("name", architectures())

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from engine.models.registry import build, check_config
-from engine.models.smp import SegmentationModel, with_encoder
+from engine.models.smp import SegmentationModel
+from engine.models.spatial.published import load_encoder
 from engine.values.errors import InputError
 
 CONFIG = {"n_dates": 2, "n_bands": 4, "n_classes": 5, "encoder": "resnet18"}
@@ -70,18 +71,10 @@ def test_dates_and_bands_become_channels_and_nothing_is_downloaded(library: list
 def test_an_encoder_takes_published_weights_by_band(library: list[dict[str, Any]]) -> None:
     net = SegmentationModel(check_config("smp", {**CONFIG, "n_dates": 1}))
     given = Encoder(13).state_dict()
-    bands = (3, 2, 1, 7)  # red, green, blue and near infrared among the thirteen of L1C
-    with_encoder(net, {**given, "fc.weight": torch.rand(2, 2)}, bands)
-    torch.testing.assert_close(net.network.encoder.conv1.weight, given["conv1.weight"][:, list(bands)])
-    with pytest.raises(InputError, match="conv1"):
-        with_encoder(net, given)
-    with pytest.raises(InputError, match="fewer bands"):
-        with_encoder(net, given, (3, 2, 1, 13))
-    with pytest.raises(InputError, match="layer9"):
-        with_encoder(net, {**given, "layer9.weight": torch.rand(2)}, bands)
-    given.pop("bn1.bias")
-    with pytest.raises(InputError, match=r"bn1\.bias"):
-        with_encoder(net, given, bands)
+    filled = load_encoder(net, {**given, "fc.weight": torch.rand(2, 2)}, ("red", "B03", "blue", "nir"))
+    expected = given["conv1.weight"][:, [3, 2, 1, 7]]  # among the thirteen of L1C
+    torch.testing.assert_close(net.network.encoder.conv1.weight, expected)
+    assert "network.encoder.conv1.weight" in filled
 
 
 def test_an_unknown_encoder_and_a_missing_library_are_told(
@@ -103,3 +96,25 @@ def test_the_library_itself_builds_and_answers(arch: str) -> None:
         found = net(torch.rand(1, 2, 4, 64, 64), torch.ones(1, 2, 64, 64))
     assert found.shape == (1, 5, 64, 64)
     assert torch.isfinite(found).all()
+
+
+@pytest.mark.skipif(not INSTALLED, reason="segmentation-models-pytorch is not installed (extra smp)")
+def test_an_inception_resnet_takes_weights_of_thirteen_bands_and_shows_its_features() -> None:
+    """Filled from an encoder of the same library, it answers as that one does on the bands that both know."""
+    config = {**CONFIG, "encoder": "inceptionresnetv2", "n_dates": 1}
+    source = build("smp", {**config, "n_bands": 13}).network.encoder.eval()
+    net = build("smp", config).eval()
+    state = {f"backbone.{name}": tensor for name, tensor in source.state_dict().items()}
+    load_encoder(net, {**state, "backbone.last_linear.bias": torch.zeros(3)}, ("blue", "green", "red", "nir"))
+    x_BTCHW = torch.rand(1, 1, 4, 64, 64)
+    all_BCHW = torch.zeros(1, 13, 64, 64)
+    all_BCHW[:, [1, 2, 3, 7]] = x_BTCHW[:, 0]
+    with torch.inference_mode():
+        expected, found = source(all_BCHW), net.network.encoder(x_BTCHW[:, 0])
+        for one, other in zip(found[1:], expected[1:], strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+        valid_BTHW = torch.ones(1, 1, 64, 64)
+        features_BFHW = net.features(x_BTCHW, valid_BTHW)
+        answer = net(x_BTCHW, valid_BTHW)
+        torch.testing.assert_close(net.network.segmentation_head(features_BFHW), answer)
+    assert answer.shape == (1, 5, 64, 64)
