@@ -30,7 +30,9 @@ def explain(  # noqa: PLR0913  # typer reads the options from the signature
     part: Annotated[
         str | None, typer.Option(help="test, val or train; default the first that is annotated.")
     ] = None,
-    per_class: Annotated[int, typer.Option(min=1, help="Examples of each class.")] = 24,
+    per_class: Annotated[
+        int | None, typer.Option(min=1, help="Examples of each class; default 48 pixels or series, 8 patches.")
+    ] = None,
     checkpoints: Annotated[
         Path | None, typer.Option(help="Folder with weights of moments of the training.")
     ] = None,
@@ -40,11 +42,12 @@ def explain(  # noqa: PLR0913  # typer reads the options from the signature
     from pipelines.config import parse_config
     from pipelines.console import steps_progress
     from pipelines.explain_model import ExplainOptions, explain_model
+    from pipelines.table_config import load_table_config
     from pipelines.train_model import load_train_config
 
     asked = {"part": part, "per_class": per_class, "only": tuple(only or ()), "checkpoints": checkpoints}
     options = parse_config(asked, "landweave explain", ExplainOptions)
-    settings = load_train_config(config, override)
+    settings = load_table_config(config, override) or load_train_config(config, override)
     with steps_progress("explain", "steps") as show:
         found = explain_model(
             bundle, settings, out, options, lambda name, done, total: show(done, total, name)

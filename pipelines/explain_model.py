@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from engine.inference.bundle import Bundle, load_bundle
 from engine.values.errors import InputError
 from engine.values.spec import CubeSpec
+from pipelines.table_config import TableTrainConfig
 from training.explain.examples import DrawOptions, Examples, draw_examples
 from training.explain.lens import Lens
 from training.explain.methods import Subject, explain
@@ -36,7 +37,7 @@ class ExplainOptions(BaseModel):
 
     Attributes:
         part: Of the split, ``test``, ``val`` or ``train``; None: the first of them that has annotated pixels.
-        per_class: Examples of each class.
+        per_class: Examples of each class; None: 48 single pixels or series, 8 patches.
         only: Names of explanations (`training.explain.methods.METHODS`); none: all.
         checkpoints: Folder with weights of moments of the training, ``*.safetensors`` with a number in the name.
         integration_steps: Points on the way of integrated gradients.
@@ -46,7 +47,7 @@ class ExplainOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     part: str | None = Field(default=None, pattern="^(test|val|train)$")
-    per_class: int = Field(default=24, ge=1)
+    per_class: int | None = Field(default=None, ge=1)
     only: tuple[str, ...] = ()
     checkpoints: Path | None = None
     integration_steps: int = Field(default=32, ge=2)
@@ -97,16 +98,17 @@ class Explained:
 
 def explain_model(
     bundle_path: str | Path,
-    config: TrainConfig,
+    config: TrainConfig | TableTrainConfig,
     out: Path,
     options: ExplainOptions | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Explained:
-    """Explain a bundle on the cube and labels of a training's configuration.
+    """Explain a bundle on the cube and labels, or the table, of a training's configuration.
 
     Args:
         bundle_path: A bundle of the registry that tells classes.
-        config: Where the examples come from: area, season, labels, split. The cube must be what the bundle wants.
+        config: Where the examples come from: area, season, labels, split; or samples and split. Cube or table
+            must be what the bundle wants.
         out: Folder, made if missing.
         options: What is explained, to what detail.
         progress: Called with what is done by name, how far, and how much there is.
@@ -116,7 +118,8 @@ def explain_model(
     """
     bundle = load_bundle(bundle_path)
     lens = Lens.of(bundle)  # before anything is read
-    material = cube_material(bundle, config)
+    tabled = isinstance(config, TableTrainConfig)
+    material = table_material(bundle, config) if tabled else cube_material(bundle, config)
     with threads(config.options.threads):
         return explain_on(bundle, lens, material, out, options, progress)
 
@@ -169,7 +172,34 @@ def cube_material(bundle: Bundle, config: TrainConfig) -> Material:
     )
     lessons = CubeLessons.of(ready.cube, ready.labels, options)
     times = ready.cube["time"].values if "time" in ready.cube.coords else np.array([], "datetime64[D]")
-    return Material(lessons, bundle.spec.bands, date_names(times), options.crop_px)
+    bands = tuple(plane.name for plane in bundle.planes)
+    return Material(lessons, bands, date_names(times), options.crop_px)
+
+
+def table_material(bundle: Bundle, config: TableTrainConfig) -> Material:
+    """Read the table of a training's configuration.
+
+    Raises:
+        InputError: As `pipelines.train_table.prepare_table`, or if the bundle looks at neighbours or other bands.
+    """
+    from pipelines.train_table import prepare_table
+    from training.tables.train import lessons_of
+
+    if not bundle.pixelwise:
+        raise InputError(
+            "a table has no neighbours for this network to look at",
+            where=str(bundle.path),
+            found=bundle.architecture,
+            mend="explain it on the cube and labels of a training",
+        )
+    ready = prepare_table(config)
+    names = tuple(plane.name for plane in bundle.planes)
+    if tuple(plane.name for plane in ready.planes) != names:
+        raise InputError(
+            "table and bundle have other bands", where="samples", found=ready.table.bands, limit=names
+        )
+    options = config.options.model_copy(update={"split": ready.split})
+    return Material(lessons_of(ready.table, options, bundle.planes), names)
 
 
 def date_names(times: Any) -> tuple[str, ...]:
@@ -226,7 +256,8 @@ def _patch_px(bundle: Bundle, config: TrainConfig) -> int:
 def _draw(material: Material, asked: ExplainOptions) -> tuple[str, Examples]:
     """Draw from the part that was asked for, or the first that has something annotated."""
     n_classes, side = material.lessons.n_classes, material.patch_px
-    draw = DrawOptions(asked.per_class, side, side // 4, asked.seed)
+    per_class = asked.per_class or (48 if side == 1 else 8)
+    draw = DrawOptions(per_class, side, side // 4, asked.seed)
     names = _ORDER if asked.part is None else (asked.part,)
     for name in names:
         try:
