@@ -72,15 +72,9 @@ class Bundle:
         path: The folder.
         head: What the outputs mean.
         border: What lies beyond the input.
-<<<<<<< HEAD
         planes: What the network sees of each date, in its order; empty is filled in: the spec's bands.
         vector: Scale and shift of each class's logit, before the temperature.
         familiar: What is known of the features of the training, for the layer ``unfamiliar``.
-=======
-        vector: Scale and shift of each class's logit, before the temperature.
-        familiar: What is known of the features of the training, for the layer ``unfamiliar``.
-        planes: What the network sees of each date, in its order; empty is filled in: the spec's bands.
->>>>>>> part-F
         precision: What the network computes in.
         size_free: Whether windows of another size give the same answers but for their rims.
         name: Short name.
@@ -104,15 +98,9 @@ class Bundle:
     head: Classes | MultiLabel | Values = ONE_CLASS
     border: Border = "reflect"
     precision: Precision = "float32"
-<<<<<<< HEAD
     planes: tuple[Plane, ...] = ()
     vector: VectorScale | None = None
     familiar: FamiliarFields | None = None
-=======
-    vector: VectorScale | None = None
-    familiar: FamiliarFields | None = None
-    planes: tuple[Plane, ...] = ()
->>>>>>> part-F
     size_free: bool = field(default=False, compare=False)
     name: str = field(default="", compare=False)
     description: str = field(default="", compare=False)
@@ -187,19 +175,11 @@ class Bundle:
             "architecture": self.architecture,
             "config": self.config.model_dump(mode="json") if self.config else None,
         }
-<<<<<<< HEAD
         if self.planes != reflectance_planes(self.spec.bands):
             parts["planes"] = [plane.model_dump(mode="json") for plane in self.planes]
         for name in ("vector", "familiar"):  # bundles without them keep the digest that they had
             if (value := getattr(self, name)) is not None:
                 parts[name] = value.model_dump(mode="json")
-=======
-        for name in ("vector", "familiar"):  # bundles without them keep the digest that they had
-            if (value := getattr(self, name)) is not None:
-                parts[name] = value.model_dump(mode="json")
-        if self.planes != reflectance_planes(self.spec.bands):
-            parts["planes"] = [plane.model_dump(mode="json") for plane in self.planes]
->>>>>>> part-F
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def read_weights(self) -> bytes:
@@ -246,15 +226,9 @@ class BundleFields:
     head: Classes | MultiLabel | Values = ONE_CLASS
     border: Border = "reflect"
     precision: Precision = "float32"
-<<<<<<< HEAD
     planes: tuple[Plane, ...] = ()
     vector: VectorScale | None = None
     familiarity: Familiarity | None = None
-=======
-    vector: VectorScale | None = None
-    familiarity: Familiarity | None = None
-    planes: tuple[Plane, ...] = ()
->>>>>>> part-F
     size_free: bool | None = None
     description: str = ""
     licence: str = "other"
@@ -477,15 +451,9 @@ def _bundle(folder: Path, kind: Kind, fields: ManifestFields, about: dict[str, A
         head=fields.head,
         border=fields.lattice.border,
         precision=fields.precision,
-<<<<<<< HEAD
         planes=fields.planes or (),
         vector=fields.vector,
         familiar=fields.familiar,
-=======
-        vector=fields.vector,
-        familiar=fields.familiar,
-        planes=fields.planes or (),
->>>>>>> part-F
         size_free=fields.size_free,
         name=str(about.get("mlm:name", folder.name)),
         description=str(about.get("description", "")),

@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,7 +222,7 @@ def _decided_again(answers: Answers, after_NK: NDArray[np.float64]) -> NDArray[n
 
 def _familiarity(asker: Asker, lessons: Lessons) -> Familiarity:
     """Measure training features on drawn batches, held-out ones on every few windows of the validation part."""
-    with closing(lessons.batches()) as batches:
+    with closing(cast("Generator[Batch, None, None]", lessons.batches())) as batches:
         whole: Iterator[tuple[Batch, Inner]] = ((b, (slice(None), slice(None))) for b in batches)
         features_NF, truth_N = features_of(asker, whole, _FEATURE_ITEMS)
     held_out_NF, _ = features_of(asker, itertools.islice(lessons.part(VAL), 0, None, 4), _FEATURE_ITEMS)
