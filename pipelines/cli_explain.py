@@ -31,7 +31,8 @@ def explain(  # noqa: PLR0913  # typer reads the options from the signature
         str | None, typer.Option(help="test, val or train; default the first that is annotated.")
     ] = None,
     per_class: Annotated[
-        int | None, typer.Option(min=1, help="Examples of each class; default 48 pixels or series, 8 patches.")
+        int | None,
+        typer.Option(min=1, help="Examples of each class; default 48 pixels or series, 8 patches."),
     ] = None,
     checkpoints: Annotated[
         Path | None, typer.Option(help="Folder with weights of moments of the training.")

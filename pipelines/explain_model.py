@@ -118,8 +118,7 @@ def explain_model(
     """
     bundle = load_bundle(bundle_path)
     lens = Lens.of(bundle)  # before anything is read
-    tabled = isinstance(config, TableTrainConfig)
-    material = table_material(bundle, config) if tabled else cube_material(bundle, config)
+    material = _material(bundle, config)
     with threads(config.options.threads):
         return explain_on(bundle, lens, material, out, options, progress)
 
@@ -149,6 +148,12 @@ def explain_on(
             not_made[made.method] = made.why_not
     files += write_index(out, about, sheets, not_made)
     return Explained(about, tuple(sheets), not_made, tuple(files))
+
+
+def _material(bundle: Bundle, config: TrainConfig | TableTrainConfig) -> Material:
+    if isinstance(config, TableTrainConfig):
+        return table_material(bundle, config)
+    return cube_material(bundle, config)
 
 
 def cube_material(bundle: Bundle, config: TrainConfig) -> Material:

@@ -171,14 +171,21 @@ def _training(s: Subject, told: Told) -> list[Sheet]:
 def _activations(s: Subject, _: Told) -> list[Sheet]:
     if s.pixelwise:
         found = layer_strengths(s.lens, s.examples, len(s.legend.classes.names))
+        _require_layers(found.layers)
         return [strengths_sheet(found, s.legend)]
     some = s.examples[chosen_examples(s.examples)]
     maps = layer_maps(s.lens, some)
+    _require_layers(maps.layers)
     return [maps_sheet(maps, some, s.legend, kind) for kind in ("strength", "speaks")]
 
 
 def _confidence(s: Subject, _: Told) -> list[Sheet]:
     return [confidence_sheet(confidence(s.lens.answers(s.examples)), s.legend)]
+
+
+def _require_layers(layers: tuple[str, ...]) -> None:
+    if not layers:
+        raise _NotHereError("none of its layers answers for each example apart", where="activations")
 
 
 def _require_features(s: Subject, where: str) -> None:

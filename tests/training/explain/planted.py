@@ -43,7 +43,9 @@ def examples(
 ) -> Examples:
     """Make examples of standardised values, each patch of one value; NaN = no data."""
     n, dates, _ = values_NTC.shape
-    stored = np.where(np.isnan(values_NTC), 0, np.rint(np.nan_to_num(values_NTC) * STD + MEAN)).astype(np.uint16)
+    stored = np.where(np.isnan(values_NTC), 0, np.rint(np.nan_to_num(values_NTC) * STD + MEAN)).astype(
+        np.uint16
+    )
     x = np.broadcast_to(stored[..., None, None], (*stored.shape, side, side)).copy()
     target = np.full((n, side, side), IGNORE, np.uint8)
     target[:] = of[:, None, None]

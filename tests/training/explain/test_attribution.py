@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from engine.models.registry import build
-from tests.training.explain.planted import BANDS, DATES, NORMAL, Linear, examples, one_place, season, two_classes
+from tests.training.explain.planted import (
+    BANDS,
+    DATES,
+    NORMAL,
+    Linear,
+    examples,
+    one_place,
+    season,
+    two_classes,
+)
 from training.explain.attribution import gradients, integrated_gradients
 from training.explain.examples import Examples
 from training.explain.lens import Inputs, Lens, log_odds

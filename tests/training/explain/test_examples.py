@@ -54,7 +54,7 @@ def test_nothing_outside_what_counts_is_drawn_or_scored() -> None:
     found = draw_examples([(_window(target), INNER)], 2, DrawOptions(per_class=50, patch_px=8))
     for n in range(len(found)):
         ys, xs = np.nonzero(found.batch.target[n].numpy() != IGNORE)
-        y0, x0 = (np.array(found.batch.place[n]) - (100, 200)).tolist()
+        y0, x0 = (found.batch.place[n].numpy() - (100, 200)).tolist()
         assert (ys + y0).min() >= 4
         assert (xs + x0).min() >= 4
         assert (xs + x0).max() < 20
