@@ -37,7 +37,9 @@ from training.losses import IGNORE, WeightKind, class_weights, cross_entropy, di
 from training.metrics import Scores, confusion
 from training.options import TrainOptions
 from training.pixels import Streamed
+from training.rates import Rates
 from training.splits import TEST, VAL
+from training.transfer import bands_of, start_fields, started
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -156,7 +158,8 @@ def train(
     """
     lessons = CubeLessons.of(cube, labels, options)
     module = fresh_network(lessons, options, options.crop_px)
-    fitted = fit(module, lessons, options, progress)
+    lessons, rates = started(module, lessons, bands_of(cube), options)
+    fitted = fit(module, lessons, options, progress, rates)
     return TrainedModel(
         module=module.to("cpu"),
         options=options,
@@ -183,7 +186,8 @@ def fresh_network(lessons: Lessons, options: TrainOptions, patch_px: int = 1) ->
         InputError: If the configuration does not fit, or the patch does not divide by the network's poolings.
     """
     sizes = {"n_dates": lessons.n_dates, "n_bands": lessons.n_bands, "n_classes": lessons.n_classes}
-    fields = options.config | sizes
+    start = start_fields(options.transfer.start) if options.transfer else {}
+    fields = start | options.config | sizes
     multiple = check_config(options.architecture, fields).window_multiple
     if patch_px % multiple:
         raise InputError(
@@ -201,6 +205,7 @@ def fit(
     lessons: Lessons,
     options: TrainOptions,
     progress: Callable[[Progress], None] | None = None,
+    rates: Rates | None = None,
 ) -> Fitted:
     """Train a network in place and leave its best state in it, in evaluation mode, on the options' device.
 
@@ -209,21 +214,26 @@ def fit(
         lessons: What it learns from.
         options: How.
         progress: Called after every step, on this thread; an exception that it raises ends the training.
+        rates: Which parameters learn how fast, and when; None: all at ``options.learning_rate``.
     """
     with _threads(options.threads):
-        return _fit(module, lessons, options, progress or (lambda _: None))
+        return _fit(module, lessons, options, progress or (lambda _: None), rates)
 
 
 def _fit(
-    module: torch.nn.Module, lessons: Lessons, options: TrainOptions, progress: Callable[[Progress], None]
+    module: torch.nn.Module,
+    lessons: Lessons,
+    options: TrainOptions,
+    progress: Callable[[Progress], None],
+    rates: Rates | None,
 ) -> Fitted:
     module.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     learnt = _loss_of(lessons, options)
-    optimiser = torch.optim.AdamW(
-        module.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
-    )
+    groups = rates.groups(module) if rates else [{"params": module.parameters()}]
+    optimiser = torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
+    peaks = [group["lr"] for group in optimiser.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=options.learning_rate, total_steps=max(2, options.steps), pct_start=0.25
+        optimiser, max_lr=peaks, total_steps=max(2, options.steps), pct_start=0.25
     )
     checks = {round(options.steps * (i + 1) / options.checks) for i in range(options.checks)}
     days = takes_days(options.architecture)
@@ -234,6 +244,8 @@ def _fit(
         for step in range(1, options.steps + 1):
             batch = next(drawn).to(options.device)
             module.train()
+            if rates is not None:
+                rates.hold(module, step, options.steps)
             torch.manual_seed(options.seed * 1_000_003 + step)
             loss = learnt(call(module, batch, lessons.normalisation, days), batch)
             optimiser.zero_grad(set_to_none=True)

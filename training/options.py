@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from training.augment import AugmentOptions
 from training.losses import WeightKind
 from training.splits import Split
+from training.transfer import TransferOptions
 
 
 class TrainOptions(BaseModel):
@@ -36,6 +37,7 @@ class TrainOptions(BaseModel):
         device: ``cpu`` or ``cuda``.
         memory_bytes: What the cube's pixels may take; a larger cube is read block by block, once for many
             patches (`training.loader`). None: half of the memory that is free.
+        transfer: What the training starts from, in place of fresh weights; `learning_rate` then says nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,3 +60,4 @@ class TrainOptions(BaseModel):
     device: str = "cpu"
     memory_bytes: int | None = Field(default=None, ge=1)
     augment: AugmentOptions | None = None
+    transfer: TransferOptions | None = None

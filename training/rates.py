@@ -20,7 +20,7 @@ class Rates(Protocol):
         ...
 
     def hold(self, module: torch.nn.Module, step: int, steps: int) -> None:
-        """Freeze what does not learn yet in step `step` of 1..`steps`, and thaw the rest; `module` is in training mode."""
+        """Freeze what does not learn yet in step `step` of 1..`steps`; the module is in training mode."""
         ...
 
     def summary(self) -> Mapping[str, Any]:

@@ -72,6 +72,11 @@ class UNet(nn.Module):
         Raises:
             InputError: If dates, bands or the window do not fit the configuration.
         """
+        logits_BKHW: torch.Tensor = self.head(self.features(x_BTCHW, valid_BTHW))
+        return logits_BKHW
+
+    def features(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
+        """Return the last features before the head, (B, F, H, W) float32; arguments as of `forward`."""
         self._check(x_BTCHW)
         x_BFHW = self.stem(torch.cat([x_BTCHW.flatten(1, 2), valid_BTHW], dim=1))
         skips: list[torch.Tensor] = []
@@ -83,8 +88,7 @@ class UNet(nn.Module):
             reversed(self.raise_), reversed(self.up), reversed(skips), strict=True
         ):
             x_BFHW = level(raise_(x_BFHW, skip_BFHW))
-        logits_BKHW: torch.Tensor = self.head(x_BFHW)
-        return logits_BKHW
+        return x_BFHW
 
     def _check(self, x_BTCHW: torch.Tensor) -> None:
         _, dates, bands, height, width = x_BTCHW.shape
