@@ -432,7 +432,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=default, help="archive, cube and results")
     parser.add_argument("--only", nargs="+", choices=every(), help="some architectures; default all")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=25.0, help="of one core to train each")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of one core to train each")
     parser.add_argument("--steps", type=int, default=0, help="the same steps for all instead")
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--table", action="store_true", help="print the table and make nothing")

@@ -22,6 +22,7 @@ from pipelines.cli_run import app as run_app
 from pipelines.cli_submit import app as submit_app
 
 if TYPE_CHECKING:
+    from pipelines.table_config import TableTrainConfig
     from pipelines.train_model import TrainConfig
 
 EXIT_PARTIAL, EXIT_INTERRUPTED = 3, 5
@@ -256,8 +257,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for what --inspect writes.")] = Path("inspect"),
     as_json: Json = False,
 ) -> None:
-    """Train a network on the same cubes that are mapped, and write a bundle."""
+    """Train a network on the same cubes that are mapped, or on a table of series, and write a bundle."""
     from pipelines.console import steps_progress
+    from pipelines.table_config import load_table_config
     from pipelines.train_model import (
         check_training_labels,
         load_train_config,
@@ -268,6 +270,10 @@ def train(
         train_model,
     )
 
+    tabled = load_table_config(config, override)
+    if tabled is not None:
+        _train_table(tabled, check_labels or inspect, as_json)
+        return
     settings = load_train_config(config, override)
     if inspect:
         _inspect(settings, out, as_json)
@@ -287,6 +293,21 @@ def train(
         **score_lines(trained),
     }
     _print({**told, "looks": overlap_line(bundle)}, as_json)
+
+
+def _train_table(config: TableTrainConfig, only_look: bool, as_json: bool) -> None:
+    from pipelines.console import steps_progress
+    from pipelines.train_model import score_lines
+    from pipelines.train_table import prepare_table, table_split_path, train_on_table
+
+    ready = prepare_table(config)
+    if only_look:
+        _print(ready.lines() | {"classes": ready.table.counts()}, as_json)
+        return
+    with steps_progress("train", "batches") as show:
+        bundle, trained = train_on_table(config, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"), ready)
+    split = {"split file": table_split_path(config)}
+    _print({"bundle": bundle.path, **ready.lines(), **split, **score_lines(trained)}, as_json)
 
 
 def _inspect(settings: TrainConfig, out: Path, as_json: bool) -> None:

@@ -358,7 +358,7 @@ def time_window(bundle: Bundle, at_once: int, before_bytes: int | None = None) -
     n_dates = bundle.n_dates or SOME_DATES
     days = tuple(1 + 365 * n // n_dates for n in range(n_dates)) if bundle.takes_days else ()
     lane, side = Lane(bundle, days=days), bundle.lattice.window_px
-    values = simulated(n_dates, len(bundle.spec.bands), 64 if bundle.pixelwise else side, 0)
+    values = simulated(n_dates, len(bundle.planes), 64 if bundle.pixelwise else side, 0)
     windows = values.reshape(*values.shape[:2], ROWS, 1)[None] if bundle.pixelwise else values[None]
     batch = np.concatenate([windows] * lane.batch)
 

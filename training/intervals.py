@@ -121,4 +121,5 @@ def bootstrap(
     drawn = [figures(np.tensordot(times, sums_G, axes=1)) for times in times_RG]
     low, high = np.nanpercentile(np.array(drawn), [2.5, 97.5], axis=0)
     values = figures(sums_G.sum(axis=0))
-    return [Interval(*map(float, row), n) for row in zip(values, low, high, strict=True)]
+    rows = zip(values, low, high, strict=True)
+    return [Interval(float(value), float(a), float(b), n) for value, a, b in rows]

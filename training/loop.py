@@ -1,12 +1,12 @@
-"""Training, read top to bottom: lessons and a network become a trained model.
+"""The training loop, read top to bottom: a network learns its lessons, and its best state is kept.
 
 ::
 
-    lessons.batches ─► call ─► loss ─► backward ─► optimiser ─► schedule ─┐
-        ▲                                                                 │ at each check: score the
-        └─────────────────────────────── steps ◄──────────────────────────┘ validation part, keep the best
+    lessons.batches ─► call ─► loss ─► backward ─► clip ─► optimiser ─► schedule ─┐
+        ▲                                                                         │ at each check: score the
+        └─────────────────────────────────── steps ◄──────────────────────────────┘ validation part, keep the best
 
-Arrays are built as prediction builds them: the cube's uint16 values go through the same `prepare`.
+`training.learner` makes the steps, `training.checkpoints` keeps what is needed to go on.
 
 Shape suffixes: B batch, T date, C band, H row, W column, K class.
 """
@@ -14,30 +14,31 @@ Shape suffixes: B batch, T date, C band, H row, W column, K class.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from engine.inference.bundle import BundleFields
 from engine.models.normalise import Standard
-from engine.models.registry import build, check_config, takes_days
+from engine.models.registry import build, check_config
+from engine.runs.signals import Interrupts
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
+from engine.values.head import Classes, MultiLabel
 from engine.values.lattice import Lattice
 from engine.values.spec import CubeSpec
-from training.batch import Batch
-from training.lessons import CubeLessons, Lessons, call, statistics
-from training.losses import IGNORE, WeightKind, class_weights, cross_entropy, dice
-from training.metrics import Scores, confusion
+from training.checkpoints import CheckpointFile, digest_of
+from training.learner import Learner, Tuning, drawn_batches, make_learner
+from training.lessons import CubeLessons, Lessons, statistics
+from training.metrics import Scores
 from training.options import TrainOptions
 from training.pixels import Streamed
-from training.rates import Rates
+from training.scoring import Evaluation
 from training.splits import TEST, VAL
 from training.transfer import bands_of, start_fields, started
 
@@ -46,19 +47,31 @@ if TYPE_CHECKING:
 
     from training.labels import LabelRaster
 
-__all__ = ["Fitted", "Progress", "TrainOptions", "TrainedModel", "fit", "statistics", "train"]
+__all__ = [
+    "Fitted",
+    "Progress",
+    "TrainOptions",
+    "TrainedModel",
+    "fit",
+    "fresh_network",
+    "statistics",
+    "train",
+]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress callback hears after every batch.
+    """What a progress callback hears after every step.
 
     Attributes:
-        step: Batches done.
-        steps: Batches in all.
+        step: Steps done.
+        steps: Steps in all.
         loss: Mean loss since the last check.
-        seconds: Since the start.
+        seconds: Since the start; of a training that went on, of all its parts.
         val: Scores on the validation part, when this step checked it.
+        val_loss: Mean cross entropy there, likewise.
+        learning_rate: Of the first group of parameters, in this step.
+        gradient: Norm of the gradient before clipping.
     """
 
     step: int
@@ -66,6 +79,30 @@ class Progress:
     loss: float
     seconds: float
     val: Scores | None = None
+    val_loss: float | None = None
+    learning_rate: float = math.nan
+    gradient: float = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What `fit` did; the best state is in the module.
+
+    Attributes:
+        history: One row per check: step, loss, accuracy, mean IoU, mean F1, loss on the validation part, seconds.
+        best_step: Steps after which the kept state stood.
+        val: Its scores on the validation part, None without any.
+        test: Its scores on the test part, None without any.
+        steps: Steps made; fewer than asked for where it ended early.
+        begun_at: Steps that were found done in a checkpoint.
+    """
+
+    history: tuple[dict[str, float], ...]
+    best_step: int
+    val: Scores | None
+    test: Scores | None
+    steps: int = 0
+    begun_at: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,31 +144,15 @@ class TrainedModel:
             lattice=lattice,
             normalisation=self.normalisation,
             licence=licence,
+            head=MultiLabel() if self.options.several_labels else Classes(),
             training={
-                "options": self.options.model_dump(mode="json"),
+                "options": self.options.model_dump(mode="json", exclude={"checkpoint"}),
                 "pixels": self.pixels,
                 "val": self.val.as_json(names) if self.val else None,
                 "test": self.test.as_json(names) if self.test else None,
                 "history": list(self.history),
             },
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """What `fit` did; the best state is in the module.
-
-    Attributes:
-        history: One row per check: step, loss, accuracy, mean IoU, seconds.
-        best_step: Steps after which the kept state stood.
-        val: Its scores on the validation part, None without any.
-        test: Its scores on the test part, None without any.
-    """
-
-    history: tuple[dict[str, float], ...]
-    best_step: int
-    val: Scores | None
-    test: Scores | None
 
 
 def train(
@@ -158,8 +179,8 @@ def train(
     """
     lessons = CubeLessons.of(cube, labels, options)
     module = fresh_network(lessons, options, options.crop_px)
-    lessons, rates = started(module, lessons, bands_of(cube), options)
-    fitted = fit(module, lessons, options, progress, rates)
+    lessons, tuning = started(module, lessons, bands_of(cube), options)
+    fitted = fit(module, lessons, options, progress, tuning)
     return TrainedModel(
         module=module.to("cpu"),
         options=options,
@@ -205,109 +226,152 @@ def fit(
     lessons: Lessons,
     options: TrainOptions,
     progress: Callable[[Progress], None] | None = None,
-    rates: Rates | None = None,
+    tuning: Tuning | None = None,
 ) -> Fitted:
     """Train a network in place and leave its best state in it, in evaluation mode, on the options' device.
 
     Args:
         module: ``forward(x_BTCHW, valid_BTHW[, days_BT])``; days where ``options.architecture`` takes them.
         lessons: What it learns from.
-        options: How.
-        progress: Called after every step, on this thread; an exception that it raises ends the training.
-        rates: Which parameters learn how fast, and when; None: all at ``options.learning_rate``.
+        options: How. With ``options.checkpoint`` it goes on from what lies there; Ctrl-C, SIGTERM and SIGUSR1 then let
+            the step end and write it before they stop the training.
+        progress: Called after every step, on this thread, in the first of several processes; an exception that it
+            raises ends the training.
+        tuning: Groups of parameters and when they learn; None: all alike.
+
+    Raises:
+        InputError: If a loss does not fit the classes, or an early stop has no validation part to go by.
+        DataError: If the loss is no number any more, or a checkpoint cannot be read.
+        ConflictError: If the checkpoint is of another training.
+        KeyboardInterrupt: If a signal ended it.
     """
     with _threads(options.threads):
-        return _fit(module, lessons, options, progress or (lambda _: None), rates)
+        learner = make_learner(module, lessons, options, tuning)
+        state, file = _begin(learner, lessons)
+        if learner.group.first:
+            _run(learner, lessons, state, file, progress or (lambda _: None))
+        else:
+            _run(learner, lessons, state, None, lambda _: None)
+        if state.best_weights is not None:
+            module.load_state_dict(state.best_weights)
+        elif learner.average is not None:
+            module.load_state_dict(learner.average.module.state_dict())
+        found = [learner.score(lessons, part, module) for part in (VAL, TEST)]
+        module.eval()
+    val, test = (None if f is None else f.scores for f in found)
+    return Fitted(tuple(state.history), state.best_step or state.step, val, test, state.step, state.begun_at)
 
 
-def _fit(
-    module: torch.nn.Module,
+@dataclass
+class _State:
+    """How far a training is, beside weights, optimiser and schedule."""
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: float = -math.inf
+    best_step: int = 0
+    best_weights: dict[str, torch.Tensor] | None = None
+    stale: int = 0
+    begun_at: int = 0
+
+
+def _run(
+    learner: Learner,
     lessons: Lessons,
-    options: TrainOptions,
+    state: _State,
+    file: CheckpointFile | None,
     progress: Callable[[Progress], None],
-    rates: Rates | None,
-) -> Fitted:
-    module.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learnt = _loss_of(lessons, options)
-    groups = rates.groups(module) if rates else [{"params": module.parameters()}]
-    optimiser = torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
-    peaks = [group["lr"] for group in optimiser.param_groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=peaks, total_steps=max(2, options.steps), pct_start=0.25
-    )
+) -> None:
+    """Make the steps that are left."""
+    options = learner.options
     checks = {round(options.steps * (i + 1) / options.checks) for i in range(options.checks)}
-    days = takes_days(options.architecture)
-    history: list[dict[str, float]] = []
-    best, best_step, best_state, losses = -1.0, options.steps, None, []
-    start = time.perf_counter()
-    with closing(lessons.batches()) as drawn:  # type: ignore[type-var]  # it is a generator
-        for step in range(1, options.steps + 1):
-            batch = next(drawn).to(options.device)
-            module.train()
-            if rates is not None:
-                rates.hold(module, step, options.steps)
-            torch.manual_seed(options.seed * 1_000_003 + step)
-            loss = learnt(call(module, batch, lessons.normalisation, days), batch)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(module.parameters(), options.clip)
-            optimiser.step()
-            if step < options.steps:
-                schedule.step()
-            losses.append(float(loss.detach()))
-            val = evaluate(module, lessons, VAL, days) if step in checks else None
-            progress(Progress(step, options.steps, float(np.mean(losses)), time.perf_counter() - start, val))
-            if step in checks:
-                history.append(_row(step, losses, val, time.perf_counter() - start))
-                losses = []
-            if val is not None and val.mean_iou > best:
-                best, best_step, best_state = val.mean_iou, step, copy.deepcopy(module.state_dict())
-    if best_state is not None:
-        module.load_state_dict(best_state)
-    module.eval()
-    scores = [evaluate(module, lessons, part, days) for part in (VAL, TEST)]
-    return Fitted(tuple(history), best_step, scores[0], scores[1])
+    patience = math.inf if options.early_stop is None else options.early_stop.patience
+    start, written = time.perf_counter() - state.seconds, time.perf_counter()
+    skip = state.step * options.accumulate
+    with _signals(file) as signals, drawn_batches(lessons, skip, learner.group) as drawn:
+        while state.step < options.steps and state.stale <= patience:
+            rate = learner.optimiser.param_groups[0]["lr"]
+            loss, gradient = learner.step(drawn, state.step)
+            state.step += 1
+            state.losses.append(loss)
+            mean = math.fsum(state.losses) / len(state.losses)
+            found = None
+            if state.step in checks:
+                found = _check(learner, lessons, state, time.perf_counter() - start)
+                if file is not None:
+                    file.keep(state.step, learner.scored)
+            state.seconds = time.perf_counter() - start
+            val, val_loss = (found.scores, found.loss) if found else (None, None)
+            progress(Progress(state.step, options.steps, mean, state.seconds, val, val_loss, rate, gradient))
+            asked = signals is not None and signals.asked
+            if file is not None and (asked or time.perf_counter() - written >= file.options.every_s):
+                file.write({"state": vars(state), **learner.state()})
+                written = time.perf_counter()
+            if asked:
+                raise KeyboardInterrupt
+        if file is not None and state.step > state.begun_at:
+            file.write({"state": vars(state), **learner.state()})
 
 
-@torch.inference_mode()
-def evaluate(module: torch.nn.Module, lessons: Lessons, part: int, days: bool) -> Scores | None:
-    """Score a part; None when it holds nothing annotated. Leaves the module in evaluation mode."""
-    module.eval()
-    device = next(module.parameters()).device
-    matrix_KK = np.zeros((lessons.n_classes, lessons.n_classes), np.int64)
-    for batch, inner in lessons.part(part):
-        logits_BKHW = call(module, batch.to(device), lessons.normalisation, days)[(..., *inner)]
-        predicted_BHW = logits_BKHW.argmax(dim=1).cpu().numpy()
-        truth_BHW = batch.target[(..., *inner)].numpy()
-        matrix_KK += confusion(truth_BHW, predicted_BHW, lessons.n_classes)
-    return Scores.of(matrix_KK) if matrix_KK.any() else None
+def _check(learner: Learner, lessons: Lessons, state: _State, seconds: float) -> Evaluation | None:
+    """Score the validation part, remember the state if it is the best, and start a new row of the history."""
+    options = learner.options
+    found = learner.score(lessons, VAL, learner.scored)
+    row = {
+        "step": state.step,
+        "loss": round(math.fsum(state.losses) / len(state.losses), 5),
+        "seconds": round(seconds, 2),
+    }
+    state.losses = []
+    if found is not None:
+        s = found.scores
+        row |= {"accuracy": s.accuracy, "mean_iou": s.mean_iou, "mean_f1": s.mean_f1, "val_loss": found.loss}
+        score = found.by(options.best_by)
+        least = 0.0 if options.early_stop is None else options.early_stop.least
+        better = score > state.best + least or state.best_weights is None
+        state.stale = 0 if better else state.stale + 1
+        if score > state.best or state.best_weights is None:
+            state.best, state.best_step = score, state.step
+            state.best_weights = copy.deepcopy(learner.scored.state_dict())
+        learner.schedule.checked(better)
+    elif options.early_stop is not None:
+        raise InputError(
+            "an early stop needs a validation part",
+            where="options.early_stop",
+            mend="give options.split a share for validation, or leave early_stop out",
+        )
+    state.history.append(row)
+    return found
 
 
-def _loss_of(lessons: Lessons, options: TrainOptions) -> Callable[[torch.Tensor, Batch], torch.Tensor]:
-    weights_K = _loss_weights(lessons.counts, options)
-
-    def loss(logits_BKHW: torch.Tensor, batch: Batch) -> torch.Tensor:
-        target_BHW = batch.target.to(torch.int64)
-        weight_BHW = batch.weight if bool((batch.weight[target_BHW != IGNORE] != 1).any()) else None
-        found = cross_entropy(logits_BKHW, target_BHW, weights_K, weight_BHW)
-        if options.dice:
-            found = (1 - options.dice) * found + options.dice * dice(logits_BKHW, target_BHW, weight_BHW)
-        return found
-
-    return loss
-
-
-def _loss_weights(counts_K: NDArray[np.int64], options: TrainOptions) -> torch.Tensor | None:
-    asked = options.weigh_classes
-    if not asked:
-        return None
-    kind: WeightKind = "root" if asked is True else asked
-    return torch.from_numpy(class_weights(counts_K, kind)).to(options.device)
+def _begin(learner: Learner, lessons: Lessons) -> tuple[_State, CheckpointFile | None]:
+    """Begin anew, or where a checkpoint stands."""
+    asked = learner.options.checkpoint
+    if asked is None:
+        return _State(), None
+    rank = learner.group.rank
+    with drawn_batches(lessons, 0, learner.group) as drawn:
+        digest = digest_of(learner.options, learner.module, next(drawn), rank.count)
+    file = CheckpointFile(asked, digest)
+    saved = file.read(learner.group.device)
+    if saved is None:
+        if learner.group.first:
+            file.keep(0, learner.module)
+        return _State(), file
+    learner.go_to(saved)
+    return _State(**(saved["state"] | {"begun_at": saved["state"]["step"]})), file
 
 
-def _row(step: int, losses: list[float], val: Scores | None, seconds: float) -> dict[str, float]:
-    row = {"step": step, "loss": round(float(np.mean(losses)), 5), "seconds": round(seconds, 2)}
-    return row | ({"accuracy": val.accuracy, "mean_iou": val.mean_iou} if val else {})
+@contextmanager
+def _signals(file: CheckpointFile | None) -> Iterator[Interrupts | None]:
+    """Hear signals where there is something to write before one stops the training."""
+    if file is None:
+        yield None
+        return
+    with Interrupts() as signals:
+        yield signals
 
 
 @contextmanager

@@ -59,12 +59,36 @@ class Scores:
         >>> Scores.of(np.array([[3, 1], [0, 4]])).accuracy
         0.875
         """
-        hit = np.diag(matrix_KK).astype(np.float64)
-        truth, predicted = matrix_KK.sum(axis=1), matrix_KK.sum(axis=0)
+        hit = np.diag(matrix_KK)
+        return cls._counted(
+            hit, matrix_KK.sum(axis=1), matrix_KK.sum(axis=0), float(_ratio(hit.sum(), matrix_KK.sum()))
+        )
+
+    @classmethod
+    def of_several(cls, counts_K22: NDArray[np.int64]) -> Scores:
+        """Compute scores where an item may have several classes; accuracy is the share of right answers.
+
+        Args:
+            counts_K22: For each class the confusion of no and yes, truth by prediction.
+
+        >>> Scores.of_several(np.array([[[3, 1], [0, 4]]])).iou
+        (0.8,)
+        """
+        hit, truth, predicted = (
+            counts_K22[:, 1, 1],
+            counts_K22[:, 1].sum(axis=1),
+            counts_K22[:, :, 1].sum(axis=1),
+        )
+        right = hit.sum() + counts_K22[:, 0, 0].sum()
+        return cls._counted(hit, truth, predicted, float(_ratio(right, counts_K22.sum())))
+
+    @classmethod
+    def _counted(cls, hit: Any, truth: Any, predicted: Any, accuracy: float) -> Scores:
+        hit = hit.astype(np.float64)
         iou, f1 = _ratio(hit, truth + predicted - hit), _ratio(2 * hit, truth + predicted)
         there = truth > 0
         return cls(
-            accuracy=float(_ratio(hit.sum(), matrix_KK.sum())),
+            accuracy=accuracy,
             mean_iou=float(iou[there].mean()) if there.any() else float("nan"),
             mean_f1=float(f1[there].mean()) if there.any() else float("nan"),
             iou=tuple(iou.tolist()),

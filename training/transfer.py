@@ -69,88 +69,90 @@ class Started:
 
     Attributes:
         normalisation: Of the network's input.
-        rates: For `training.loop.fit`.
+        tuning: For `training.loop.fit`.
     """
 
     normalisation: Standard
-    rates: TransferRates
+    tuning: BodyAndHead
 
 
-class TransferRates:
-    """`training.rates.Rates` of a body and a head.
+class BodyAndHead:
+    """A body and a head that learn at their own rates, the body stage by stage: a `training.learner.Tuning`.
 
     Args:
         stages: Names of the body's parameters, the stage nearest the output first.
         options: Rates and times.
+        steps: Of the training.
     """
 
-    def __init__(self, stages: Sequence[Sequence[str]], options: TransferOptions) -> None:
+    def __init__(self, stages: Sequence[Sequence[str]], options: TransferOptions, steps: int) -> None:
         self.stages = tuple(tuple(stage) for stage in stages)
-        self.options = options
+        self.options, self.steps = options, steps
 
     def groups(self, module: torch.nn.Module) -> list[dict[str, Any]]:
-        """Return the body at its rate, and all else at the head's."""
+        """Return the body at its rate, and all else at the head's; a group without parameters is left out."""
         body = {name for stage in self.stages for name in stage}
         named = dict(module.named_parameters())
-        return [
+        groups = [
             {"params": [p for name, p in named.items() if name in body], "lr": self.options.body_rate},
             {"params": [p for name, p in named.items() if name not in body], "lr": self.options.head_rate},
         ]
+        return [group for group in groups if group["params"]]
 
-    def hold(self, module: torch.nn.Module, step: int, steps: int) -> None:
+    def before(self, step: int, module: torch.nn.Module) -> bool:
         """Freeze the stages that have not thawed before this step, batch norms' running statistics included."""
-        frozen = {name for stage in self.stages[self.thawed(step, steps) :] for name in stage}
+        frozen = {name for stage in self.stages[self.thawed(step) :] for name in stage}
+        changed = False
         for name, parameter in module.named_parameters():
+            changed |= parameter.requires_grad != (name not in frozen)
             parameter.requires_grad_(name not in frozen)
         for prefix, part in module.named_modules():
             own = {f"{prefix}.{name}".lstrip(".") for name, _ in part.named_parameters(recurse=False)}
             if own and own <= frozen:
                 part.eval()
+        return changed
 
-    def thawed(self, step: int, steps: int) -> int:
-        """Return how many stages learn in a step of 1..steps.
+    def thawed(self, step: int) -> int:
+        """Return how many stages learn in a step, from 1.
 
-        >>> rates = TransferRates([["c"], ["b"], ["a"]], TransferOptions(start="b", thaw=0.6))
-        >>> [rates.thawed(step, 10) for step in range(1, 11)]
+        >>> tuning = BodyAndHead([["c"], ["b"], ["a"]], TransferOptions(start="b", thaw=0.6), steps=10)
+        >>> [tuning.thawed(step) for step in range(1, 11)]
         [0, 0, 1, 1, 2, 2, 3, 3, 3, 3]
         """
-        thaw = self.options.thaw
+        thaw, count = self.options.thaw, len(self.stages)
         if thaw is None:
             return 0
         if thaw == 0:
-            return len(self.stages)
-        return min(len(self.stages), int((step - 1) / (thaw * steps) * len(self.stages) + 1e-9))
-
-    def summary(self) -> Mapping[str, Any]:
-        """Return where it started from and how, for the bundle."""
-        return {**self.options.model_dump(mode="json"), "body": sum(map(len, self.stages))}
+            return count
+        return min(count, int((step - 1) / (thaw * self.steps) * count + 1e-9))
 
 
 def begin(
-    module: torch.nn.Module, architecture: str, names: Names, own: Standard, options: TransferOptions
+    module: torch.nn.Module, names: Names, own: Standard, training: TrainOptions, options: TransferOptions
 ) -> Started:
     """Fill a fresh network with what its start has learnt.
 
     Args:
         module: Of the registry, with fresh weights; filled in place.
-        architecture: Its name.
         names: Of its bands and classes.
         own: Normalisation measured on the training part.
+        training: Tells its architecture and the number of steps.
         options: Where from and how fast.
 
     Raises:
         InputError: If the start cannot be read or does not fit the network.
         TrustError: If the start could run code; it was not opened.
     """
-    new = Network(architecture, module, names)
+    new = Network(training.architecture, module, names)
     normalisation, body = (_from_bundle if Path(options.start).is_dir() else _from_file)(new, own, options)
     used = [name for name in _by_use(new) if name in body]
-    return Started(normalisation, TransferRates(_cut(used[::-1], options.stages), options))
+    tuning = BodyAndHead(_cut(used[::-1], options.stages), options, training.steps)
+    return Started(normalisation, tuning)
 
 
 def started(
     module: torch.nn.Module, lessons: AnyLessons, bands: Sequence[str], options: TrainOptions
-) -> tuple[AnyLessons, TransferRates | None]:
+) -> tuple[AnyLessons, BodyAndHead | None]:
     """Let a training begin where its options say; without a start nothing changes.
 
     Args:
@@ -160,7 +162,7 @@ def started(
         options: Tell architecture and start.
 
     Returns:
-        The lessons, normalised as the start was, and the rates for `training.loop.fit`.
+        The lessons, normalised as the start was, and the tuning for `training.loop.fit`.
 
     Raises:
         InputError: As `begin`.
@@ -168,9 +170,9 @@ def started(
     if options.transfer is None:
         return lessons, None
     names = Names(tuple(bands), tuple(lessons.classes.names))
-    begun = begin(module, options.architecture, names, lessons.normalisation, options.transfer)
+    begun = begin(module, names, lessons.normalisation, options, options.transfer)
     renewed: AnyLessons = replace(cast(Any, lessons), normalisation=begun.normalisation)
-    return renewed, begun.rates
+    return renewed, begun.tuning
 
 
 def bands_of(cube: xr.Dataset) -> tuple[str, ...]:

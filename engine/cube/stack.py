@@ -13,6 +13,7 @@ from engine.cube.composites import Evidence, red_and_nir
 from engine.cube.hiding import hidden
 from engine.cube.plan import CubePlan, Step, touches
 from engine.cube.scene import read_group
+from engine.values.errors import InputError
 from engine.values.grid import Box
 from engine.values.recipe import BestPixel
 from engine.values.spec import CubeSpec
@@ -21,11 +22,19 @@ Group = tuple[ItemRecord, ...]
 
 
 def require_bands(spec: CubeSpec) -> None:
-    """Refuse a cube without the bands that its reducer compares.
+    """Refuse a cube without bands, or without those that its reducer compares.
 
     Raises:
-        InputError: If ``max_ndvi`` has no red or no near infrared.
+        InputError: If there are none, or ``max_ndvi`` has no red or no near infrared.
     """
+    if not spec.bands:
+        raise InputError(
+            "a cube of scenes needs bands",
+            where="cube.bands",
+            found="none",
+            limit="one at least",
+            mend="name them, e.g. bands: [B02, B03, B04, B08]",
+        )
     if spec.reducer == "max_ndvi":
         red_and_nir(_positions(spec.bands))
 

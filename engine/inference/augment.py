@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.inference.mean import totals
+from engine.inference.unfamiliar import FamiliarLane
 from engine.values.errors import InputError
 from engine.values.head import Augment, Classes, Extra, MultiLabel, Values
 
@@ -40,7 +41,13 @@ def views_of(bundle: Bundle, augment: Augment) -> tuple[View, ...]:
 
 
 def augmented_lane(
-    bundle: Bundle, device: str, days: tuple[int, ...], augment: Augment, *, disagreement: bool = False
+    bundle: Bundle,
+    device: str,
+    days: tuple[int, ...],
+    augment: Augment,
+    *,
+    disagreement: bool = False,
+    unfamiliar: bool = False,
 ) -> Any:
     """Return this process's lane of a bundle, or one that turns the windows for it.
 
@@ -50,11 +57,13 @@ def augmented_lane(
         days: Running day of each date, for networks that take it.
         augment: The views.
         disagreement: Whether to give that of the views as one output more.
+        unfamiliar: Whether to give how unfamiliar pixels are as the last output.
     """
     from engine.inference.lane import lane_for
 
-    lane, views = lane_for(bundle, device, days), views_of(bundle, augment)
-    return lane if len(views) == 1 else TurningLane(lane, views, bundle.head, disagreement=disagreement)
+    plain, views = lane_for(bundle, device, days), views_of(bundle, augment)
+    lane = plain if len(views) == 1 else TurningLane(plain, views, bundle.head, disagreement=disagreement)
+    return FamiliarLane(lane, plain) if unfamiliar else lane
 
 
 class TurningLane:

@@ -37,6 +37,7 @@ from engine.inference.sharing import share
 from engine.values.errors import InputError
 from engine.values.grid import Box
 from engine.values.lattice import Lattice
+from engine.values.planes import Group
 
 ROWS = 4096
 """Pixels of one evaluation of a pixel-wise network; the last ones are filled up with zeros."""
@@ -62,6 +63,7 @@ class Frame:
         factor: Input pixels per output pixel, along each axis; `outer`, `core` and the lattice are whole
             multiples of it.
         wanted: (y, x) bool over the core's output pixels, those that are asked for; None: all of them.
+        groups: Group of each plane of the input (`engine.values.planes`); None: all are optical.
 
     Raises:
         InputError: If a box or the lattice is no multiple of the factor, or the mask is not of the core.
@@ -73,6 +75,7 @@ class Frame:
     border: Border = "reflect"
     factor: int = 1
     wanted: NDArray[np.bool_] | None = field(default=None, compare=False)
+    groups: tuple[Group, ...] | None = None
 
     def __post_init__(self) -> None:
         sides = {"window": self.lattice.window_px, "overlap": self.lattice.overlap_px}
@@ -106,7 +109,7 @@ class Frame:
         if self.factor == 1:
             return self
         outer, core = self.output_box(self.outer), self.output_box(self.core)
-        return Frame(outer, core, self.lattice.coarser(self.factor), self.border, 1, self.wanted)
+        return Frame(outer, core, self.lattice.coarser(self.factor), self.border, 1, self.wanted, self.groups)
 
     def output_box(self, box: Box) -> Box:
         """Return the output pixels of a box whose sides are multiples of the factor."""
@@ -198,18 +201,34 @@ class Frame:
 _EDGES = ("y0", "x0", "y1", "x1")
 
 
-def valid_pixels(values: NDArray[np.uint16], factor: int = 1) -> NDArray[np.bool_]:
+def valid_pixels(
+    values: NDArray[np.uint16], factor: int = 1, groups: tuple[Group, ...] | None = None
+) -> NDArray[np.bool_]:
     """Tell where at least one date has all bands, (T, C, y, x) uint16 with 0 = no data -> (y, x) bool.
 
-    With a factor: where any of its ``factor x factor`` pixels does, per output pixel.
+    With groups: where a date has all of its optical or all of its radar planes (of layers alone: any). With a
+    factor: where any of its ``factor x factor`` pixels does, per output pixel.
     """
     valid = np.zeros(values.shape[-2:], np.bool_)
-    for date in values:
-        valid[date.all(axis=0)] = True
+    for planes in _counting(groups):
+        for date in values:
+            valid[date[planes].all(axis=0)] = True
     if factor == 1:
         return valid
     height, width = values.shape[2] // factor, values.shape[3] // factor
     return np.asarray(valid.reshape(height, factor, width, factor).any(axis=(1, 3)), np.bool_)
+
+
+def _counting(groups: tuple[Group, ...] | None) -> list[Any]:
+    """Return the sets of planes each of which makes a date count.
+
+    >>> _counting(("optical", "radar", "optical", "static")), _counting(("static", "static"))
+    ([[0, 2], [1]], [[0], [1]])
+    """
+    if groups is None:
+        return [slice(None)]
+    sets = [[i for i, g in enumerate(groups) if g == name] for name in ("optical", "radar")]
+    return [planes for planes in sets if planes] or [[i] for i in range(len(groups))]
 
 
 def window_sums(
@@ -231,7 +250,7 @@ def window_sums(
     run, batch, n_outputs = lane
     small, place = frame.small, frame.output_box(extent)
     sums = np.zeros((n_outputs + 1, *place.shape_yx), np.int32)
-    asked = frame.asked(valid_pixels(values, frame.factor), extent)
+    asked = frame.asked(valid_pixels(values, frame.factor, frame.groups), extent)
     own = frame.output_box(block).slices_in(place)
     sums[n_outputs][own] = asked[own]
     if frame.lattice.window_px == 1:

@@ -96,7 +96,7 @@ def predict_mean(values: da.Array, voices: Sequence[Voice], layers: Layers) -> d
     """
     merged = _in_blocks(values, [v.frame for v in voices])
     answers = []
-    n_outputs = len(layers.labels)
+    n_outputs = len(layers.labels) + ("unfamiliar" in layers.extras)
     for voice in voices:
         sums = _lazy_sums(merged, voice.frame, voice.lane_for, n_outputs, voice.bands)
         answers.append(_gather(sums, voice.frame, merged.chunks[2:], shares, (n_outputs + 1, np.uint16)))
@@ -124,6 +124,9 @@ def _decide_together(
     parts = np.stack([answer[list(order)] for answer, order in zip(answers, orders, strict=True)])
     everywhere = np.all([answer[-1] for answer in answers], axis=0)
     sums = totals(parts, weights, layers.head, disagreement="disagreement" in layers.extras)
+    if "unfamiliar" in layers.extras:
+        strange_MYX = np.stack([answer[-2].astype(np.int32) for answer in answers])
+        sums = np.concatenate([sums, np.tensordot(np.array(weights, np.int32), strange_MYX, axes=1)[None]])
     weight_sums = np.full(everywhere.shape, sum(weights), np.int32)
     return decide(np.concatenate([sums, everywhere[None].astype(np.int32)]), weight_sums, layers)
 

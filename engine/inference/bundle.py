@@ -11,11 +11,12 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from engine.inference.blend import Border, Frame
 from engine.inference.contradictions import refuse_contradictions
 from engine.inference.decide import Layers
+from engine.inference.formats import Kind, kind_of, refuse_code
 from engine.inference.manifest import (
     FORMAT,
     MANIFEST,
@@ -30,39 +31,24 @@ from engine.inference.manifest import (
     to_item,
     weights_name,
 )
+from engine.inference.unfamiliar import Familiarity, write_familiarity
 from engine.models.configs import NetworkConfig
 from engine.models.normalise import LogSigmoid, Standard
 from engine.models.registry import check_config, size_free, takes_days
+from engine.values.calibration import FamiliarFields, VectorScale
 from engine.values.classes import ClassScheme
-from engine.values.errors import DataError, InputError, TrustError
+from engine.values.errors import DataError, InputError
 from engine.values.grid import Box
 from engine.values.head import ONE_CLASS, Classes, Extra, MultiLabel, Values
 from engine.values.lattice import Lattice
 from engine.values.masking import refuse_functions
+from engine.values.planes import Plane, groups_of, reflectance_planes
 from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-
-Kind = Literal["safetensors", "onnx", "pt2"]
-
-_KINDS: dict[str, Kind] = {".safetensors": "safetensors", ".onnx": "onnx"}
-_ON_TRUST: dict[str, Kind] = {".pt2": "pt2"}
-_MAY_RUN_CODE = (
-    ".pt",
-    ".pt2",
-    ".pth",
-    ".pkl",
-    ".pickle",
-    ".ckpt",
-    ".bin",
-    ".joblib",
-    ".h5",
-    ".keras",
-    ".npy",
-)
 
 
 @dataclass(frozen=True)
@@ -76,7 +62,7 @@ class Bundle:
         n_dates: Dates of such a cube; None: any number.
         classes: Names of the outputs, in their order.
         lattice: Windows, overlap and blending.
-        normalisation: From uint16 reflectance to the network's input.
+        normalisation: From the planes' uint16 to the network's input.
         temperature: Divides the logits before the softmax.
         layout: Order of the input, kind of the output.
         kind: Format of the weights.
@@ -86,6 +72,9 @@ class Bundle:
         path: The folder.
         head: What the outputs mean.
         border: What lies beyond the input.
+        planes: What the network sees of each date, in its order; empty is filled in: the spec's bands.
+        vector: Scale and shift of each class's logit, before the temperature.
+        familiar: What is known of the features of the training, for the layer ``unfamiliar``.
         precision: What the network computes in.
         size_free: Whether windows of another size give the same answers but for their rims.
         name: Short name.
@@ -109,11 +98,18 @@ class Bundle:
     head: Classes | MultiLabel | Values = ONE_CLASS
     border: Border = "reflect"
     precision: Precision = "float32"
+    planes: tuple[Plane, ...] = ()
+    vector: VectorScale | None = None
+    familiar: FamiliarFields | None = None
     size_free: bool = field(default=False, compare=False)
     name: str = field(default="", compare=False)
     description: str = field(default="", compare=False)
     licence: str = field(default="other", compare=False)
     training: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.planes:
+            object.__setattr__(self, "planes", reflectance_planes(self.spec.bands))
 
     @property
     def weights_path(self) -> Path:
@@ -137,7 +133,8 @@ class Bundle:
 
     def frame(self, outer: Box, core: Box, wanted: NDArray[np.bool_] | None = None) -> Frame:
         """Say what is known and what is wanted, for this model."""
-        return Frame(outer, core, self.lattice, self.border, self.layout.stride, wanted)
+        groups = groups_of(self.planes)
+        return Frame(outer, core, self.lattice, self.border, self.layout.stride, wanted, groups)
 
     def layers(self, extras: tuple[Extra, ...] = ()) -> Layers:
         """Return the layers of this model's maps."""
@@ -178,6 +175,11 @@ class Bundle:
             "architecture": self.architecture,
             "config": self.config.model_dump(mode="json") if self.config else None,
         }
+        if self.planes != reflectance_planes(self.spec.bands):
+            parts["planes"] = [plane.model_dump(mode="json") for plane in self.planes]
+        for name in ("vector", "familiar"):  # bundles without them keep the digest that they had
+            if (value := getattr(self, name)) is not None:
+                parts[name] = value.model_dump(mode="json")
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def read_weights(self) -> bytes:
@@ -224,6 +226,9 @@ class BundleFields:
     head: Classes | MultiLabel | Values = ONE_CLASS
     border: Border = "reflect"
     precision: Precision = "float32"
+    planes: tuple[Plane, ...] = ()
+    vector: VectorScale | None = None
+    familiarity: Familiarity | None = None
     size_free: bool | None = None
     description: str = ""
     licence: str = "other"
@@ -245,12 +250,12 @@ def load_bundle(path: str | Path, *, trust_model: bool = False) -> Bundle:
         DataError: If the weights are missing or are not those that the manifest names.
     """
     folder = Path(path)
-    _refuse_code(folder)
+    refuse_code(folder)
     manifest = folder / MANIFEST
     item = read_item(manifest)
     if MEMBERS in item["properties"]:
         raise InputError("an ensemble where a bundle is wanted", where=str(manifest), mend="see load_model")
-    kind = _kind_of(folder / weights_name(item, manifest), trust_model=trust_model)
+    kind = kind_of(folder / weights_name(item, manifest), trust_model=trust_model)
     fields = read_fields(item, manifest)
     bundle = _bundle(folder, kind, fields, item["properties"])
     if not trust_model:
@@ -289,7 +294,8 @@ def save_bundle(
         update={"n_parameters": sum(p.numel() for p in module.parameters())}
     )
     model = {"layout": Layout(), "architecture": architecture, "config": config.model_dump(mode="json")}
-    return _write(Path(folder), "safetensors", save(state), _manifest_fields(fields, model), about)
+    manifest, known = _manifest_fields(fields, model), fields.familiarity
+    return _write(Path(folder), "safetensors", save(state), manifest, about, known)
 
 
 def create_onnx_bundle(
@@ -369,7 +375,7 @@ def _about(
 
 def _read(path: Path, kind: Kind, *, trust_model: bool = False) -> bytes:
     """Read a weights file without interpreting it, once its name says that this is safe or trusted."""
-    if _kind_of(path, trust_model=trust_model) != kind:
+    if kind_of(path, trust_model=trust_model) != kind:
         raise InputError("weights of another format", where=str(path), limit=f"*.{kind}")
     try:
         return path.read_bytes()
@@ -395,21 +401,32 @@ def _manifest_fields(fields: BundleFields, model: dict[str, Any]) -> ManifestFie
         ),
         size_free=known if fields.size_free is None else fields.size_free,
         precision=fields.precision,
+        planes=fields.planes or None,
         normalisation=fields.normalisation,
         temperature=fields.temperature,
+        vector=fields.vector,
+        familiar=fields.familiarity.fields() if fields.familiarity else None,
         training=fields.training,
         weights_sha256="0" * 64,
         **model,
     )
 
 
-def _write(folder: Path, kind: Kind, content: bytes, fields: ManifestFields, about: Description) -> Bundle:
+def _write(
+    folder: Path,
+    kind: Kind,
+    content: bytes,
+    fields: ManifestFields,
+    about: Description,
+    familiarity: Familiarity | None = None,
+) -> Bundle:
     """Write weights, then the manifest by rename: a folder never holds a manifest without its weights."""
     fields = fields.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
     item = to_item(fields, about, f"model.{kind}", len(content))
     refuse_contradictions(_bundle(folder, kind, fields, item["properties"]))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"model.{kind}").write_bytes(content)
+    write_familiarity(folder, familiarity)
     draft = folder / f"{MANIFEST}.part"
     draft.write_text(json.dumps(item, indent=2, ensure_ascii=False) + "\n")
     draft.replace(folder / MANIFEST)
@@ -434,43 +451,12 @@ def _bundle(folder: Path, kind: Kind, fields: ManifestFields, about: dict[str, A
         head=fields.head,
         border=fields.lattice.border,
         precision=fields.precision,
+        planes=fields.planes or (),
+        vector=fields.vector,
+        familiar=fields.familiar,
         size_free=fields.size_free,
         name=str(about.get("mlm:name", folder.name)),
         description=str(about.get("description", "")),
         licence=str(about.get("license", "other")),
         training=fields.training,
     )
-
-
-def _kind_of(path: Path, *, trust_model: bool = False) -> Kind:
-    """Tell the format from the name; opens nothing."""
-    suffix = path.suffix.lower()
-    if suffix in _ON_TRUST and not trust_model:
-        raise TrustError(
-            "a graph of torch.export may run code when it is opened, so it was not",
-            where=str(path),
-            found=suffix,
-            limit=", ".join(_KINDS),
-            mend="if you trust whoever made it: --trust-model, or load_bundle(path, trust_model=True)",
-        )
-    known = _KINDS | _ON_TRUST
-    if suffix not in known:
-        raise TrustError(
-            "weights in this format may run code when they are opened, so they were not",
-            where=str(path),
-            found=path.suffix or "no suffix",
-            limit=", ".join(known),
-            mend="convert them where you trust them: safetensors.torch.save_file(state_dict) or ONNX export",
-        )
-    return known[suffix]
-
-
-def _refuse_code(path: Path) -> None:
-    """Refuse a weights file that was given in place of a folder, or that lies alone in one."""
-    if path.is_file():
-        _kind_of(path)
-        raise InputError("a bundle is a folder", where=str(path), mend="give the folder with manifest.json")
-    if path.is_dir() and not (path / MANIFEST).exists():
-        for file in sorted(path.iterdir()):
-            if file.suffix.lower() in _MAY_RUN_CODE:
-                _kind_of(file)

@@ -108,7 +108,7 @@ def drawn_windows(bundle: Bundle, seed: int = 0) -> NDArray[np.uint16]:
     """
     rng = np.random.default_rng(seed)
     height, width = (ROWS, 1) if bundle.pixelwise else (bundle.lattice.window_px,) * 2
-    shape = (1 if bundle.pixelwise else _WINDOWS, bundle.n_dates or _ANY_DATES, len(bundle.spec.bands))
+    shape = (1 if bundle.pixelwise else _WINDOWS, bundle.n_dates or _ANY_DATES, len(bundle.planes))
     rows, cols = np.arange(height)[:, None], np.arange(width)[None, :]
     level, across, along = (rng.uniform(0.5, 4.0, (*shape, 1, 1)) for _ in range(3))
     smooth = 1500 + 400 * level + 500 * np.sin(rows * across / 40) * np.cos(cols * along / 40)

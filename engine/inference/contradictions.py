@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from engine.values.errors import InputError
 from engine.values.grid import Box
+from engine.values.planes import groups_of
 
 if TYPE_CHECKING:
     from engine.inference.bundle import Bundle
@@ -17,7 +18,7 @@ def refuse_contradictions(bundle: Bundle) -> None:
     Raises:
         InputError: With the field, what it holds and what it would have to hold.
     """
-    n_bands = len(bundle.spec.bands)
+    n_bands = len(bundle.planes)
     if bundle.normalisation.n_bands != n_bands:
         raise InputError(
             "normalisation and cube differ in their bands",
@@ -25,6 +26,7 @@ def refuse_contradictions(bundle: Bundle) -> None:
             found=bundle.normalisation.n_bands,
             limit=n_bands,
         )
+    _check_groups(bundle)
     if (bundle.layout.order == "BTCHW") != (bundle.kind == "safetensors"):
         raise InputError(
             "the layout does not fit the weights' format",
@@ -42,6 +44,22 @@ def refuse_contradictions(bundle: Bundle) -> None:
     _check_lattice(bundle)
     if bundle.kind == "safetensors":
         _check_config(bundle, n_bands)
+
+
+def _check_groups(bundle: Bundle) -> None:
+    """Refuse a normalisation that knows other groups of planes than the bundle, and planes named twice."""
+    known, groups = getattr(bundle.normalisation, "groups", None), groups_of(bundle.planes)
+    if known != groups:
+        raise InputError(
+            "normalisation and planes differ in their groups",
+            where="landweave:normalisation.groups",
+            found=known,
+            limit=groups,
+            mend="kind: standard, with the group of each plane (engine.values.planes.groups_of)",
+        )
+    names = [plane.name for plane in bundle.planes]
+    if len(set(names)) != len(names):
+        raise InputError("each plane has a name of its own", where="landweave:planes", found=names)
 
 
 def _check_lattice(bundle: Bundle) -> None:

@@ -11,6 +11,7 @@ probability     of each class, 0..250                                    255
 entropy         ``-sum(p ln p) / ln K``, 0..250                          255
 margin          most probable less second, 0..250                        255
 disagreement    of ensemble members or turned windows, 0..250            255
+unfamiliar      distance from what was learnt (`unfamiliar`), 0..250      255
 values          `engine.values.head.Values`: int16, -32767..32767        -32768
 ==============  =======================================================  ================
 """
@@ -35,10 +36,10 @@ CONFIDENCE_ONE = 250
 
 CONFIDENCE_NO_DATA = 255
 
-_EXTRAS: tuple[Extra, ...] = ("probability", "entropy", "margin", "disagreement")
+_EXTRAS: tuple[Extra, ...] = ("probability", "entropy", "margin", "disagreement", "unfamiliar")
 _ALLOWED: dict[str, tuple[Extra, ...]] = {
     "classes": _EXTRAS,
-    "multilabel": ("probability", "disagreement"),
+    "multilabel": ("probability", "disagreement", "unfamiliar"),
     "values": (),
 }
 _MEANS = {"classes": "one class a pixel", "multilabel": "many classes a pixel", "values": "values"}
@@ -74,8 +75,8 @@ class Layers:
 
     @property
     def n_outputs(self) -> int:
-        """Planes that the sums hold beside the last, which tells data: outputs, and disagreement if wanted."""
-        return len(self.labels) + ("disagreement" in self.extras)
+        """Planes that the sums hold beside the last, which tells data: outputs, disagreement, unfamiliarity."""
+        return len(self.labels) + ("disagreement" in self.extras) + ("unfamiliar" in self.extras)
 
     @functools.cached_property
     def slices(self) -> dict[str, slice]:
@@ -191,6 +192,9 @@ def _decide_classes(sums, weight_sums, how, out):  # type: ignore[no-untyped-def
                 at += 1
             if extras[3]:
                 out[at, y, x] = _to_uint8(np.int64(sums[n_classes, y, x]), scale)
+                at += 1
+            if extras[4]:  # the last plane before the one that tells data
+                out[at, y, x] = _to_uint8(np.int64(sums[has_data - 1, y, x]), scale)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")  # pragma: no cover - compiled

@@ -8,8 +8,8 @@ A folder whose ``manifest.json`` lists the folders of its members, each a bundle
       b/manifest.json, b/model.onnx
 
 Members may differ in windows, blending, border, normalisation, architecture, precision and format, and in the
-bands that they look at: the cube has them all and is read once. An observation counts in it where it has all
-bands of all members, so a member may meet fewer observations than in a cube of its own bands alone.
+bands and other planes that they look at: the cube has them all and is read once. An observation counts in it
+where it has all bands of all members, so a member may meet fewer observations than in a cube of its own.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ from engine.inference.bundle import Bundle, load_bundle
 from engine.inference.decide import Layers
 from engine.inference.manifest import FORMAT, MANIFEST, MEMBERS, read_item
 from engine.inference.mean import WEIGHT_SUM_MAX
+from engine.inference.unfamiliar import FILE, require_familiar
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.grid import Box
 from engine.values.head import Augment, Classes, Extra, MultiLabel, Values
+from engine.values.planes import Plane
+from engine.values.recipe import joined_features
 from engine.values.spec import BestPixel, CubeSpec
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 
 _FOLDER = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 _WHOLE_SPECTRUM = ("medoid", "geomedian", "max_ndvi")
+_MAY_DIFFER = {"bands", "season", "features", "sentinel1"}
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ class Ensemble:
     Two ensembles are equal when they give the same map.
 
     Attributes:
-        members: The bundles; classes, head and all of the cube but bands and season agree. Classes go by
-            name; their values and order are those of the first.
+        members: The bundles; classes, head and all of the cube but bands, season, features and radar agree.
+            Classes go by name; their values and order are those of the first.
         path: The folder.
         name: Short name.
         description: A sentence or two.
@@ -85,14 +89,26 @@ class Ensemble:
             _check_pair(self.members[0].bundle, member.bundle)
         _check_all("dates", [(m.bundle, m.bundle.n_dates) for m in self.members])
         _check_all("season", [(m.bundle, m.bundle.spec.season) for m in self.members])
+        _check_all("cube's sentinel1", [(m.bundle, m.bundle.spec.sentinel1) for m in self.members])
+        _check_features([m.bundle for m in self.members])
 
     @functools.cached_property
     def spec(self) -> CubeSpec:
-        """The cube with the bands of all members, those of the first in front."""
+        """The cube with the bands, features and radar of all members, those of the first in front."""
         first = self.members[0].bundle.spec
-        bands = tuple(dict.fromkeys(b for m in self.members for b in m.bundle.spec.bands))
-        season = next((s for m in self.members if (s := m.bundle.spec.season)), None)
-        return first.model_copy(update={"bands": bands, "season": season})
+        specs = [m.bundle.spec for m in self.members]
+        named = {
+            "bands": tuple(dict.fromkeys(b for spec in specs for b in spec.bands)),
+            "season": next((spec.season for spec in specs if spec.season), None),
+            "sentinel1": next((spec.sentinel1 for spec in specs if spec.sentinel1), None),
+            "features": joined_features([spec.features for spec in specs]),
+        }
+        return first.model_copy(update=named)
+
+    @functools.cached_property
+    def planes(self) -> tuple[Plane, ...]:
+        """What any of the members sees, those of the first in front."""
+        return tuple(dict.fromkeys(plane for m in self.members for plane in m.bundle.planes))
 
     @property
     def n_dates(self) -> int | None:
@@ -174,6 +190,9 @@ def layers_for(model: Model, extras: tuple[Extra, ...], augment: Augment = "none
     """
     layers, bundles = model.layers(extras), bundles_of(model)
     require_opinions(extras, len(bundles), max(len(views_of(b, augment)) for b in bundles))
+    if "unfamiliar" in extras:
+        for bundle in bundles:
+            require_familiar(bundle)
     return layers
 
 
@@ -243,7 +262,8 @@ def _moved_in(home: Path, bundle: Bundle, taken: set[str]) -> str:
     name = next(plain + n for n in numbers if plain + n not in taken)
     target = home / name
     target.mkdir(parents=True, exist_ok=True)
-    for file in (bundle.weights_path.name, MANIFEST):  # the manifest last
+    beside = (FILE,) if bundle.familiar else ()
+    for file in (bundle.weights_path.name, *beside, MANIFEST):  # the manifest last
         shutil.copyfile(source / file, target / file)
     return name
 
@@ -329,7 +349,7 @@ def _check_pair(first: Bundle, other: Bundle) -> None:
     _check_all("head", [(b, b.head.model_dump(mode="json")) for b in (first, other)])
     _check_all("class names", [(b, sorted(b.classes.names)) for b in (first, other)])
     _check_all("output stride", [(b, b.stride) for b in (first, other)])
-    mine, theirs = (b.spec.model_dump(mode="json", exclude={"bands", "season"}) for b in (first, other))
+    mine, theirs = (b.spec.model_dump(mode="json", exclude=_MAY_DIFFER) for b in (first, other))
     for name, value in mine.items():
         _check_all(f"cube's {name}", [(first, value), (other, theirs[name])])
     spec = first.spec
@@ -342,6 +362,20 @@ def _check_pair(first: Bundle, other: Bundle) -> None:
             found=", ".join(other.spec.bands),
             limit=", ".join(spec.bands),
             mend="train the members on the same bands, or on composites by median, mean or percentile",
+        )
+
+
+def _check_features(bundles: list[Bundle]) -> None:
+    """Refuse one name for two things: layers, the index of the phenology, planes stored by other rules."""
+    known = [(b, b.spec.features) for b in bundles if b.spec.features is not None]
+    _check_all("phenology", [(b, features.phenology) for b, features in known])
+    names = dict.fromkeys(layer.name for _, features in known for layer in features.layers)
+    for name in names:
+        own = [(b, next((x for x in f.layers if x.name == name), None)) for b, f in known]
+        _check_all(f"layer {name}", list(own))
+    for name in dict.fromkeys(plane.name for b in bundles for plane in b.planes):
+        _check_all(
+            f"plane {name}", [(b, next((p for p in b.planes if p.name == name), None)) for b in bundles]
         )
 
 

@@ -24,6 +24,7 @@ from engine.inference.bundle import Bundle, BundleFields, create_onnx_bundle, cr
 from engine.inference.manifest import Layout
 from engine.models.normalise import Standard, prepare
 from engine.values.errors import InputError
+from engine.values.planes import groups_of
 
 if TYPE_CHECKING:
     import torch
@@ -91,17 +92,19 @@ def _plain(bundle: Bundle, folder: Path) -> Path:
 
 def _fields(bundle: Bundle) -> BundleFields:
     """Everything but the network: the same, with nothing left to normalise."""
-    n_bands = len(bundle.spec.bands)
+    n_bands = len(bundle.planes)
     return BundleFields(
         name=bundle.name,
         spec=bundle.spec,
         n_dates=bundle.n_dates,
         classes=bundle.classes,
         lattice=bundle.lattice,
-        normalisation=Standard(mean=(0.0,) * n_bands, std=(1.0,) * n_bands),
+        normalisation=Standard(mean=(0.0,) * n_bands, std=(1.0,) * n_bands, groups=groups_of(bundle.planes)),
         temperature=bundle.temperature,
+        vector=bundle.vector,
         head=bundle.head,
         border=bundle.border,
+        planes=bundle.planes,
         description=bundle.description,
         licence=bundle.licence,
         training=bundle.training,
@@ -121,7 +124,7 @@ def _graph(bundle: Bundle, days: tuple[int, ...]) -> tuple[torch.nn.Module, torc
     from engine.models.fold import fold_batchnorm
     from engine.models.registry import build
 
-    dates, bands = _dates(bundle), len(bundle.spec.bands)
+    dates, bands = _dates(bundle), len(bundle.planes)
     if bundle.takes_days and len(days) != dates:
         raise InputError(
             "the network asks for the day of the year of each date, and a graph has no input for it",

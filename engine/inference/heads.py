@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.inference.loops import softmax
+from engine.values.calibration import VectorScale
 from engine.values.errors import DataError
 from engine.values.head import VALUE_ONE, Classes, MultiLabel, Values
 from engine.values.lattice import PROBABILITY_ONE
@@ -88,6 +89,16 @@ def fill_fixed_point(
     if outputs_KHW.shape[2] == 1:  # a column of pixels: as one row, along which the loop is fast
         scores_KHW, out_KHW = scores_KHW.swapaxes(1, 2), out_KHW.swapaxes(1, 2)
     _require_finite(softmax(scores_KHW.transpose(1, 2, 0), np.float32(temperature), out_KHW))
+
+
+def scaled(outputs_BKHW: torch.Tensor, vector: VectorScale) -> torch.Tensor:
+    """Scale and shift the logits of each class."""
+    import torch
+
+    def per_class(values: tuple[float, ...]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=outputs_BKHW.device)[:, None, None]
+
+    return outputs_BKHW.float() * per_class(vector.scale) + per_class(vector.shift)
 
 
 def _require_finite(finite: bool) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from engine.inference.blend import ROWS
 from engine.inference.bundle import Bundle
 from engine.inference.cuda import PLACES, Places
 from engine.inference.exported import exported_network
-from engine.inference.heads import Given, fill_fixed_point, fixed_point
+from engine.inference.heads import Given, fill_fixed_point, fixed_point, scaled
 from engine.inference.loops import normalise
 from engine.models.normalise import LogSigmoid, Standard, prepare
 from engine.values.errors import DataError, InputError, SpecError
@@ -190,15 +191,40 @@ class Lane:
         import torch
 
         if self.bundle.precision == "float32":
-            return self.network(x_BTCHW, valid_BTHW)
-        kind, dtype = self.device.partition(":")[0], getattr(torch, self.bundle.precision)
-        with torch.autocast(kind, dtype=dtype):
-            return self.network(x_BTCHW, valid_BTHW)
+            outputs_BKHW = self.network(x_BTCHW, valid_BTHW)
+        else:
+            kind, dtype = self.device.partition(":")[0], getattr(torch, self.bundle.precision)
+            with torch.autocast(kind, dtype=dtype):
+                outputs_BKHW = self.network(x_BTCHW, valid_BTHW)
+        return outputs_BKHW if self.bundle.vector is None else scaled(outputs_BKHW, self.bundle.vector)
+
+    def features(self, x_BTCHW: NDArray[np.uint16]) -> torch.Tensor:
+        """Return the network's last hidden features of windows, ``features_BFHW`` float32 on the device.
+
+        Raises:
+            InputError: If the network has none to show (`engine.inference.unfamiliar`).
+        """
+        import torch
+
+        _one_thread()
+        if not isinstance(self.network, RegisteredNetwork):
+            raise InputError("a graph shows no features", where="lane", found=self.bundle.kind)
+        with torch.inference_mode():
+            if self.device == "cpu":
+                return self.network.features(*self.prepared(np.require(x_BTCHW, requirements=("C", "W"))))
+            x_on_device = torch.from_numpy(np.ascontiguousarray(x_BTCHW)).to(self.device)
+            return self.network.features(*prepare(x_on_device, self.bundle.normalisation))
 
     def prepared(self, x_BTCHW: NDArray[np.uint16]) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalise on the CPU, features of a pixel side by side: ``x_BTCHW`` and ``valid_BTHW``, float32."""
         import torch
 
+        if getattr(self.bundle.normalisation, "groups", None) is not None:
+            values, valid = prepare(
+                torch.from_numpy(np.ascontiguousarray(x_BTCHW)), self.bundle.normalisation
+            )
+            by_pixel = values.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+            return by_pixel.unflatten(1, x_BTCHW.shape[1:3]), valid
         batch, dates, bands, height, width = x_BTCHW.shape
         x_BHWF = torch.empty((batch, height, width, dates * bands))
         valid_BHWT = torch.empty((batch, height, width, dates))
@@ -214,7 +240,7 @@ class Lane:
         bundle, window = self.bundle, self.bundle.lattice.window_px
         sides = (ROWS, 1) if bundle.pixelwise else (window, window)
         dates = bundle.n_dates or (x_BTCHW.shape[1] if x_BTCHW.ndim == 5 else 1)
-        limit = (dates, len(bundle.spec.bands), *sides)
+        limit = (dates, len(bundle.planes), *sides)
         if x_BTCHW.dtype != np.uint16 or x_BTCHW.ndim != 5 or x_BTCHW.shape[1:] != limit:
             raise SpecError(
                 "the windows are not what the bundle was trained on",
@@ -236,6 +262,31 @@ def _normal_table(normalisation: Standard | LogSigmoid) -> NDArray[np.float32]:
 
 Network = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 """``(x_BTCHW, valid_BTHW) -> outputs_BKHW``, all float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class RegisteredNetwork:
+    """A network of the registry as a function: the module, and the days where it asks for them."""
+
+    module: torch.nn.Module
+    more: tuple[torch.Tensor, ...]
+
+    def __call__(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
+        """Return ``outputs_BKHW``."""
+        found: torch.Tensor = self.module(x_BTCHW, valid_BTHW, *self.more)
+        return found
+
+    def features(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden features, ``features_BFHW`` float32.
+
+        Raises:
+            InputError: If the network has none to show.
+        """
+        show = getattr(self.module, "features", None)
+        if show is None:
+            raise InputError("the network shows no features", where="lane", found=type(self.module).__name__)
+        found: torch.Tensor = show(x_BTCHW, valid_BTHW, *self.more).float()
+        return found
 
 
 def network_of(bundle: Bundle, device: str, days: Days = (), *, packed: bool = False) -> Network:
@@ -263,6 +314,7 @@ def _network(bundle: Bundle, device: str, days: Days, *, packed: bool) -> Networ
     from safetensors.torch import load
 
     from engine.models.fold import fold_batchnorm
+    from engine.models.order import channels_last
     from engine.models.packed import pack
     from engine.models.registry import build
 
@@ -278,19 +330,14 @@ def _network(bundle: Bundle, device: str, days: Days, *, packed: bool) -> Networ
         raise DataError(
             "the weights do not fit the architecture", where=str(bundle.weights_path), found=str(error)
         ) from error
-    module = fold_batchnorm(module).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = channels_last(fold_batchnorm(module), device)
     module = pack(module) if packed else module.requires_grad_(False)
     if bundle.takes_days and not days:
         raise InputError(
             "the network asks for the day of each date", where="lane", mend="give a cube with time"
         )
     more = (torch.tensor(days, dtype=torch.float32, device=device),) if bundle.takes_days else ()
-
-    def run(x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = module(x_BTCHW, valid_BTHW, *more)
-        return found
-
-    return run
+    return RegisteredNetwork(module, more)
 
 
 def _onnx_network(bundle: Bundle, device: str) -> Network:

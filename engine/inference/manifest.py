@@ -16,11 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.inference.blend import Border
 from engine.models.normalise import Normalisation, Standard
-from engine.values.bands import band
+from engine.values.bands import find_band
+from engine.values.calibration import FamiliarFields, VectorScale
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.head import ONE_CLASS, Head, MultiLabel, Values
 from engine.values.lattice import Kernel, Lattice
+from engine.values.planes import Plane, reflectance_planes
 from engine.values.spec import CubeSpec
 
 MANIFEST = "manifest.json"
@@ -91,9 +93,12 @@ class ManifestFields(BaseModel):
         lattice: Windows and blending.
         size_free: Whether windows of another size give the same answers but for their rims.
         precision: What the network computes in.
-        normalisation: From reflectance x 10000 to the network's input.
+        planes: What the network sees of each date, in its order; None: the cube's bands.
+        normalisation: From the planes' 16 bits (reflectance x 10000) to the network's input.
         layout: Input and output order.
         temperature: Logits are divided by it before the softmax (calibration).
+        vector: Scale and shift of each class's logit, before the temperature; None: as they are.
+        familiar: What is known of the features of the training; None: nothing, and no layer ``unfamiliar``.
         architecture: Name in the registry; None for ONNX.
         config: Configuration of the architecture; None for ONNX.
         weights_sha256: Of the weights file, lower-case hex.
@@ -109,13 +114,21 @@ class ManifestFields(BaseModel):
     lattice: LatticeFields
     size_free: bool = False
     precision: Precision = "float32"
+    planes: tuple[Plane, ...] | None = None
     normalisation: Normalisation
     layout: Layout
     temperature: float = Field(gt=0, allow_inf_nan=False)
+    vector: VectorScale | None = None
+    familiar: FamiliarFields | None = None
     architecture: str | None = None
     config: dict[str, Any] | None = None
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     training: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def seen(self) -> tuple[Plane, ...]:
+        """The planes, those of the bands filled in."""
+        return self.planes or reflectance_planes(self.cube.bands)
 
 
 class Description(BaseModel):
@@ -167,7 +180,7 @@ def to_item(fields: ManifestFields, about: Description, weights_name: str, n_byt
             "created": now,
             "description": about.description or f"Land cover model {about.name}",
             "license": about.licence,
-            "bands": [_band(name) for name in fields.cube.bands],
+            "bands": [_band(plane, fields.cube.resolution_m) for plane in fields.seen],
             **_mlm(fields, about),
             **own,
         },
@@ -176,12 +189,15 @@ def to_item(fields: ManifestFields, about: Description, weights_name: str, n_byt
     }
 
 
-def _band(name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "description": f"Sentinel-2 MSI {band(name).msi}",
-        "gsd": float(band(name).resolution_m),
-    }
+def _band(plane: Plane, resolution_m: float) -> dict[str, Any]:
+    """Describe a plane: a band of Sentinel-2, or what stands beside them."""
+    known = find_band(plane.name) if plane.kind == "reflectance" else None
+    if known is not None:
+        told, size = f"Sentinel-2 MSI {known.msi}", float(known.resolution_m)
+    else:
+        scale, low = plane.rule
+        told, size = f"{plane.kind}, stored as (value - {low:g}) x {scale:g}", resolution_m
+    return {"name": plane.name, "description": told, "gsd": size}
 
 
 def _mlm(fields: ManifestFields, about: Description) -> dict[str, Any]:
@@ -201,7 +217,7 @@ def _mlm(fields: ManifestFields, about: Description) -> dict[str, Any]:
 
 
 def _mlm_input(fields: ManifestFields) -> dict[str, Any]:
-    side, n_bands = fields.lattice.window_px, len(fields.cube.bands)
+    side, n_bands = fields.lattice.window_px, len(fields.seen)
     dates = fields.n_dates or -1  # -1: any number
     merged = n_bands * fields.n_dates if fields.n_dates else -1
     shape, order = {
@@ -213,7 +229,7 @@ def _mlm_input(fields: ManifestFields) -> dict[str, Any]:
     }[fields.layout.order]
     return {
         "name": "window of the cube",
-        "bands": list(fields.cube.bands),
+        "bands": [plane.name for plane in fields.seen],
         "input": {"shape": shape, "dim_order": order, "data_type": "float32"},
         "description": "Reflectance x 10000, scaled; 0 where a date has no data. Bands repeat for each date.",
         "value_scaling": _value_scaling(fields.normalisation),
@@ -267,7 +283,9 @@ def _mlm_output(fields: ManifestFields) -> dict[str, Any]:
 
 def _asset(fields: ManifestFields, about: Description, weights_name: str, n_bytes: int) -> dict[str, Any]:
     return {
-        "bands": [_band(name) for name in fields.cube.bands],  # core 1.1: properties' bands need an asset's
+        "bands": [
+            _band(plane, fields.cube.resolution_m) for plane in fields.seen
+        ],  # core 1.1: properties' bands need an asset's
         "href": f"./{weights_name}",
         "type": "application/octet-stream",
         "title": f"Weights of {about.name}",

@@ -18,12 +18,13 @@ from engine.inference.augment import augmented_lane
 from engine.inference.blend import Frame
 from engine.inference.blocks import LaneFor, Voice, predict_array, predict_mean
 from engine.inference.decide import CONFIDENCE_ONE, Layers
-from engine.values.bands import common_name
+from engine.inference.planes import plane_array
 from engine.values.days import running_days
 from engine.values.errors import InputError, SpecError
 from engine.values.georef import georef_coords, georef_of
 from engine.values.grid import Box
 from engine.values.head import Augment, Extra, Values
+from engine.values.planes import groups_of
 from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
@@ -44,13 +45,15 @@ def predict(
     """Map a cube with a model bundle or an ensemble, lazily.
 
     Args:
-        cube: Dataset with ``reflectance`` (time, band, y, x) uint16, 0 = no data, and optionally
-            ``observations`` (time, y, x) uint8, as `engine.open_cube` makes it. Chunks may be anything.
+        cube: Dataset with ``reflectance`` (time, band, y, x) uint16, 0 = no data, what else the model sees
+            (`engine.inference.planes`), and optionally ``observations`` (time, y, x) uint8, as `engine.open_cube`
+            makes it. A cube of planes alone will do for a model that needs no more. Chunks may be anything.
         bundle: The model, from `engine.load_model`.
         core: Global pixels for which an answer is wanted; the rest of the cube is halo. Default: the
             whole cube, whose edge is then the border (windows reach beyond it by the bundle's rule).
         layers: What a map of classes has beside label and confidence: ``probability``, ``entropy``,
-            ``margin``, ``disagreement`` (between the members of an ensemble, else between the views).
+            ``margin``, ``disagreement`` (between the members of an ensemble, else between the views),
+            ``unfamiliar`` (how far from what was learnt, `engine.inference.unfamiliar`; of an ensemble the mean).
         wanted: (y, x) bool over the core's output pixels: those asked for. Default: all. Windows without one
             that has data are not evaluated.
         device: ``"cpu"`` or a torch device.
@@ -94,16 +97,24 @@ def _voices(
 
     def lane_of(bundle: Bundle, *, disagreement: bool) -> LaneFor:
         own = days if bundle.takes_days else ()
-        return partial(augmented_lane, bundle, device, own, augment, disagreement=disagreement)
+        strange = "unfamiliar" in layers.extras
+        return partial(
+            augmented_lane, bundle, device, own, augment, disagreement=disagreement, unfamiliar=strange
+        )
 
     if not isinstance(model, Ensemble):
-        lane, every = lane_of(model, disagreement="disagreement" in layers.extras), len(model.spec.bands)
+        lane, every = lane_of(model, disagreement="disagreement" in layers.extras), len(model.planes)
         return (Voice(frame, lane, tuple(range(every)), tuple(range(len(layers.labels)))),)
     return tuple(
         Voice(
-            replace(frame, lattice=m.bundle.lattice, border=m.bundle.border),
+            replace(
+                frame,
+                lattice=m.bundle.lattice,
+                border=m.bundle.border,
+                groups=groups_of(m.bundle.planes),
+            ),
             lane_of(m.bundle, disagreement=False),
-            tuple(model.spec.bands.index(band) for band in m.bundle.spec.bands),
+            tuple(model.planes.index(plane) for plane in m.bundle.planes),
             model.order(m),
             m.weight,
         )
@@ -141,26 +152,10 @@ def days_of(cube: xr.Dataset) -> tuple[int, ...]:
 
 
 def _values_for(cube: xr.Dataset, bundle: Bundle | Ensemble) -> da.Array:
-    """Take the bundle's bands in its order, as a Dask array, after checking the cube against its spec."""
-    if "reflectance" not in cube:
-        raise InputError("the cube has no variable 'reflectance'", found=sorted(map(str, cube.data_vars)))
-    reflectance = cube["reflectance"].transpose("time", "band", "y", "x")
-    if reflectance.dtype != np.uint16:
-        raise SpecError(
-            "reflectance must be uint16 (x 10000, 0 = no data)",
-            found=reflectance.dtype,
-            limit="uint16",
-            mend="scale by 10000, clip to 1..65535 and cast",
-        )
-    have = [common_name(str(b)) for b in reflectance["band"].values]
-    missing = [b for b in bundle.spec.bands if b not in have]
-    if missing:
-        raise SpecError("the cube lacks bands", where="band", found=have, limit=list(bundle.spec.bands))
-    wanted = [have.index(b) for b in bundle.spec.bands]
-    _check_spec(cube, bundle, reflectance.sizes["time"])
-    if wanted != list(range(len(have))):
-        reflectance = reflectance.isel(band=wanted)
-    return da.asarray(reflectance.data)
+    """Take the model's planes in its order, as a Dask array, after checking the cube against its spec."""
+    values = plane_array(cube, bundle.planes)
+    _check_spec(cube, bundle, values.shape[0])
+    return values
 
 
 def _check_spec(cube: xr.Dataset, bundle: Bundle | Ensemble, n_dates: int) -> None:
@@ -168,7 +163,7 @@ def _check_spec(cube: xr.Dataset, bundle: Bundle | Ensemble, n_dates: int) -> No
     stated = cube.attrs.get("landweave_spec")
     if stated is not None:
         carried = CubeSpec.model_validate_json(stated) if isinstance(stated, str) else CubeSpec(**stated)
-        carried = carried.model_copy(update={"bands": bundle.spec.bands})
+        carried = carried.model_copy(update={"bands": bundle.spec.bands})  # the planes are all there
         bundle.spec.require(carried, n_dates=bundle.n_dates, other_n_dates=n_dates)
         return
     grid, _ = georef_of(cube)
@@ -194,6 +189,7 @@ _LONG_NAMES = {
     "entropy": "entropy of the classes' probabilities over its maximum, x 250",
     "margin": "probability of the class less that of the second, x 250",
     "disagreement": "disagreement of the predictions that were averaged, x 250",
+    "unfamiliar": "distance d of the features from those of the training, d / (d + d95) x 250",
 }
 
 

@@ -447,7 +447,7 @@ def _draw(
     if windows is not None and seed < len(windows) and windows.shape[-1] >= side_px <= windows.shape[-2]:
         values = windows[seed][..., :side_px, :side_px]
     else:
-        values = simulated(bundle.n_dates or SOME_DATES, len(bundle.spec.bands), side_px, seed)
+        values = simulated(bundle.n_dates or SOME_DATES, len(bundle.planes), side_px, seed)
     return prepare(torch.tensor(values)[None], bundle.normalisation)
 
 

@@ -63,13 +63,14 @@ def bundle_sklearn(folder: str | Path, estimator: Any, fields: BundleFields) -> 
             random rows.
     """
     _check_classes(estimator, fields)
-    n_features = len(fields.spec.bands) * (fields.n_dates or 0)
+    n_planes = len(fields.planes or fields.spec.bands)
+    n_features = n_planes * (fields.n_dates or 0)
     if getattr(estimator, "n_features_in_", None) != n_features:
         raise InputError(
             "the estimator was fitted on another number of features",
             where="estimator.n_features_in_",
             found=getattr(estimator, "n_features_in_", "not fitted"),
-            limit=f"{n_features} ({fields.n_dates} dates x {len(fields.spec.bands)} bands)",
+            limit=f"{n_features} ({fields.n_dates} dates x {n_planes} bands)",
         )
     content = to_onnx(estimator)
     _compare(content, estimator, fields)
@@ -375,7 +376,7 @@ def _compare(content: bytes, estimator: Any, fields: BundleFields) -> None:
 
     from engine.models.normalise import prepare
 
-    rng, dates, bands = np.random.default_rng(0), fields.n_dates or 1, len(fields.spec.bands)
+    rng, dates, bands = np.random.default_rng(0), fields.n_dates or 1, len(fields.planes or fields.spec.bands)
     pixels = rng.integers(1, 10_000, (_PROBE_ROWS, dates, bands, 1, 1)).astype(np.uint16)
     pixels[rng.random((_PROBE_ROWS, dates)) < 0.1] = 0
     x_BTCHW, _ = prepare(torch.tensor(pixels), fields.normalisation)

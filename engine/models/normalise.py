@@ -2,6 +2,10 @@
 
 A (date, pixel) is valid when all its bands are not 0. Whatever is not valid is 0 after normalisation.
 
+Where there are more planes than optical ones (`engine.values.planes`), each group is there or missing by itself: a
+date is valid where its optical or its radar planes are. A plane that is missing is 0; one that is there never is,
+so a network can tell its groups apart: the mean itself becomes `LEAST`.
+
 Shape suffixes: B batch, T date, C band, H row, W column.
 """
 
@@ -14,27 +18,32 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from engine.values.errors import InputError
+from engine.values.planes import Group
 
 if TYPE_CHECKING:
     import torch
 
 
 class Standard(BaseModel):
-    """``(x - mean) / std`` per band, in reflectance x 10000.
+    """``(x - mean) / std`` per plane, in its stored steps (reflectance x 10000).
 
     Attributes:
-        mean: One mean per band.
-        std: One standard deviation per band, positive.
+        mean: One mean per plane.
+        std: One standard deviation per plane, positive.
+        groups: With which others each plane is there or missing; None: all together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["standard"] = "standard"
     mean: tuple[float, ...] = Field(min_length=1)
     std: tuple[float, ...] = Field(min_length=1)
+    groups: tuple[Group, ...] | None = Field(default=None, exclude_if=lambda groups: groups is None)
 
     @model_validator(mode="after")
     def _fits(self) -> Standard:
         _same_length(self.mean, self.std)
+        if self.groups is not None and len(self.groups) != len(self.mean):
+            raise ValueError(f"one group per plane: got {len(self.groups)} for {len(self.mean)}")
         return self
 
     @property
@@ -101,7 +110,7 @@ def prepare(x_BTCHW: torch.Tensor, normalisation: Standard | LogSigmoid) -> tupl
     """Normalise a block of a cube.
 
     Args:
-        x_BTCHW: uint16, 0 = no data, 1..65535 = reflectance x 10000.
+        x_BTCHW: uint16, 0 = no data, 1..65535 = reflectance x 10000 or another plane's steps.
         normalisation: One pair of constants per band.
 
     Returns:
@@ -120,10 +129,49 @@ def prepare(x_BTCHW: torch.Tensor, normalisation: Standard | LogSigmoid) -> tupl
             limit=f"{normalisation.n_bands} bands",
         )
     values_BTCHW = x_BTCHW.to(torch.float32)
+    if isinstance(normalisation, Standard) and normalisation.groups is not None:
+        return _by_group(values_BTCHW, normalisation, normalisation.groups)
     valid_BTHW = (values_BTCHW != 0).all(dim=2)
     # In place: at 10 bands a window's copy costs as much as a layer of a small network.
     values_BTCHW = _apply(values_BTCHW, normalisation)
     values_BTCHW.masked_fill_(~valid_BTHW[:, :, None], 0.0)
+    return values_BTCHW, valid_BTHW.to(torch.float32)
+
+
+LEAST = 2.0**-20
+"""What a value at the mean becomes where planes have groups: 0 there is no data."""
+
+
+def groups_present(there_BTCHW: torch.Tensor, groups: tuple[Group, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tell which planes count, and which dates.
+
+    Args:
+        there_BTCHW: bool, which planes hold a value.
+        groups: Group of each plane.
+
+    Returns:
+        bool ``(B, T, C, H, W)``, the planes that are there with all of their group, on valid dates; and bool
+        ``(B, T, H, W)``, the valid dates: those with the optical or the radar planes, of layers alone with any.
+    """
+    import torch
+
+    together = {g: [i for i, name in enumerate(groups) if name == g] for g in ("optical", "radar")}
+    whole = {g: there_BTCHW[:, :, own].all(dim=2) for g, own in together.items() if own}
+    kept = [whole[g] if g in whole else there_BTCHW[:, :, i] for i, g in enumerate(groups)]
+    valid_BTHW = torch.stack(list(whole.values()) or kept).any(dim=0)
+    return torch.stack(kept, dim=2) & valid_BTHW[:, :, None], valid_BTHW
+
+
+def _by_group(
+    values_BTCHW: torch.Tensor, normalisation: Standard, groups: tuple[Group, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalise planes that are missing group by group, in place."""
+    import torch
+
+    kept_BTCHW, valid_BTHW = groups_present(values_BTCHW != 0, groups)
+    values_BTCHW = _apply(values_BTCHW, normalisation)
+    values_BTCHW.masked_fill_(values_BTCHW == 0, LEAST)
+    values_BTCHW.masked_fill_(~kept_BTCHW, 0.0)
     return values_BTCHW, valid_BTHW.to(torch.float32)
 
 

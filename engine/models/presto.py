@@ -29,6 +29,7 @@ from torch import nn
 from torch.nn import functional
 
 from engine.models.presto_config import PRESTO_FEATURES, PRESTO_GROUPS, PrestoConfig
+from engine.models.temporal.dates import in_order, tracing
 from engine.values.bands import band
 from engine.values.days import YEAR_DAYS
 from engine.values.errors import InputError
@@ -106,13 +107,13 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block() for _ in range(_BLOCKS))
         self.norm = nn.LayerNorm(PRESTO_FEATURES)
 
-    def tokens(self, name: str, values_NTC: torch.Tensor, months_T: torch.Tensor) -> torch.Tensor:
+    def tokens(self, name: str, values_NTC: torch.Tensor, months: torch.Tensor) -> torch.Tensor:
         """Make the tokens of one group.
 
         Args:
             name: A key of `PRESTO_GROUPS`, or ``dynamic_world``.
             values_NTC: float32, scaled; for ``dynamic_world`` (N, T) labels 0..8.
-            months_T: Month of the year of each date, 0 = January.
+            months: (T,) or (N, T), month of the year of each date, 0 = January.
 
         Returns:
             (N, T, D), or (N, 1, D) for the elevation, which has no date.
@@ -125,9 +126,9 @@ class Encoder(nn.Module):
             values_NTC = values_NTC[:, :1]
         else:
             parts = (
-                self.month_embed(months_T),
-                channel_D.expand(len(months_T), -1),
-                self.pos_embed[0, : len(months_T)],
+                self.month_embed(months),
+                channel_D.expand(*months.shape, -1),
+                self.pos_embed[0, : months.shape[-1]].expand(*months.shape, -1),
             )
             where_TD = torch.cat(parts, dim=-1)
         found: torch.Tensor = embed(values_NTC) + where_TD
@@ -137,7 +138,7 @@ class Encoder(nn.Module):
         self,
         series: Mapping[str, torch.Tensor],
         known: Mapping[str, torch.Tensor],
-        months_T: torch.Tensor,
+        months: torch.Tensor,
         place: tuple[float, float] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode the groups that are there; those left out are as if masked everywhere.
@@ -145,14 +146,14 @@ class Encoder(nn.Module):
         Args:
             series: Group to (N, T, C) float32, scaled as Presto wants it.
             known: Group to (N, T) bool; what is not known is not looked at.
-            months_T: As in `tokens`.
+            months: As in `tokens`.
             place: Latitude and longitude in degrees: one more token, the first. None leaves it out.
 
         Returns:
             Tokens (N, L, D), not yet normalised, in the order place, groups of `series`; known (N, L) bool.
             A pixel with no known token has all of them known, so that nothing is divided by zero.
         """
-        tokens = [self.tokens(name, values, months_T) for name, values in series.items()]
+        tokens = [self.tokens(name, values, months) for name, values in series.items()]
         masks = [known[name][:, :1] if name == _STATIC else known[name] for name in series]
         if place is not None:
             place_1D = self.latlon_embed(tokens[0].new_tensor(on_the_sphere(*place)))[None]
@@ -184,13 +185,14 @@ class Presto(nn.Module):
         self.encoder = Encoder(config.n_positions)
         self.head = _head(config)
 
-    def forward(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor, days_T: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor, days: torch.Tensor) -> torch.Tensor:
         """Compute logits, or embeddings, of each pixel by itself.
 
         Args:
             x_BTCHW: float32, reflectance 0..1 (reflectance x 10000 divided by 10000), 0 = no data.
             valid_BTHW: float32, 1 = all bands of that date are there, 0 = no data.
-            days_T: float32, running day of each month (its first, or any other day of it).
+            days: float32 (T,) or (B, T), running day of each month (its first, or any other day of it), in any
+                order; 0 = no such month.
 
         Returns:
             (B, K, H, W) float32.
@@ -198,24 +200,37 @@ class Presto(nn.Module):
         Raises:
             InputError: If dates or bands do not fit the configuration.
         """
-        self._check(x_BTCHW, days_T)
-        months_T = months_of(days_T)
+        return self._of_pixels(x_BTCHW, valid_BTHW, days, self.head)
+
+    def features(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor, days: torch.Tensor) -> torch.Tensor:
+        """Return the embedding of each pixel, (B, 128, H, W); arguments as of `forward`."""
+        return self._of_pixels(x_BTCHW, valid_BTHW, days, nn.Identity())
+
+    def _of_pixels(
+        self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor, days: torch.Tensor, head: nn.Module
+    ) -> torch.Tensor:
+        self._check(x_BTCHW, days)
+        if tracing():  # of a graph the dates are in order
+            days_BT = days.reshape(-1, days.shape[-1])
+        else:
+            x_BTCHW, valid_BTHW, days_BT, _ = in_order(x_BTCHW, valid_BTHW, days)
         batch, dates, bands, height, width = x_BTCHW.shape
+        months = months_of(days_BT[0] if len(days_BT) == 1 else days_BT.repeat_interleave(height * width, 0))
         x_NTC = x_BTCHW.permute(0, 3, 4, 1, 2).reshape(-1, dates, bands)
         valid_NT = valid_BTHW.permute(0, 2, 3, 1).reshape(-1, dates) > 0
-        found_NK = torch.cat([self._pixels(x, valid, months_T) for x, valid in _pieces(x_NTC, valid_NT)])
-        return found_NK[: len(x_NTC)].view(batch, height, width, -1).permute(0, 3, 1, 2)
+        rows = (x_NTC, valid_NT) if months.ndim == 1 else (x_NTC, valid_NT, months)
+        found = [head(self._embedded(x, valid, *own or (months,))) for x, valid, *own in _pieces(*rows)]
+        return torch.cat(found)[: len(x_NTC)].view(batch, height, width, -1).permute(0, 3, 1, 2)
 
-    def _pixels(self, x_NTC: torch.Tensor, valid_NT: torch.Tensor, months_T: torch.Tensor) -> torch.Tensor:
+    def _embedded(self, x_NTC: torch.Tensor, valid_NT: torch.Tensor, months: torch.Tensor) -> torch.Tensor:
         series = sentinel2_series(x_NTC, self.config.bands)
-        tokens, known = self.encoder(series, dict.fromkeys(series, valid_NT), months_T, self.config.place)
-        found: torch.Tensor = self.head(self.encoder.embedding(tokens, known))
-        return found
+        tokens, known = self.encoder(series, dict.fromkeys(series, valid_NT), months, self.config.place)
+        return self.encoder.embedding(tokens, known)
 
-    def _check(self, x_BTCHW: torch.Tensor, days_T: torch.Tensor) -> None:
+    def _check(self, x_BTCHW: torch.Tensor, days: torch.Tensor) -> None:
         config = self.config
         dates = x_BTCHW.shape[1] if config.n_dates is None else config.n_dates
-        found = (*x_BTCHW.shape[1:3], len(days_T))
+        found = (*x_BTCHW.shape[1:3], days.shape[-1])
         if found != (dates, config.n_bands, dates) or dates > config.n_positions:
             raise InputError(
                 "the input does not fit the network",
@@ -225,7 +240,7 @@ class Presto(nn.Module):
             )
 
 
-def months_of(days_T: torch.Tensor) -> torch.Tensor:
+def months_of(days: torch.Tensor) -> torch.Tensor:
     """Return the month, 0 = January, of running days (`engine.values.days`).
 
     In leap years the last day of a month counts as the first of the next.
@@ -233,8 +248,8 @@ def months_of(days_T: torch.Tensor) -> torch.Tensor:
     >>> months_of(torch.tensor([1.0, 31.0, 32.0, 60.0, 366.0, 367.0])).tolist()
     [0, 0, 1, 2, 11, 0]
     """
-    first = torch.tensor([32, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335], device=days_T.device)
-    return torch.bucketize((days_T - 1) % YEAR_DAYS + 1, first.to(days_T.dtype), right=True)
+    first = torch.tensor([32, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335], device=days.device)
+    return torch.bucketize((days - 1) % YEAR_DAYS + 1, first.to(days.dtype), right=True)
 
 
 def sentinel2_series(x_NTC: torch.Tensor, bands: tuple[str, ...]) -> dict[str, torch.Tensor]:
@@ -295,12 +310,12 @@ def _head(config: PrestoConfig) -> nn.Module:
     return nn.Sequential(nn.Linear(PRESTO_FEATURES, half), nn.ReLU(), nn.Linear(half, config.n_classes))
 
 
-def _pieces(x_NTC: torch.Tensor, valid_NT: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _pieces(*rows_N: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     """Cut rows into pieces of one fixed size, the last filled up: odd row counts change the last bits."""
-    rows = _CPU_ROWS if x_NTC.device.type == "cpu" else _GPU_ROWS
-    if torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting():
-        rows = _TRACED_ROWS
-    missing = -len(x_NTC) % rows
-    x_NTC = functional.pad(x_NTC, (0, 0, 0, 0, 0, missing))
-    valid_NT = functional.pad(valid_NT, (0, 0, 0, missing))
-    return zip(x_NTC.split(rows), valid_NT.split(rows), strict=True)
+    first = rows_N[0]
+    size = _CPU_ROWS if first.device.type == "cpu" else _GPU_ROWS
+    if tracing():
+        size = _TRACED_ROWS
+    missing = -len(first) % size
+    filled = (functional.pad(rows, (0, 0) * (rows.ndim - 1) + (0, missing)) for rows in rows_N)
+    return zip(*(rows.split(size) for rows in filled), strict=True)

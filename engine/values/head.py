@@ -20,7 +20,7 @@ VALUE_NO_DATA = -32768
 VALUE_ONE = 65534
 """Steps of the int16 planes between `low` (-32767) and `high` (32767)."""
 
-Extra = Literal["probability", "entropy", "margin", "disagreement"]
+Extra = Literal["probability", "entropy", "margin", "disagreement", "unfamiliar"]
 """A layer that a map of classes has on wish."""
 
 Augment = Literal["none", "flips", "turns"]
@@ -64,7 +64,15 @@ class Values(BaseModel):
     def _ordered(self) -> Values:
         if not self.low < self.high:
             raise ValueError(f"low must be below high, got {self.low} and {self.high}")
-        if self.variable in ("label", "confidence", "probability", "entropy", "margin", "observations"):
+        if self.variable in (
+            "label",
+            "confidence",
+            "probability",
+            "entropy",
+            "margin",
+            "unfamiliar",
+            "observations",
+        ):
             raise ValueError(f"{self.variable!r} is the name of another layer")
         return self
 

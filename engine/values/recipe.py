@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
@@ -94,6 +95,9 @@ class Layer(_Part):
         resampling: How it reaches the grid.
         derive: From elevation in metres: ``slope`` in degrees (Horn 1981), ``eastness`` and ``northness``,
             sine and cosine of the aspect; None takes the raster as it is.
+        scale: What a network sees is stored in 16 bits: steps per unit. Default 5 (0.2 m of elevation), of a
+            slope 100, of eastness and northness 10000.
+        low: The value below all values, stored as 0. Default -1000, of a slope -1, of the others -3.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
@@ -101,6 +105,12 @@ class Layer(_Part):
     band: int = Field(default=1, ge=1)
     resampling: Resampling = "bilinear"
     derive: Terrain | None = None
+    scale: float | None = Field(default=None, gt=0, exclude_if=lambda scale: scale is None)
+    low: float | None = Field(default=None, exclude_if=lambda low: low is None)
+
+    def means(self) -> tuple[Any, ...]:
+        """Return what it is, wherever its file lies: two with the same answer may stand for each other."""
+        return self.name, self.derive, self.scale, self.low
 
 
 class Features(_Part):
@@ -127,6 +137,40 @@ class Features(_Part):
     @classmethod
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    def gives(self, wanted: Features) -> bool:
+        """Tell whether all that other features name is here too; files of layers may be others.
+
+        >>> Features(indices=("NDVI", "EVI")).gives(Features(indices="NDVI"))
+        True
+        """
+        switches = (wanted.day_of_year <= self.day_of_year) and (wanted.position <= self.position)
+        return (
+            switches
+            and set(wanted.indices) <= set(self.indices)
+            and set(wanted.statistics) <= set(self.statistics)
+            and wanted.phenology in (None, self.phenology)
+            and {layer.means() for layer in wanted.layers} <= {layer.means() for layer in self.layers}
+        )
+
+
+def joined_features(several: Sequence[Features | None]) -> Features | None:
+    """Join features that do not contradict each other; None where all are None.
+
+    >>> joined_features([Features(indices="NDVI"), None, Features(indices="EVI", position=True)]).indices
+    ('NDVI', 'EVI')
+    """
+    known = [features for features in several if features is not None]
+    if not known:
+        return None
+    return Features(
+        indices=tuple(dict.fromkeys(name for f in known for name in f.indices)),
+        statistics=tuple(dict.fromkeys(name for f in known for name in f.statistics)),
+        phenology=next((f.phenology for f in known if f.phenology), None),
+        day_of_year=any(f.day_of_year for f in known),
+        position=any(f.position for f in known),
+        layers=tuple(dict.fromkeys(layer for f in known for layer in f.layers)),
+    )
 
 
 class Sentinel1(_Part):

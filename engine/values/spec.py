@@ -60,7 +60,8 @@ class CubeSpec(BaseModel):
     """What one pixel of a cube is.
 
     Attributes:
-        bands: Band names; ``B02``, ``blue`` and ``B02_10m`` all mean the same band.
+        bands: Band names; ``B02``, ``blue`` and ``B02_10m`` all mean the same band. None at all: a cube that was
+            made elsewhere and holds other planes; `engine.open_cube` needs one.
         resolution_m: Pixel size in metres.
         period: A pandas offset (``1MS`` months, ``10D``, ``1QS``), `Windows`, `BeforeHarvest` or a
             `Calendar`; None keeps each acquisition.
@@ -99,7 +100,7 @@ class CubeSpec(BaseModel):
         from engine.values.bands import common_name
 
         names = tuple(common_name(v) for v in ([value] if isinstance(value, str) else value))
-        if not names or len(set(names)) != len(names):
+        if len(set(names)) != len(names):
             raise ValueError(f"bands must be named once each, got {list(value)}")
         return names
 
@@ -144,12 +145,18 @@ class CubeSpec(BaseModel):
     def require(self, other: CubeSpec, *, n_dates: int | None, other_n_dates: int) -> None:
         """Refuse a cube (`other`) that this spec, a bundle's, was not trained on; `n_dates` None takes any.
 
+        A cube may have more features than asked for, its layers from other files, and radar that is not asked for.
+
         Raises:
             SpecError: Naming each field that differs.
         """
         mine, theirs = json.loads(self.model_dump_json()), json.loads(other.model_dump_json())
         if self.season is None or other.season is None:
             mine.pop("season"), theirs.pop("season")
+        if self.features is None or (other.features is not None and other.features.gives(self.features)):
+            mine.pop("features"), theirs.pop("features")
+        if self.sentinel1 is None:
+            mine.pop("sentinel1"), theirs.pop("sentinel1")
         for own, found in zip(mine["mask"], theirs["mask"], strict=False):
             if own.get("sha256") is None:  # a bundle written by hand names the mask's model, not its bytes
                 own.pop("sha256", None), found.pop("sha256", None)

@@ -25,8 +25,14 @@ from tests.inference.bundles import FIELDS
 from tests.inference.fakes import random_cube
 
 SIZES: dict[str, dict[str, Any]] = {
+    "atlstm": {"width": 20},
+    "cnn1d": {"width": 24, "depth": 2},
+    "gru": {"width": 20, "layers": 2},
+    "lstm": {"width": 20},
+    "ltae": {"width": 32, "heads": 4},
     "mlp": {"n_dates": 2, "width": 40, "depth": 3},
     "tempcnn": {"width": 24, "depth": 2, "kernel": 3},
+    "transformer": {"width": 16, "hidden": 24},
 }
 DAYS = (74, 105)
 

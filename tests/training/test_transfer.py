@@ -85,7 +85,7 @@ def test_before_the_first_step_it_answers_as_its_start(
     lessons = CubeLessons.of(other, labels, OPTIONS)
     options = _with(weak)
     module = fresh_network(lessons, options, options.crop_px)
-    renewed, rates = started(module, lessons, bands_of(other), options)
+    renewed, tuning = started(module, lessons, bands_of(other), options)
     first = CubeLessons.of(cube, labels, OPTIONS)
     start = fresh_network(first, options, options.crop_px)
     kept, _ = started(start, first, bands_of(cube), options)
@@ -94,7 +94,7 @@ def test_before_the_first_step_it_answers_as_its_start(
     with torch.no_grad():
         answers = [net.eval()(*batch) for net, batch in zip((module, start), batches, strict=True)]
     torch.testing.assert_close(answers[0], answers[1], atol=1e-4, rtol=1e-4)
-    assert rates is not None
+    assert tuning is not None
 
 
 def test_weak_labels_first_then_few_good_ones_is_better_than_these_alone(
@@ -120,18 +120,18 @@ def test_rates_are_of_body_and_head(made: tuple[xr.Dataset, LabelRaster], weak: 
     options = _with(weak).model_copy(update={"steps": 1, "weight_decay": 0.0, "checks": 1})
     lessons = CubeLessons.of(cube, renamed, options)
     module = fresh_network(lessons, options, options.crop_px)
-    lessons, rates = started(module, lessons, bands_of(cube), options)
-    assert rates is not None
-    body = {name for stage in rates.stages for name in stage}
+    lessons, tuning = started(module, lessons, bands_of(cube), options)
+    assert tuning is not None
+    body = {name for stage in tuning.stages for name in stage}
     assert set(dict(module.named_parameters())) - body == {"head.weight", "head.bias"}
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    fit(module, lessons, options, rates=rates)
+    fit(module, lessons, options, tuning=tuning)
     moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in module.named_parameters()}
     head, most = [moved[name] for name in moved if name not in body], max(moved[name] for name in body)
-    # One step of Adam moves a weight by the rate of that step.
-    assert head == pytest.approx([10 * most] * 2, rel=0.02)
-    assert 1e-6 < most <= 1e-5
-    assert rates.summary()["body"] == len(body)
+    # One step of Adam moves a weight by the rate of that step: the one-cycle begins at a 25th of its peak.
+    assert head == pytest.approx([1e-4 / 25] * 2, rel=0.01)
+    assert most == pytest.approx(1e-5 / 25, rel=0.1)  # a few last bits of weights around 1
+
 
 
 def test_frozen_means_frozen_and_it_thaws_from_the_output_inwards(
@@ -142,19 +142,19 @@ def test_frozen_means_frozen_and_it_thaws_from_the_output_inwards(
         options = _with(weak, thaw=thaw, stages=3).model_copy(update={"steps": 6, "checks": 1})
         lessons = CubeLessons.of(cube, labels, options)
         module = fresh_network(lessons, options, options.crop_px)
-        lessons, rates = started(module, lessons, bands_of(cube), options)
-        assert rates is not None
+        lessons, tuning = started(module, lessons, bands_of(cube), options)
+        assert tuning is not None
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-        fit(module, lessons, options, rates=rates)
+        fit(module, lessons, options, tuning=tuning)
         after = module.state_dict()
-        for number, stage in enumerate(rates.stages):
+        for number, stage in enumerate(tuning.stages):
             same = [torch.equal(after[name], before[name]) for name in stage]
             assert not any(same) if number in moving else all(same), (thaw, number)
         # running statistics of the deepest layers stand still as well
         assert torch.equal(after["stem.1.running_mean"], before["stem.1.running_mean"])
         assert not torch.equal(after["head.weight"], before["head.weight"])
-        assert rates.stages[0][-1].startswith(("up.", "raise_."))
-        assert rates.stages[-1][-1].startswith("stem.")
+        assert tuning.stages[0][-1].startswith(("up.", "raise_."))
+        assert tuning.stages[-1][-1].startswith("stem.")
 
 
 def _encoder_file(folder: Path) -> str:
@@ -170,18 +170,20 @@ def _begun(start: str, bands: tuple[str, ...]) -> tuple[Any, Started]:
     module = build("unet_seasons", {"width": 8, "stem": 8, **sizes})
     own = Standard(mean=(500.0,) * len(bands), std=(200.0,) * len(bands))
     options = TransferOptions(start=start, stages=64)
-    return module, begin(module, "unet_seasons", Names(bands, ("a", "b")), own, options)
+    return module, begin(
+        module, Names(bands, ("a", "b")), own, TrainOptions(architecture="unet_seasons"), options
+    )
 
 
 def test_a_file_of_weights_is_the_body_and_says_how_its_bands_are_normalised(tmp_path: Path) -> None:
     module, begun = _begun(_encoder_file(tmp_path), ("B02", "NDVI", "B08"))
     assert begun.normalisation == Standard(mean=(0.0, 500.0, 0.0), std=(10_000.0, 200.0, 10_000.0))
-    (stages,) = ([name for stage in begun.rates.stages for name in stage],)
+    (stages,) = ([name for stage in begun.tuning.stages for name in stage],)
     assert all(name.startswith("encoder.") for name in stages)
     assert "encoder.first.0.weight" not in stages  # it meets a new band
     assert stages[0].startswith("encoder.stages.3.1.body")
     assert stages[-1].startswith("encoder.first.1")
-    body, head = begun.rates.groups(module)
+    body, head = begun.tuning.groups(module)
     assert (body["lr"], head["lr"]) == (1e-5, 1e-4)
     assert len(body["params"]) + len(head["params"]) == len(list(module.parameters()))
 

@@ -13,32 +13,21 @@ Shape suffixes: N item, K class.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.values.calibration import VectorScale
 from engine.values.errors import InputError
 
 _SLOWEST, _FASTEST = 0.05, 20.0
+_LEAST_SCALE = 1e-3
 
 
-@dataclass(frozen=True)
-class VectorScale:
-    """Scale and shift of each class's logit.
-
-    Attributes:
-        scale: (K,) factors.
-        shift: (K,) added afterwards; they add up to 0.
-    """
-
-    scale: tuple[float, ...]
-    shift: tuple[float, ...]
-
-    def applied(self, logits_NK: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the scaled logits."""
-        return logits_NK * np.array(self.scale) + np.array(self.shift)
+def vector_scaled(logits_NK: NDArray[np.floating], vector: VectorScale) -> NDArray[np.float64]:
+    """Return the logits scaled and shifted, class by class."""
+    return np.asarray(logits_NK * np.array(vector.scale) + np.array(vector.shift))
 
 
 def softmax(logits_NK: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
@@ -121,6 +110,8 @@ def fit_vector(
         [np.full(n_classes, 1 / fit_temperature(z_NK, truth_N, weight_N)), np.zeros(n_classes)]
     )
 
+    limits = [(_LEAST_SCALE, None)] * n_classes + [(None, None)] * n_classes
+
     def loss(wb: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         p_NK = softmax(z_NK * wb[:n_classes] + wb[n_classes:])
         error_NK = (p_NK - truth_NK) * share_N[:, None]
@@ -130,12 +121,17 @@ def fit_vector(
         return float(likelihood + ridge * away @ away), slope + 2 * ridge * away
 
     found = minimize(
-        loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-8, "ftol": 1e-14}
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=limits,
+        options={"maxiter": 500, "gtol": 1e-8, "ftol": 1e-14},
     )
     scale_K, shift_K = found.x[:n_classes], found.x[n_classes:]
     if not np.isfinite(found.x).all():
         raise InputError("no vector scaling was found", where="calibration", found=str(found.message))
-    return VectorScale(tuple(scale_K.tolist()), tuple((shift_K - shift_K.mean()).tolist()))
+    return VectorScale(scale=tuple(scale_K.tolist()), shift=tuple((shift_K - shift_K.mean()).tolist()))
 
 
 def _require_items(logits_NK: NDArray[np.floating], truth_N: NDArray[Any]) -> None:

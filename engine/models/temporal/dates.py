@@ -73,8 +73,8 @@ def as_given(of_dates_BAT: torch.Tensor, order_BT: torch.Tensor | None) -> torch
 def seasons(days: torch.Tensor, harmonics: int) -> torch.Tensor:
     """Return (..., 2 x harmonics): sine and cosine of the day of the year, once, twice ... a year; 0 without a day.
 
-    >>> [round(v, 3) for v in seasons(torch.tensor([366 / 4.0, 0.0]), 1).flatten().tolist()]
-    [1.0, 0.0, 0.0, 0.0]
+    >>> [round(v, 1) for v in seasons(torch.tensor([366 / 8.0, 0.0]), 1).flatten().tolist()]
+    [0.7, 0.7, 0.0, 0.0]
     """
     turns = torch.arange(1, harmonics + 1, device=days.device, dtype=days.dtype) * (2 * math.pi / YEAR_DAYS)
     angle = days[..., None] * turns

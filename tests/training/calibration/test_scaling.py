@@ -10,11 +10,11 @@ from sklearn.metrics import log_loss
 from engine.values.errors import InputError
 from training.calibration.reliability import reliability
 from training.calibration.scaling import (
-    VectorScale,
     cross_entropy,
     fit_temperature,
     fit_vector,
     softmax,
+    vector_scaled,
 )
 
 
@@ -58,7 +58,7 @@ def test_vector_scaling_mends_what_a_temperature_cannot() -> None:
     wrong = logits * np.array([2.0, 0.5, 1.0, 1.5]) + np.array([1.0, -1.0, 0.5, 0.0])
     vector = fit_vector(wrong, truth, ridge=0.0)
     by_temperature = softmax(wrong, fit_temperature(wrong, truth))
-    by_vector = softmax(vector.applied(wrong))
+    by_vector = softmax(vector_scaled(wrong, vector))
     best = cross_entropy(softmax(logits), truth)
     assert cross_entropy(by_vector, truth) < best + 1e-3
     assert cross_entropy(by_temperature, truth) > best + 0.05
@@ -88,4 +88,3 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     sure = np.eye(3)[[0, 1, 2]] * 10
     assert fit_temperature(sure, np.array([0, 1, 2])) >= 0.05
     assert fit_temperature(sure, np.array([1, 2, 0])) <= 20.0
-    assert VectorScale((1.0, 1.0), (0.0, 0.0)).applied(np.ones((1, 2))).tolist() == [[1.0, 1.0]]
