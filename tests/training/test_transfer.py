@@ -28,7 +28,7 @@ from training.splits import Split
 from training.transfer import Started, TransferOptions, bands_of, begin, started
 
 BANDS = ("blue", "green", "red", "nir")
-SEASON = Season(side_px=128, n_dates=3, n_bands=4, n_classes=4, fields=70, noise=250.0, seed=2)
+SEASON = Season(side_px=128, n_dates=3, n_bands=4, n_classes=4, fields=70, noise=1200.0, seed=2)
 OPTIONS = TrainOptions(
     config={"stem": 12, "width": 8, "width_max": 16, "depth": 2},
     split=Split(block_px=32, buffer_px=4, val=0.25),
@@ -105,10 +105,10 @@ def test_weak_labels_first_then_few_good_ones_is_better_than_these_alone(
     assert np.count_nonzero(few.values) < 0.4 * np.count_nonzero(labels.values)
     short = {"steps": 30, "checks": 1}
     alone = train(cube, few, OPTIONS.model_copy(update=short))
-    fine = train(cube, few, _with(weak, body_rate=1e-3, head_rate=1e-2).model_copy(update=short))
+    fine = train(cube, few, _with(weak).model_copy(update=short))
     assert alone.val is not None
     assert fine.val is not None
-    assert fine.val.mean_f1 > alone.val.mean_f1 + 0.03
+    assert fine.val.mean_f1 > alone.val.mean_f1 + 0.1
     told = fine.bundle_fields("fine", CubeSpec(bands=BANDS, period="1MS"), Lattice(32, 8), "other").training
     assert told["options"]["transfer"]["start"] == weak
 
@@ -131,7 +131,6 @@ def test_rates_are_of_body_and_head(made: tuple[xr.Dataset, LabelRaster], weak: 
     # One step of Adam moves a weight by the rate of that step: the one-cycle begins at a 25th of its peak.
     assert head == pytest.approx([1e-4 / 25] * 2, rel=0.01)
     assert most == pytest.approx(1e-5 / 25, rel=0.1)  # a few last bits of weights around 1
-
 
 
 def test_frozen_means_frozen_and_it_thaws_from_the_output_inwards(
