@@ -15,6 +15,7 @@ import typer
 
 from pipelines.cli_bundle import app as bundle_app
 from pipelines.cli_cluster import app as cluster_app
+from pipelines.cli_explain import app as explain_app
 from pipelines.cli_options import as_overrides as _as_overrides
 from pipelines.cli_options import print_told as _print
 from pipelines.cli_options import trusted as _trusted
@@ -39,6 +40,7 @@ app.add_typer(bundle_app, name="bundle")
 app.add_typer(submit_app)
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(run_app)
+app.add_typer(explain_app)
 
 Config = Annotated[Path, typer.Argument(help="The run's YAML (landweave init writes one).")]
 Override = Annotated[
@@ -261,6 +263,10 @@ def train(
     tensorboard: Annotated[
         Path | None, typer.Option(help="Folder for TensorBoard: losses, rates, scores.")
     ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(help="YAML of settings to search: trains many times, compares, writes no bundle."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a network on the same cubes that are mapped, or on a table of series, and write a bundle.
@@ -272,6 +278,9 @@ def train(
     from pipelines.train_model import TrainConfig, check_training_labels, load_train_config
     from pipelines.train_together import TrainCall, train_together
 
+    if sweep is not None:
+        _sweep(config, sweep, override, as_json)
+        return
     tabled = load_table_config(config, override)
     if tabled is not None and (check_labels or inspect):
         _look_at_table(tabled, as_json)
@@ -288,6 +297,21 @@ def train(
     found = train_together(settings, TrainCall(not no_resume, tensorboard))
     if found is not None:
         _print(found, as_json)
+
+
+def _sweep(config: Path, sweep: Path, override: list[str] | None, as_json: bool) -> None:
+    from pipelines.console import steps_progress
+    from pipelines.sweep_training import load_sweep_config, sweep_training
+
+    with steps_progress("sweep", "trials") as show:
+        found = sweep_training(config, load_sweep_config(sweep), override, progress=show)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    Console(soft_wrap=True).print(found.table())
+    _print(found.lines(), as_json)
 
 
 def _look_at_table(config: TableTrainConfig, as_json: bool) -> None:

@@ -27,12 +27,14 @@ from engine.models.registry import takes_days
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.grid import Box
+from engine.values.planes import groups_of
 from training.batch import Batch
 from training.batches import Draw, Start, batches
 from training.label_values import FULL_WEIGHT
 from training.loader import Rank
 from training.losses import IGNORE
 from training.pixels import Loaded, Streamed, pixels_of
+from training.sources import seen_of
 from training.splits import TEST, TRAIN, VAL
 from training.statistics import drawn_pixels, fit_standard
 from training.targets import Targets, class_indices
@@ -152,9 +154,10 @@ class CubeLessons:
         """Split what is annotated, and measure the normalisation on the training part.
 
         Args:
-            cube: ``reflectance`` (time, band, y, x) uint16, lazy or loaded, on the labels' box. It is loaded
-                whole (dates x bands x pixels x 2 bytes) where ``options.memory_bytes`` allow it, else streamed;
-                patches and their order then differ.
+            cube: ``reflectance`` (time, band, y, x) uint16 and whatever else its spec names
+                (`engine.inference.planes`), lazy or loaded, on the labels' box. It is loaded whole (dates x planes x
+                pixels x 2 bytes) where ``options.memory_bytes`` allow it, else streamed; patches and their order
+                then differ.
             labels: Annotated pixels.
             options: How.
 
@@ -226,6 +229,7 @@ class CubeLessons:
             date_dropout=options.date_dropout,
             augment=options.augment,
             band_means=self.normalisation.mean,
+            planes=self.cube.planes,
         )
         return batches(self.cube, self._taught(), self.days, draw, Start(skip, rank))
 
@@ -281,7 +285,7 @@ class CubeLessons:
 def statistics(
     pixels: NDArray[np.uint16] | Loaded | Streamed, known_YX: NDArray[np.bool_], seed: int
 ) -> Standard:
-    """Measure mean and standard deviation per band over valid dates of annotated training pixels.
+    """Measure mean and standard deviation per plane over valid dates of annotated training pixels.
 
     Args:
         pixels: (T, C, Y, X) uint16, 0 = no data, as an array or as training reads it.
@@ -292,7 +296,9 @@ def statistics(
         InputError: If no annotated pixel has data.
     """
     ys, xs = drawn_pixels(known_YX, seed)
-    return fit_standard(pixels[:, :, ys, xs] if isinstance(pixels, np.ndarray) else pixels.at(ys, xs))
+    if isinstance(pixels, np.ndarray):
+        return fit_standard(pixels[:, :, ys, xs])
+    return fit_standard(pixels.at(ys, xs), groups_of(pixels.planes))
 
 
 def _tiles(box: Box, side_px: int) -> Iterator[Box]:
@@ -302,16 +308,12 @@ def _tiles(box: Box, side_px: int) -> Iterator[Box]:
 
 
 def _require_same_pixels(cube: xr.Dataset, labels: LabelRaster) -> None:
-    reflectance = cube["reflectance"]
-    if reflectance.dims != ("time", "band", "y", "x") or reflectance.shape[2:] != labels.box.shape_yx:
+    seen, _ = seen_of(cube)
+    if seen.dims[2:] != ("y", "x") or seen.shape[2:] != labels.box.shape_yx:
         raise InputError(
             "cube and labels do not cover the same pixels",
             where="train",
-            found=dict(reflectance.sizes),
+            found=dict(seen.sizes),
             limit=f"(time, band, y, x) with {labels.box.shape_yx} px",
             mend="rasterise the labels on the cube's own grid and box",
-        )
-    if reflectance.dtype != np.uint16:
-        raise InputError(
-            "the cube is not reflectance", where="train", found=reflectance.dtype, limit="uint16"
         )
