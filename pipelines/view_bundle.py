@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from engine.inference.check import Finding
 
 
+_IN_CARD = ("calibration", "card", "data")  # what a training measured at length: `landweave bundle card`
+
+
 def as_dict(model: Model) -> dict[str, Any]:
     """Return everything that a bundle, or each member of an ensemble, says of itself, for JSON."""
     if not isinstance(model, Ensemble):
@@ -75,7 +78,7 @@ def facts(bundle: Bundle) -> dict[str, str]:
         "gives": ", ".join(told["layers"]),
         "window": "none: each pixel by itself" if bundle.pixelwise else window,
         "temperature": f"{bundle.temperature:g}",
-        **{str(key): _short(value) for key, value in bundle.training.items()},
+        **{str(k): _short(value) for k, value in bundle.training.items() if k not in _IN_CARD},
         "digest": bundle.digest(),
         "folder": str(bundle.path),
     }

@@ -14,7 +14,7 @@ Shape suffixes: T date, C band, Y X the whole box, B batch, H row, W column, K c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -30,6 +30,7 @@ from engine.values.grid import Box
 from engine.values.planes import groups_of
 from training.batch import Batch
 from training.batches import Draw, Start, batches
+from training.label_values import FULL_WEIGHT
 from training.loader import Rank
 from training.losses import IGNORE
 from training.pixels import Loaded, Streamed, pixels_of
@@ -135,6 +136,7 @@ class CubeLessons:
         options: How patches are drawn.
         days: Running day of each date; empty where it is not known.
         weights: (y, x) uint8 weight of each label, 0..250 = 0..1; None: all alike.
+        unlabelled: (y, x) bool, pixels of the training part that are not annotated, where the loss learns from them.
     """
 
     cube: Loaded | Streamed
@@ -145,6 +147,7 @@ class CubeLessons:
     options: TrainOptions
     days: tuple[int, ...] = ()
     weights: NDArray[np.uint8] | None = None
+    unlabelled: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, cube: xr.Dataset, labels: LabelRaster, options: TrainOptions) -> CubeLessons:
@@ -177,7 +180,17 @@ class CubeLessons:
             part: np.where(parts_YX == part, index_YX, np.uint8(IGNORE)) for part in (TRAIN, VAL, TEST)
         }
         normalisation = statistics(pixels, targets[TRAIN] != IGNORE, options.seed)
-        return cls(pixels, targets, labels.box, labels.classes, normalisation, options, days, labels.weights)
+        return cls(
+            cube=pixels,
+            targets=targets,
+            box=labels.box,
+            classes=labels.classes,
+            normalisation=normalisation,
+            options=options,
+            days=days,
+            weights=labels.weights,
+            unlabelled=(parts_YX == TRAIN) & (index_YX == IGNORE) if options.unlabelled else None,
+        )
 
     @property
     def n_dates(self) -> int:
@@ -218,7 +231,7 @@ class CubeLessons:
             band_means=self.normalisation.mean,
             planes=self.cube.planes,
         )
-        return batches(self.cube, self._targets(TRAIN), self.days, draw, Start(skip, rank))
+        return batches(self.cube, self._taught(), self.days, draw, Start(skip, rank))
 
     def part(self, part: int) -> Iterator[tuple[Batch, Inner]]:
         """Give the windows of a part that hold annotated pixels, one a batch; see `Lessons`."""
@@ -245,6 +258,25 @@ class CubeLessons:
             weight=torch.from_numpy(weight)[None],
             place=torch.tensor([[outer.y0, outer.x0]]),
         )
+
+    def _taught(self) -> Targets:
+        """Return what is learnt: what is annotated and, where the loss asks for them, the pixels that are not."""
+        known = self._targets(TRAIN)
+        if self.unlabelled is None or self.options.unlabelled is None:
+            return known
+        if self.options.unlabelled not in self.classes.names:
+            raise InputError(
+                "no class has the name of the unlabelled one",
+                where="options.loss.unlabelled",
+                found=self.options.unlabelled,
+                limit=list(self.classes.names),
+            )
+        number = self.classes.names.index(self.options.unlabelled)
+        index = np.where(self.unlabelled, np.uint8(number), known.index)
+        weight = (
+            None if known.weight is None else np.where(self.unlabelled, np.uint8(FULL_WEIGHT), known.weight)
+        )
+        return replace(known, index=index, weight=weight)
 
     def _targets(self, part: int) -> Targets:
         return Targets(self.targets[part], self.box, self.n_classes, self.weights)

@@ -41,6 +41,7 @@ from training.options import TrainOptions
 from training.pixels import Streamed
 from training.scoring import Evaluation
 from training.splits import TEST, VAL
+from training.transfer import bands_of, start_fields, started
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -120,6 +121,8 @@ class TrainedModel:
         pixels: Annotated pixels of each part.
         n_dates: Dates of the cube.
         streamed: Whether the cube was too large to be loaded whole.
+        steps: Steps made.
+        best_step: Steps after which the kept state stood.
         planes: What it saw of each date; empty: the bands of the cube.
     """
 
@@ -133,6 +136,8 @@ class TrainedModel:
     pixels: dict[str, int]
     n_dates: int
     streamed: bool = False
+    steps: int = 0
+    best_step: int = 0
     planes: tuple[Plane, ...] = ()
 
     def bundle_fields(self, name: str, spec: CubeSpec, lattice: Lattice, licence: str) -> BundleFields:
@@ -182,7 +187,8 @@ def train(
     """
     lessons = CubeLessons.of(cube, labels, options)
     module = fresh_network(lessons, options, options.crop_px)
-    fitted = fit(module, lessons, options, progress)
+    lessons, tuning = started(module, lessons, bands_of(cube), options)
+    fitted = fit(module, lessons, options, progress, tuning)
     return TrainedModel(
         module=module.to("cpu"),
         options=options,
@@ -194,6 +200,8 @@ def train(
         pixels=lessons.pixels,
         n_dates=lessons.n_dates,
         streamed=isinstance(lessons.cube, Streamed),
+        steps=fitted.steps,
+        best_step=fitted.best_step,
         planes=lessons.cube.planes,
     )
 
@@ -210,7 +218,8 @@ def fresh_network(lessons: Lessons, options: TrainOptions, patch_px: int = 1) ->
         InputError: If the configuration does not fit, or the patch does not divide by the network's poolings.
     """
     sizes = {"n_dates": lessons.n_dates, "n_bands": lessons.n_bands, "n_classes": lessons.n_classes}
-    fields = options.config | sizes
+    start = start_fields(options.transfer.start) if options.transfer else {}
+    fields = start | options.config | sizes
     if knows_groups(options.architecture):
         fields["groups"] = lessons.normalisation.groups
     multiple = check_config(options.architecture, fields).window_multiple

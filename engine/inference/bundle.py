@@ -386,7 +386,7 @@ def _read(path: Path, kind: Kind, *, trust_model: bool = False) -> bytes:
 def _manifest_fields(fields: BundleFields, model: dict[str, Any]) -> ManifestFields:
     """Join fields and model; the checksum is filled in when the weights are written."""
     lattice = fields.lattice
-    known = size_free(model["architecture"]) if "architecture" in model else False
+    known = size_free(model["architecture"], model["config"]) if "architecture" in model else False
     return ManifestFields(
         format=FORMAT,
         cube=fields.spec,

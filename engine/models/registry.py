@@ -28,6 +28,7 @@ from engine.models.spatial.configs import ResNetUNetConfig, SeasonUNetConfig
 from engine.models.temporal.configs import (
     AttentionLstmConfig,
     Cnn1dConfig,
+    HybridConfig,
     LtaeConfig,
     RecurrentConfig,
     TransformerConfig,
@@ -90,6 +91,7 @@ _ARCHITECTURES: dict[str, Architecture] = {
     "cnn1d": _of_series(Cnn1dConfig, "cnn", "Cnn1d"),
     "transformer": _of_series(TransformerConfig, "transformer", "Transformer"),
     "ltae": _of_series(LtaeConfig, "ltae", "Ltae"),
+    "hybrid": Architecture(HybridConfig, "engine.models.temporal.hybrid", "Hybrid", takes_days=True),
     "utae": _of_images(UtaeConfig, "utae", "Utae"),
     "convlstm": _of_images(ConvRecurrentConfig, "recurrent", "ConvLstm"),
     "convgru": _of_images(ConvRecurrentConfig, "recurrent", "ConvGru"),
@@ -134,18 +136,25 @@ def check_config(architecture: str, config: Mapping[str, Any]) -> NetworkConfig:
         ) from error
 
 
-def size_free(architecture: str) -> bool:
-    """Tell whether a network answers alike in windows of another size; not known of a whole library of networks."""
-    return _entry(architecture).size_free
+def size_free(architecture: str, config: Mapping[str, Any] | None = None) -> bool:
+    """Tell whether a network answers alike in windows of another size; not known of a whole library of networks.
+
+    Args:
+        architecture: A name of `architectures`.
+        config: Its configuration, on which it depends for networks of networks.
+    """
+    return all(entry.size_free for entry in _parts(architecture, config))
 
 
-def pixelwise(architecture: str) -> bool:
+def pixelwise(architecture: str, config: Mapping[str, Any] | None = None) -> bool:
     """Tell whether a network looks at one pixel at a time, so that its maps need no windows.
+
+    Arguments as of `size_free`.
 
     >>> pixelwise("mlp"), pixelwise("unet")
     (True, False)
     """
-    return _entry(architecture).pixelwise
+    return all(entry.pixelwise for entry in _parts(architecture, config))
 
 
 def takes_days(architecture: str) -> bool:
@@ -180,6 +189,12 @@ def build(architecture: str, config: Mapping[str, Any]) -> torch.nn.Module:
     checked = check_config(architecture, config)
     module: torch.nn.Module = getattr(import_module(entry.module), entry.name)(checked)
     return module
+
+
+def _parts(architecture: str, config: Mapping[str, Any] | None) -> list[Architecture]:
+    """Return the entries of the networks that it consists of: itself, or its branches."""
+    branches = (config or {}).get("branches", ())
+    return [e for b in branches for e in _parts(b["architecture"], b.get("config"))] or [_entry(architecture)]
 
 
 def _entry(architecture: str) -> Architecture:
