@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.inference.planes import planes_in
 from engine.models.normalise import Standard
 from engine.models.spatial.published import load_encoder
 from engine.values.errors import InputError
@@ -176,7 +177,10 @@ def started(
 
 
 def bands_of(cube: xr.Dataset) -> tuple[str, ...]:
-    """Return the names of a cube's bands; numbers where it names none."""
+    """Return the names of what networks see of a cube; numbers where it names no bands."""
+    planes = planes_in(cube)
+    if any(plane.kind != "reflectance" for plane in planes):
+        return tuple(plane.name for plane in planes)
     if "band" in cube.coords:
         return tuple(str(name) for name in cube["band"].values)
     return tuple(f"band {i}" for i in range(cube.sizes["band"]))
@@ -208,7 +212,9 @@ def _from_bundle(new: Network, own: Standard, options: TransferOptions) -> tuple
         )
     module = build(bundle.architecture, bundle.config.model_dump())
     module.load_state_dict(load(bundle.read_weights()))
-    old = Network(bundle.architecture, module, Names(tuple(bundle.spec.bands), bundle.classes.names))
+    old = Network(
+        bundle.architecture, module, Names(tuple(plane.name for plane in bundle.planes), bundle.classes.names)
+    )
     body = graft(old, new)
     theirs = zip(bundle.normalisation.mean, bundle.normalisation.std, strict=True)
     return _merged(dict(zip(old.names.bands, theirs, strict=True)), new.names.bands, own), body
@@ -226,7 +232,7 @@ def _merged(known: Mapping[str, tuple[float, float]], bands: Sequence[str], own:
     """Normalise bands as the start did, and those that it does not know as the training pixels say."""
     measured = dict(zip(bands, zip(own.mean, own.std, strict=True), strict=True))
     means, stds = zip(*(known.get(name, measured[name]) for name in bands), strict=True)
-    return Standard(mean=means, std=stds)
+    return Standard(mean=means, std=stds, groups=own.groups)
 
 
 @torch.no_grad()
