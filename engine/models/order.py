@@ -29,7 +29,8 @@ def channels_last(module: Module, device: str | torch.device) -> Module:
     for part in module.modules():
         for tensor in part.parameters(recurse=False):
             if tensor.ndim in CHANNELS_LAST:
-                tensor.data = tensor.data.contiguous(memory_format=CHANNELS_LAST[tensor.ndim])
+                # not `contiguous`, which leaves kernels of one pixel as they are: other code paths, other last bits
+                tensor.data = tensor.data.to(memory_format=CHANNELS_LAST[tensor.ndim])
     return module
 
 

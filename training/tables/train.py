@@ -75,6 +75,8 @@ def train_table(
         history=fitted.history,
         pixels=lessons.pixels,
         n_dates=lessons.n_dates,
+        steps=fitted.steps,
+        best_step=fitted.best_step,
     )
 
 
