@@ -13,18 +13,8 @@ from engine.models.registry import architectures, build, check_config, takes_day
 from engine.values.errors import InputError
 
 SIZES = {"n_dates": 2, "n_bands": 3, "n_classes": 5}
-CONFIGS = {
-    "atlstm": SIZES,
-    "cnn1d": SIZES,
-    "gru": SIZES,
-    "lstm": SIZES,
-    "ltae": SIZES,
-    "mlp": SIZES,
+CONFIGS = dict.fromkeys(architectures(), SIZES) | {
     "presto": {**SIZES, "bands": ("blue", "green", "red"), "head": "linear"},
-    "smp": SIZES,
-    "tempcnn": SIZES,
-    "transformer": SIZES,
-    "unet": SIZES,
     "unet_resnet": {**SIZES, "width": 8, "stem": 8},
     "unet_seasons": {**SIZES, "width": 8, "stem": 8},
 }

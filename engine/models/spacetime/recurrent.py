@@ -99,7 +99,9 @@ class LstmCell(Cell):
     def step(self, read_BGHW: torch.Tensor, state: State) -> State:
         """Return state and memory."""
         shown_BFHW, memory_BFHW = state
-        enter, forget, leave, new = (read_BGHW + self.look(shown_BFHW)).chunk(4, dim=1)
+        # Gate by gate: what a sigmoid makes of a slice takes ten times as long as of a tensor of its own.
+        parts = zip(read_BGHW.chunk(4, dim=1), self.look(shown_BFHW).chunk(4, dim=1), strict=True)
+        enter, forget, leave, new = (read + look for read, look in parts)
         memory_BFHW = torch.sigmoid(forget) * memory_BFHW + torch.sigmoid(enter) * torch.tanh(new)
         return torch.sigmoid(leave) * torch.tanh(memory_BFHW), memory_BFHW
 
@@ -128,7 +130,8 @@ class StarCell(Cell):
         (old_BFHW,) = state
         gate, new = read_BGHW.chunk(2, dim=1)
         kept_BFHW = torch.sigmoid(gate + self.look(old_BFHW))
-        return (torch.tanh(torch.lerp(old_BFHW, torch.tanh(new), kept_BFHW)),)
+        new_BFHW = torch.tanh(new.contiguous(memory_format=torch.channels_last))
+        return (torch.tanh(torch.lerp(old_BFHW, new_BFHW, kept_BFHW)),)
 
 
 class _Layer(nn.Module):
