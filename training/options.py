@@ -9,9 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from training.augment import AugmentOptions
 from training.losses import WeightKind
-from training.losses.options import AnyLoss, CrossEntropyLoss, DiceLoss, MultiLabelLoss
+from training.losses.options import (
+    AnyLoss,
+    CrossEntropyLoss,
+    DiceLoss,
+    MultiLabelLoss,
+    PositiveUnlabelledLoss,
+)
 from training.optimisers import AdamW, AnyOptimiser, AnySchedule, OneCycle
 from training.splits import Split
+from training.transfer import TransferOptions
 
 Metric = Literal["mean_iou", "mean_f1", "accuracy", "loss"]
 """By which states are compared on the validation part; of ``loss``, the mean cross entropy, less is better."""
@@ -85,6 +92,7 @@ class TrainOptions(BaseModel):
         device: ``cpu`` or ``cuda``; processes of torchrun take a GPU each.
         memory_bytes: What the cube's pixels may take; a larger cube is read block by block, once for many
             patches (`training.loader`). None: half of the memory that is free.
+        transfer: What the training starts from, in place of fresh weights; `learning_rate` then says nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,6 +124,7 @@ class TrainOptions(BaseModel):
     device: str = "cpu"
     memory_bytes: int | None = Field(default=None, ge=1)
     augment: AugmentOptions | None = None
+    transfer: TransferOptions | None = None
 
     @field_validator("loss", mode="before")
     @classmethod
@@ -145,6 +154,12 @@ class TrainOptions(BaseModel):
     def several_labels(self) -> bool:
         """Whether a pixel may have several classes: each output is a probability of its own."""
         return any(isinstance(loss, MultiLabelLoss) for loss in self.losses)
+
+    @property
+    def unlabelled(self) -> str | None:
+        """Name of the class that pixels without annotation are learnt as, or None."""
+        named = (loss.unlabelled for loss in self.losses if isinstance(loss, PositiveUnlabelledLoss))
+        return next(named, None)
 
     @property
     def weigh(self) -> WeightKind | None:
