@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engine.models.normalise import Standard
 from engine.models.spatial.published import load_encoder
+from engine.values.bands import find_band
 from engine.values.errors import InputError
 from training.graft import Names, Network, graft
 
@@ -169,7 +170,7 @@ def started(
     """
     if options.transfer is None:
         return lessons, None
-    names = Names(tuple(bands), tuple(lessons.classes.names))
+    names = Names(_normal(bands), tuple(lessons.classes.names))
     begun = begin(module, names, lessons.normalisation, options, options.transfer)
     renewed: AnyLessons = replace(cast(Any, lessons), normalisation=begun.normalisation)
     return renewed, begun.tuning
@@ -208,7 +209,7 @@ def _from_bundle(new: Network, own: Standard, options: TransferOptions) -> tuple
         )
     module = build(bundle.architecture, bundle.config.model_dump())
     module.load_state_dict(load(bundle.read_weights()))
-    old = Network(bundle.architecture, module, Names(tuple(bundle.spec.bands), bundle.classes.names))
+    old = Network(bundle.architecture, module, Names(_normal(bundle.spec.bands), bundle.classes.names))
     body = graft(old, new)
     theirs = zip(bundle.normalisation.mean, bundle.normalisation.std, strict=True)
     return _merged(dict(zip(old.names.bands, theirs, strict=True)), new.names.bands, own), body
@@ -220,6 +221,11 @@ def _from_file(new: Network, own: Standard, options: TransferOptions) -> tuple[S
     bands = new.names.bands
     filled = load_encoder(new.module, read_state_dict(options.start), bands, options.bands)
     return _merged(dict.fromkeys(filled.bands, (0.0, options.scale)), bands, own), filled.whole
+
+
+def _normal(bands: Sequence[str]) -> tuple[str, ...]:
+    """Return landweave's names of bands; indices and layers keep theirs."""
+    return tuple(name if (found := find_band(name)) is None else found.name for name in bands)
 
 
 def _merged(known: Mapping[str, tuple[float, float]], bands: Sequence[str], own: Standard) -> Standard:

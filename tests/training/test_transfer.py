@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from training.graft import Names
 from training.labels import LabelRaster
 from training.lessons import CubeLessons
 from training.loop import TrainedModel, TrainOptions, fit, fresh_network, train
+from training.series import SeriesTable
 from training.splits import Split
+from training.tables.train import TableOptions, train_table
 from training.transfer import Started, TransferOptions, bands_of, begin, started
 
 BANDS = ("blue", "green", "red", "nir")
@@ -195,3 +198,47 @@ def test_a_start_that_is_none_is_refused(tmp_path: Path, weak: str) -> None:
         _begun(str(tmp_path / "code.pth"), ("B02",))
     with pytest.raises(InputError, match="another architecture"):
         _begun(weak, BANDS)
+
+
+def test_a_table_starts_from_a_bundle_too(tmp_path: Path) -> None:
+    """Bands may be called otherwise; a frozen body stays as it came, and it learns the new class."""
+    rng = np.random.default_rng(0)
+    value = rng.integers(1, 4, 120).astype(np.uint8)
+    curves = rng.uniform(0.1, 0.5, (4, 5, 2))
+    values = (curves[value] + rng.normal(0, 0.01, (120, 5, 2))).astype(np.float32)
+    dates = np.tile(np.arange("2023-03", "2023-08", dtype="datetime64[M]").astype("datetime64[D]"), (120, 1))
+    place, group = np.zeros(120), np.array([f"farm {i % 10}" for i in range(120)])
+    two, three = ClassScheme.from_names(["a", "b"]), ClassScheme.from_names(["b", "a", "new"])
+    old = SeriesTable(
+        values,
+        dates,
+        ("B04", "B08"),
+        value,
+        three,
+        place,
+        place,
+        "EPSG:4326",
+        group,
+        np.ones(120, np.float32),
+    )
+    options = TableOptions(
+        steps=40, batch=32, checks=1, split=Split(by="groups", val=0.3, buffer_px=0), config={"width": 16}
+    )
+    first = replace(old[value < 3], classes=two, bands=("red", "nir"))
+    trained = train_table(first, options)
+    spec = CubeSpec(bands=("red", "nir"), period="1MS")
+    save_bundle(
+        tmp_path,
+        trained.module,
+        "tempcnn",
+        trained.bundle_fields("two classes", spec, Lattice(1, 0), "other"),
+    )
+    start = TransferOptions(start=str(tmp_path), thaw=None, head_rate=3e-2)
+    again = train_table(old, options.model_copy(update={"transfer": start, "config": {}}))
+    before, after = trained.module.state_dict(), again.module.state_dict()
+    body = [name for name in after if not name.startswith("head")]
+    assert body
+    assert all(torch.equal(after[name], before[name]) for name in body)
+    assert again.normalisation == trained.normalisation
+    assert again.val is not None
+    assert again.val.recall[2] > 0.8

@@ -20,6 +20,7 @@ from training.series import SeriesTable
 from training.tables.jitter import SeriesJitter
 from training.tables.lessons import SeriesDraw, TableLessons
 from training.tables.planes import planes_of_table, with_indices
+from training.transfer import started
 
 
 class TableOptions(TrainOptions):
@@ -64,7 +65,8 @@ def train_table(
     """
     lessons = lessons_of(table, options, planes)
     module = fresh_network(lessons, options)
-    fitted = fit(module, lessons, options, progress)
+    lessons, tuning = started(module, lessons, with_indices(table, options.indices).bands, options)
+    fitted = fit(module, lessons, options, progress, tuning)
     return TrainedModel(
         module=module.to("cpu"),
         options=options,
