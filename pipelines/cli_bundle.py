@@ -65,6 +65,20 @@ def show_command(folder: Folder, as_json: Json = False, trust_model: Trust = Fal
 
 
 @app.command()
+def card(
+    folder: Folder,
+    write: Annotated[bool, typer.Option("--write", help="Write card.md and the figure anew.")] = False,
+    trust_model: Trust = False,
+) -> None:
+    """Show a bundle's card: data, scores with intervals, calibration, intended use, limits."""
+    from engine.inference.bundle import load_bundle
+    from pipelines.model_card import card_lines, write_card
+
+    bundle = load_bundle(folder, trust_model=trust_model)
+    typer.echo(f"wrote {write_card(bundle)}" if write else "\n".join(card_lines(bundle)))
+
+
+@app.command()
 def check(
     folder: Folder,
     precision: Annotated[

@@ -77,6 +77,14 @@ class LatticeConfig(BaseModel):
         return Lattice(self.window_px, self.overlap_px, self.kernel)
 
 
+class CardConfig(BaseModel):
+    """What a model's card says that no training can know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    intended_use: str = Field(default="", description="What the model is for, in a sentence or two.")
+    limits: tuple[str, ...] = Field(default=(), description="What it must not be used for, or is bad at.")
+
+
 class RadarConfig(BaseModel):
     """Where Sentinel-1 comes from, over the same area and time."""
 

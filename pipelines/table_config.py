@@ -26,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.spec import CubeSpec
-from pipelines.config import parse_config, read_yaml, with_overrides
+from pipelines.config import CardConfig, parse_config, read_yaml, with_overrides
+from training.calibration.examine import Calibration
 from training.series import Columns, SeriesTable, read_long, read_wide
 from training.tables.train import TableOptions
 
@@ -114,6 +115,10 @@ class TableTrainConfig(BaseModel):
     name: str = Field(default="landweave model", description="Short name of the model.")
     licence: str = Field(default="other", description="SPDX identifier of the weights' licence.")
     options: TableOptions = Field(default_factory=TableOptions, description="Network, steps, split, seed.")
+    calibration: Calibration = Field(
+        default="temperature", description="How probabilities are mended by the validation samples."
+    )
+    card: CardConfig = Field(default_factory=CardConfig, description="What only its maker knows.")
 
 
 def load_table_config(path: str | Path, overrides: list[str] | None = None) -> TableTrainConfig | None:
@@ -124,7 +129,9 @@ def load_table_config(path: str | Path, overrides: list[str] | None = None) -> T
     Raises:
         InputError: If a setting is wrong.
     """
-    raw = read_yaml(path, None, paths=("bundle", "options.split", "options.split.regions"))
+    raw = read_yaml(
+        path, None, paths=("bundle", "options.split", "options.split.regions", "options.checkpoint.folder")
+    )
     samples = raw.get("samples")
     if samples is None:
         return None

@@ -7,12 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.inference.bundle import Bundle, save_bundle
 from engine.values.errors import InputError
 from engine.values.grid import Grid
 from engine.values.lattice import Lattice
 from engine.values.planes import Plane, planes_of
+from pipelines.model_card import write_card
 from pipelines.table_config import TableTrainConfig
+from pipelines.train_model import forget_state, state_beside
+from training.calibration.answers import Groups
+from training.calibration.examine import examine
 from training.leakage import Leakage, measure_samples, refuse_leaks
 from training.loop import Progress, TrainedModel
 from training.series import SeriesTable
@@ -20,7 +26,7 @@ from training.split_file import write_split
 from training.splits import Split
 from training.stratify import Counts, count_samples, stratified
 from training.tables.planes import planes_of_table, with_bands, with_indices
-from training.tables.train import train_table
+from training.tables.train import lessons_of, train_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +106,28 @@ def train_on_table(
             mend="take one that looks at single pixels: mlp, tempcnn, ...",
         )
     ready = prepared or prepare_table(config)
-    options = config.options.model_copy(update={"split": ready.split})
+    options = state_beside(config.options, config.bundle).model_copy(update={"split": ready.split})
     trained = train_table(ready.table, options, progress, ready.planes)
     fields = trained.bundle_fields(config.name, config.cube, Lattice(1, 0), config.licence)
-    fields = replace(fields, planes=ready.planes)
+    lessons = lessons_of(ready.table, options, ready.planes)
+    fields = examine(trained, lessons, config.calibration, _units(ready)).given_to(fields)
+    told = {
+        "data": {"area": "the places of its samples"} | ready.lines(),
+        "card": config.card.model_dump(mode="json"),
+    }
+    fields = replace(fields, planes=ready.planes, training=fields.training | told)
     bundle = save_bundle(config.bundle, trained.module, config.options.architecture, fields)
+    write_card(bundle)
     write_split(table_split_path(config), ready.split, ready.counts, ready.table.classes, ready.leakage)
+    forget_state(options)
     return bundle, trained
+
+
+def _units(ready: PreparedTable) -> Groups:
+    """Group samples by the units of the split; places of a table's batches are its rows."""
+    names = ready.split.units_of(ready.table.samples()).astype(str)
+    _, number = np.unique(names, return_inverse=True)
+    return lambda places: number[places[:, 0]]
 
 
 def table_split_path(config: TableTrainConfig) -> Path:

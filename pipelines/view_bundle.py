@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from engine.inference.check import Finding
 
 
+_IN_CARD = ("calibration", "card", "data")  # what a training measured at length: `landweave bundle card`
+
+
 def as_dict(model: Model) -> dict[str, Any]:
     """Return everything that a bundle, or each member of an ensemble, says of itself, for JSON."""
     if not isinstance(model, Ensemble):
@@ -69,13 +72,13 @@ def facts(bundle: Bundle) -> dict[str, str]:
         "what": bundle.description,
         "licence": bundle.licence,
         "network": f"{told['network']}, {told['weights']['bytes'] / 1e6:.1f} MB, {bundle.precision}",
-        "bands": ", ".join(spec.bands),
+        "bands": ", ".join(plane.name for plane in bundle.planes),
         "dates": f"{dates} {spec.period or 'acquisitions'}, season {spec.season or 'any'}",
         "pixels": f"{spec.resolution_m:g} m, answers every {spec.resolution_m * stride:g} m",
         "gives": ", ".join(told["layers"]),
         "window": "none: each pixel by itself" if bundle.pixelwise else window,
         "temperature": f"{bundle.temperature:g}",
-        **{str(key): _short(value) for key, value in bundle.training.items()},
+        **{str(k): _short(value) for k, value in bundle.training.items() if k not in _IN_CARD},
         "digest": bundle.digest(),
         "folder": str(bundle.path),
     }

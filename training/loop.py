@@ -24,13 +24,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.inference.bundle import BundleFields
+from engine.inference.planes import planes_in
 from engine.models.normalise import Standard
-from engine.models.registry import build, check_config
+from engine.models.registry import build, check_config, knows_groups
 from engine.runs.signals import Interrupts
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.head import Classes, MultiLabel
 from engine.values.lattice import Lattice
+from engine.values.planes import Plane
 from engine.values.spec import CubeSpec
 from training.checkpoints import CheckpointFile, digest_of
 from training.learner import Learner, Tuning, drawn_batches, make_learner
@@ -40,7 +42,7 @@ from training.options import TrainOptions
 from training.pixels import Streamed
 from training.scoring import Evaluation
 from training.splits import TEST, VAL
-from training.transfer import bands_of, start_fields, started
+from training.transfer import start_fields, started
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -120,6 +122,9 @@ class TrainedModel:
         pixels: Annotated pixels of each part.
         n_dates: Dates of the cube.
         streamed: Whether the cube was too large to be loaded whole.
+        steps: Steps made.
+        best_step: Steps after which the kept state stood.
+        planes: What it saw of each date; empty: the bands of the cube.
     """
 
     module: torch.nn.Module
@@ -132,6 +137,9 @@ class TrainedModel:
     pixels: dict[str, int]
     n_dates: int
     streamed: bool = False
+    steps: int = 0
+    best_step: int = 0
+    planes: tuple[Plane, ...] = ()
 
     def bundle_fields(self, name: str, spec: CubeSpec, lattice: Lattice, licence: str) -> BundleFields:
         """Return what `engine.inference.bundle.save_bundle` needs beside the network."""
@@ -143,6 +151,7 @@ class TrainedModel:
             classes=self.classes,
             lattice=lattice,
             normalisation=self.normalisation,
+            planes=self.planes,
             licence=licence,
             head=MultiLabel() if self.options.several_labels else Classes(),
             training={
@@ -164,9 +173,9 @@ def train(
     """Train a network on a cube.
 
     Args:
-        cube: ``reflectance`` (time, band, y, x) uint16, lazy or loaded, on the labels' box. It is loaded
-            whole (dates x bands x pixels x 2 bytes) where ``options.memory_bytes`` allow it, else streamed;
-            patches and their order then differ.
+        cube: ``reflectance`` (time, band, y, x) uint16 and what else its spec names, lazy or loaded, on the labels'
+            box. It is loaded whole (dates x planes x pixels x 2 bytes) where ``options.memory_bytes`` allow it,
+            else streamed; patches and their order then differ.
         labels: Annotated pixels.
         options: How.
         progress: Called after every batch.
@@ -179,7 +188,7 @@ def train(
     """
     lessons = CubeLessons.of(cube, labels, options)
     module = fresh_network(lessons, options, options.crop_px)
-    lessons, tuning = started(module, lessons, bands_of(cube), options)
+    lessons, tuning = started(module, lessons, planes_in(cube), options)
     fitted = fit(module, lessons, options, progress, tuning)
     return TrainedModel(
         module=module.to("cpu"),
@@ -192,6 +201,9 @@ def train(
         pixels=lessons.pixels,
         n_dates=lessons.n_dates,
         streamed=isinstance(lessons.cube, Streamed),
+        steps=fitted.steps,
+        best_step=fitted.best_step,
+        planes=lessons.cube.planes,
     )
 
 
@@ -209,6 +221,8 @@ def fresh_network(lessons: Lessons, options: TrainOptions, patch_px: int = 1) ->
     sizes = {"n_dates": lessons.n_dates, "n_bands": lessons.n_bands, "n_classes": lessons.n_classes}
     start = start_fields(options.transfer.start) if options.transfer else {}
     fields = start | options.config | sizes
+    if knows_groups(options.architecture):
+        fields["groups"] = lessons.normalisation.groups
     multiple = check_config(options.architecture, fields).window_multiple
     if patch_px % multiple:
         raise InputError(

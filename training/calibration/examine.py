@@ -148,6 +148,8 @@ def examine(
     Returns:
         Nothing is calibrated without a validation part; `Examined.notes` tells.
     """
+    if trained.options.several_labels:
+        return Examined(Scale(), None, {}, ("not examined: a pixel may have several classes",))
     of_blocks = groups or blocks_of(trained.options.split.block_px)
     days = takes_days(trained.options.architecture)
     asker = Asker(trained.module, trained.normalisation, days, of_blocks)

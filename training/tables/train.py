@@ -65,7 +65,8 @@ def train_table(
     """
     lessons = lessons_of(table, options, planes)
     module = fresh_network(lessons, options)
-    lessons, tuning = started(module, lessons, with_indices(table, options.indices).bands, options)
+    own = planes or planes_of_table(with_indices(table, options.indices))
+    lessons, tuning = started(module, lessons, own, options)
     fitted = fit(module, lessons, options, progress, tuning)
     return TrainedModel(
         module=module.to("cpu"),
