@@ -63,8 +63,14 @@ class TrainConfig(SourceConfig):
 
 def load_train_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
     """Read a training's YAML; paths and overrides as in `pipelines.config.load_config`."""
-    own = ("options.split", "options.split.regions", "options.checkpoint.folder", "options.transfer.start")
-    raw = read_yaml(path, None, paths=("bundle", *own))
+    paths = (
+        "bundle",
+        "options.split",
+        "options.split.regions",
+        "options.checkpoint.folder",
+        "options.transfer.start",
+    )
+    raw = read_yaml(path, None, paths=paths)
     for holder, key in label_files(raw.get("labels")):
         if isinstance(holder.get(key), str) and "://" not in holder[key]:
             holder[key] = str(Path(path).parent / holder[key])
