@@ -25,7 +25,8 @@ from engine.values.spec import CubeSpec
 from tests.training.synthetic import Season, season
 from training.labels import LabelRaster
 from training.lessons import CubeLessons
-from training.loop import TrainedModel, TrainOptions, fit, fresh_network, train
+from training.loop import Progress, TrainedModel, TrainOptions, fit, fresh_network, train
+from training.options import Checkpoints
 from training.series import SeriesTable
 from training.splits import Split
 from training.tables.train import TableOptions, train_table
@@ -251,3 +252,22 @@ def test_a_table_starts_from_a_bundle_too(tmp_path: Path) -> None:
     assert again.normalisation == trained.normalisation
     assert again.val is not None
     assert again.val.recall[2] > 0.8
+
+
+def test_a_broken_training_with_a_start_goes_on_to_the_same_weights(
+    made: tuple[xr.Dataset, LabelRaster], weak: str, tmp_path: Path
+) -> None:
+    """Broken between two stages of the thaw."""
+    cube, labels = made
+    plain = _with(weak, thaw=0.8, stages=2, body_rate=1e-3).model_copy(update={"steps": 8, "checks": 2})
+    whole = train(cube, labels, plain)
+    kept = plain.model_copy(update={"checkpoint": Checkpoints(folder=tmp_path, every_s=0)})
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(cube, labels, kept, stop)
+    again = train(cube, labels, kept).module.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.module.state_dict().items())
