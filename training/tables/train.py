@@ -65,7 +65,7 @@ def train_table(
     """
     lessons = lessons_of(table, options, planes)
     module = fresh_network(lessons, options)
-    lessons, tuning = started(module, lessons, [plane.name for plane in lessons.planes], options)
+    lessons, tuning = started(module, lessons, lessons.planes, options)
     fitted = fit(module, lessons, options, progress, tuning)
     return TrainedModel(
         module=module.to("cpu"),
