@@ -394,8 +394,8 @@ def table(rows: list[dict[str, Any]], replicates: int = 1000) -> str:
     names = sorted({r["architecture"] for r in rows})
     entries = sorted((_entry([r for r in rows if r["architecture"] == n], replicates) for n in names),
                      key=lambda e: -e[0])  # fmt: skip
-    heads = ("architecture", "seeds", "steps", "train s", "accuracy %", "macro F1", "mean IoU", "ECE", "ECE, T", "T", "parameters",
-             "ms/km2")  # fmt: skip
+    heads = ("architecture", "seeds", "steps", "train s", "accuracy %", "macro F1", "mean IoU", "ECE", "ECE, T", "T",
+             "parameters", "ms/km2")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for _, cells in entries)])
 

@@ -16,7 +16,6 @@ from training.splits import TEST, TRAIN, Split
 from training.tables.baselines import Baseline, SearchOptions, rows_of, shares_of, tuned
 from training.tables.deep import presto_bands, presto_features
 from training.tables.folds import groups_within
-from training.tables.jitter import SeriesJitter
 from training.tables.lessons import TableLessons
 from training.tables.train import (
     TableOptions,
@@ -31,15 +30,16 @@ Answer = tuple[NDArray[np.float64], dict[str, Any]]
 """Shares (tested sample, class), and what is told about the model."""
 Model = Callable[[Task, Split, Mask, Mask], Answer]
 
-SEEDS = 3
+SEEDS = {"mlp": 3, "cnn1d": 2, "ltae": 2, "tempcnn": 2}
 """Networks of one kind that are averaged."""
 
 _SEARCH = SearchOptions(candidates=8, trees=200, rows=2000)
 _EPOCHS = 50
 _MOST_STEPS = 1500
-_JITTER = SeriesJitter()
 _CONFIGS: dict[str, dict[str, Any]] = {
     "mlp": {"width": 128, "depth": 2, "dropout": 0.3},
+    "cnn1d": {"width": 48, "depth": 3, "dropout": 0.3},
+    "ltae": {"width": 64, "heads": 8, "dropout": 0.2},
     "tempcnn": {"width": 64, "depth": 3, "dropout": 0.2},
 }
 
@@ -54,12 +54,12 @@ def search(kind: Baseline) -> Model:
 
 
 def network(architecture: str) -> Model:
-    """Return the mean of `SEEDS` networks."""
+    """Return the mean of networks that differ in their seed."""
 
     def run(task: Task, split: Split, train: Mask, test: Mask) -> Answer:
         shares, told = [], {}
-        for seed in range(SEEDS):
-            options = _options(architecture, split, int(train.sum()), seed)
+        for seed in range(SEEDS[architecture]):
+            options = options_of(architecture, split, int(train.sum()), seed)
             trained, lessons = _trained(task, options)
             shares.append(shares_of_network(trained.module, lessons, architecture, TEST))
             told = {"steps": options.steps, "weights": sum(p.numel() for p in trained.module.parameters())}
@@ -69,13 +69,19 @@ def network(architecture: str) -> Model:
 
 
 def deep_forest(task: Task, split: Split, train: Mask, test: Mask) -> Answer:
-    """Tune a forest on the features of a temporal convolution network."""
-    options = _options("tempcnn", split, int(train.sum()), seed=0)
+    """Tune a forest on the features of a network, beside the values themselves."""
+    options = options_of("cnn1d", split, int(train.sum()), seed=0)
     trained, lessons = _trained(task, options)
-    n = len(task.table)
-    x_NF = np.full((n, _CONFIGS["tempcnn"]["width"]), np.nan, np.float32)
+    values_NF = rows_of(task.table.values)
+    deep_NF = np.full((len(values_NF), 2 * int(_CONFIGS["cnn1d"]["width"])), np.nan, np.float32)
     for part, mask in ((TRAIN, train), (TEST, test)):
-        x_NF[mask] = features_of_network(trained.module, lessons, "tempcnn", part)
+        deep_NF[mask] = features_of_network(trained.module, lessons, "cnn1d", part)
+    return _searched("forest", np.concatenate([values_NF, deep_NF], axis=1), (task, split), (train, test))
+
+
+def presto_forest(task: Task, split: Split, train: Mask, test: Mask) -> Answer:
+    """Tune a forest on Presto's features, beside the values themselves."""
+    x_NF = np.concatenate([rows_of(task.table.values), presto_features(task.table, _weights())], axis=1)
     return _searched("forest", x_NF, (task, split), (train, test))
 
 
@@ -115,7 +121,7 @@ def _searched(
     return shares_of(model, x_NF[test], len(task.table.classes.classes)), told
 
 
-def _options(architecture: str, split: Split, n: int, seed: int) -> TableOptions:
+def options_of(architecture: str, split: Split, n: int, seed: int) -> TableOptions:
     batch = 64 if n < 2000 else 256
     return TableOptions(
         architecture=architecture,
@@ -125,7 +131,7 @@ def _options(architecture: str, split: Split, n: int, seed: int) -> TableOptions
         batch=batch,
         checks=1,
         seed=seed,
-        jitter=_JITTER,
+        balance=1.0 if architecture == "mlp" else 0.5,
     )
 
 
@@ -142,7 +148,10 @@ MODELS: dict[str, Model] = {
     "forest": search("forest"),
     "boosting": search("boosting"),
     "mlp": network("mlp"),
+    "cnn1d": network("cnn1d"),
+    "ltae": network("ltae"),
     "tempcnn": network("tempcnn"),
     "deep-forest": deep_forest,
     "presto": presto,
+    "presto-forest": presto_forest,
 }

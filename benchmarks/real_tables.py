@@ -26,14 +26,16 @@ import real_series
 from numpy.typing import NDArray
 from real_series import Task
 
+from training.intervals import bootstrap, confusions
+from training.metrics import Scores
 from training.splits import TEST, TRAIN, Split
-from training.tables.score import Interval, bootstrap, macro_f1, macro_f1_draws, unit_matrices
 
 _DATA = Path(os.environ.get("LANDWEAVE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 _BASELINES = ("forest", "boosting")
 COMMITTEES: dict[str, tuple[str, ...]] = {
-    "networks": ("mlp", "tempcnn"),
-    "networks + deep forest": ("mlp", "tempcnn", "deep-forest"),
+    "networks": ("mlp", "cnn1d"),
+    "networks + deep forest": ("mlp", "cnn1d", "deep-forest"),
+    "networks + Presto": ("mlp", "cnn1d", "presto", "presto-forest"),
 }
 """Means of models' shares: nothing is trained for them."""
 
@@ -70,54 +72,52 @@ def _once(path: Path, task: Task, split: Split, model: str) -> None:
 
 def _markdown(task: Task, stem: Path, folds: list[int]) -> str:
     """Write the table of a task from what its folder of results holds."""
-    n = len(task.table.classes.classes)
-    truth_N, units_N = real_models.classes_of(task), task.drawn_units()
-    answers = {
-        name: [_answer(stem, deal, k, (name,)) for deal, k in enumerate(folds)] for name in real_models.MODELS
-    }
-    for name, members in COMMITTEES.items():
-        answers[name] = [_answer(stem, deal, k, members) for deal, k in enumerate(folds)]
-    found = {name: [a for a in several if a is not None] for name, several in answers.items()}
-    counts_RU = bootstrap(len(set(units_N)))
-    scored = {
-        name: [
-            _scored((index_N, shares_NK), truth_N, units_N, n, counts_RU) for index_N, shares_NK in several
-        ]
-        for name, several in found.items()
-        if several
-    }
-    best = max((b for b in _BASELINES if b in scored), key=lambda b: _mean(scored[b]), default=None)
-    told = f"{len(task.table)} samples, {n} classes, {len(set(units_N))} units drawn"
+    models = {name: (name,) for name in real_models.MODELS} | COMMITTEES
+    held = {name: _matrices(task, stem, folds, members) for name, members in models.items()}
+    found = {name: matrices for name, matrices in held.items() if matrices}
+    known = [name for name in _BASELINES if name in found]
+    best = max(known, key=lambda name: _mean_f1(sum_over_units(found[name])), default=None)
+    n_units = len(set(task.drawn_units()))
     lines = [
-        f"{task.name}: {told}",
+        f"{task.name}: {len(task.table)} samples, {len(task.table.classes.classes)} classes, {n_units} units drawn",
         "",
         "| model | deals | macro F1 | against the better baseline | accuracy |",
         "|---|---|---|---|---|",
     ]
-    for name, deals in scored.items():
-        draws_R = np.mean([draws for _, draws, _ in deals], axis=0)
-        against = "" if best is None or name == best else _difference(deals, scored[best])
-        accuracy = np.mean([a for _, _, a in deals])
-        lines.append(
-            f"| {name} | {len(deals)} | {Interval.of(_mean(deals), draws_R)} | {against} | {accuracy:.3f} |"
-        )
+    for name, deals in found.items():
+        (f1,) = bootstrap(np.stack(deals, axis=1), lambda m_DKK: (_mean_f1(m_DKK),))
+        accuracy = np.mean([Scores.of(m_KK).accuracy for m_KK in sum_over_units(deals)])
+        against = "" if best in (None, name) else _difference(deals, found[str(best)])
+        lines.append(f"| {name} | {len(deals)} | {f1.line()} | {against} | {accuracy:.3f} |")
     return "\n".join([*lines, ""])
 
 
-_Scored = tuple[float, NDArray[np.float64], float]
+def sum_over_units(deals: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return the confusion matrix of each deal, (D, K, K)."""
+    return np.stack([matrices_GKK.sum(axis=0) for matrices_GKK in deals])
 
 
-def _mean(deals: list[_Scored]) -> float:
-    return float(np.mean([value for value, _, _ in deals]))
+def _mean_f1(matrices_DKK: NDArray[np.int64]) -> float:
+    return float(np.mean([Scores.of(matrix_KK).mean_f1 for matrix_KK in matrices_DKK]))
 
 
-def _difference(mine: list[_Scored], other: list[_Scored]) -> str:
-    """Compare on the deals that both have, draw by draw."""
-    pairs = list(zip(mine, other, strict=False))
-    value = float(np.mean([a - b for (a, _, _), (b, _, _) in pairs]))
-    draws = np.mean([a - b for (_, a, _), (_, b, _) in pairs], axis=0)
-    found = Interval.of(value, draws)
+def _difference(mine: list[NDArray[np.int64]], other: list[NDArray[np.int64]]) -> str:
+    """Compare on the deals that both have, each time on the same units."""
+    n = min(len(mine), len(other))
+    pairs_GDPKK = np.stack([np.stack(mine[:n], axis=1), np.stack(other[:n], axis=1)], axis=2)
+    (found,) = bootstrap(pairs_GDPKK, lambda m: (_mean_f1(m[:, 0]) - _mean_f1(m[:, 1]),))
     return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def _matrices(task: Task, stem: Path, folds: list[int], members: tuple[str, ...]) -> list[NDArray[np.int64]]:
+    """Return the confusion matrices of each unit (G, K, K) of each deal that is whole."""
+    truth_N, units_N = real_models.classes_of(task), task.drawn_units()
+    answers = [_answer(stem, deal, n, members) for deal, n in enumerate(folds)]
+    n_classes, found = len(task.table.classes.classes), []
+    for index_N, shares_NK in (answer for answer in answers if answer is not None):
+        predicted_N = shares_NK.argmax(axis=1)
+        found.append(confusions(truth_N[index_N], predicted_N, units_N[index_N].astype(str), n_classes))
+    return found
 
 
 def _answer(
@@ -133,20 +133,6 @@ def _answer(
         index.append(loaded[0]["index"])
         shares.append(np.mean([each["shares"] for each in loaded], axis=0))
     return np.concatenate(index), np.concatenate(shares)
-
-
-def _scored(
-    answer: tuple[NDArray[np.int64], NDArray[np.float64]],
-    truth_N: NDArray[np.int64],
-    units_N: NDArray[np.object_],
-    n_classes: int,
-    counts_RU: NDArray[np.int64],
-) -> _Scored:
-    index_N, shares_NK = answer
-    predicted = shares_NK.argmax(axis=1)
-    matrices = unit_matrices(units_N[index_N], truth_N[index_N], predicted, n_classes)
-    accuracy = float((predicted == truth_N[index_N]).mean())
-    return float(macro_f1(matrices.sum(axis=0))), macro_f1_draws(matrices, counts_RU), accuracy
 
 
 def _arguments() -> argparse.Namespace:

@@ -259,47 +259,42 @@ def train(
         Path | None,
         typer.Option(help="YAML of settings to search: trains many times, compares, writes no bundle."),
     ] = None,
+    no_resume: Annotated[
+        bool, typer.Option("--no-resume", help="Begin anew, whatever an ended training left.")
+    ] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard: losses, rates, scores.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a network on the same cubes that are mapped, or on a table of series, and write a bundle."""
-    from pipelines.console import steps_progress
+    """Train a network on the same cubes that are mapped, or on a table of series, and write a bundle.
+
+    Running it again goes on where it was ended or killed, with the very steps that were left. Under torchrun all
+    its processes train together.
+    """
     from pipelines.table_config import load_table_config
-    from pipelines.train_model import (
-        check_training_labels,
-        load_train_config,
-        overlap_line,
-        prepare_training,
-        score_lines,
-        split_path,
-        train_model,
-    )
+    from pipelines.train_model import TrainConfig, check_training_labels, load_train_config
+    from pipelines.train_together import TrainCall, train_together
 
     if sweep is not None:
         _sweep(config, sweep, override, as_json)
         return
     tabled = load_table_config(config, override)
-    if tabled is not None:
-        _train_table(tabled, check_labels or inspect, as_json)
+    if tabled is not None and (check_labels or inspect):
+        _look_at_table(tabled, as_json)
         return
-    settings = load_train_config(config, override)
-    if inspect:
+    settings = tabled or load_train_config(config, override)
+    if isinstance(settings, TrainConfig) and inspect:
         _inspect(settings, out, as_json)
         return
-    if check_labels:
+    if isinstance(settings, TrainConfig) and check_labels:
         for report, path in check_training_labels(settings):
             told = report.as_dict() if as_json else report.lines()
             _print(told | {"mended": str(path)}, as_json)
         return
-    ready = prepare_training(settings)
-    with steps_progress("train", "batches") as show:
-        bundle, trained = train_model(settings, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"), ready)
-    told = {
-        "bundle": bundle.path,
-        **ready.lines(),
-        "split file": split_path(settings),
-        **score_lines(trained),
-    }
-    _print({**told, "looks": overlap_line(bundle)}, as_json)
+    found = train_together(settings, TrainCall(not no_resume, tensorboard))
+    if found is not None:
+        _print(found, as_json)
 
 
 def _sweep(config: Path, sweep: Path, override: list[str] | None, as_json: bool) -> None:
@@ -317,19 +312,11 @@ def _sweep(config: Path, sweep: Path, override: list[str] | None, as_json: bool)
     _print(found.lines(), as_json)
 
 
-def _train_table(config: TableTrainConfig, only_look: bool, as_json: bool) -> None:
-    from pipelines.console import steps_progress
-    from pipelines.train_model import score_lines
-    from pipelines.train_table import prepare_table, table_split_path, train_on_table
+def _look_at_table(config: TableTrainConfig, as_json: bool) -> None:
+    from pipelines.train_table import prepare_table
 
     ready = prepare_table(config)
-    if only_look:
-        _print(ready.lines() | {"classes": ready.table.counts()}, as_json)
-        return
-    with steps_progress("train", "batches") as show:
-        bundle, trained = train_on_table(config, lambda p: show(p.step, p.steps, f"loss {p.loss:.3f}"), ready)
-    split = {"split file": table_split_path(config)}
-    _print({"bundle": bundle.path, **ready.lines(), **split, **score_lines(trained)}, as_json)
+    _print(ready.lines() | {"classes": ready.table.counts()}, as_json)
 
 
 def _inspect(settings: TrainConfig, out: Path, as_json: bool) -> None:

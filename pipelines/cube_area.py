@@ -10,7 +10,6 @@ from engine.archive.items import ItemTable
 from engine.archive.search import search
 from engine.cube.cube import open_cube
 from engine.values.area import Area
-from engine.values.errors import InputError
 from engine.values.grid import Box, Grid
 from engine.values.spec import CubeSpec
 from pipelines.config import AreaConfig, SourceConfig
@@ -75,20 +74,6 @@ def find_radar(config: SourceConfig, area: Area, spec: CubeSpec, *, pad_m: float
         return None
     source = config.sentinel1
     return search(area, config.time, source.catalog, collection=source.collection, pad_m=pad_m)
-
-
-def refuse_radar(spec: CubeSpec, where: str) -> None:
-    """Refuse a cube with backscatter where a model would not see it.
-
-    Raises:
-        InputError: If the spec has `sentinel1`.
-    """
-    if spec.sentinel1 is not None:
-        raise InputError(
-            "models do not read backscatter yet, and would not see it",
-            where=f"{where}.sentinel1",
-            mend="leave `sentinel1` out of the cube; open_cube gives backscatter beside the reflectance",
-        )
 
 
 def grid_and_box(area: Area, crs: str | None, resolution_m: float) -> tuple[Grid, Box]:

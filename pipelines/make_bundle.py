@@ -88,7 +88,7 @@ class BundleConfig(BaseModel):
 
     def fields(self) -> BundleFields:
         """Return everything but the network."""
-        known = self.architecture is not None and pixelwise(self.architecture)
+        known = self.architecture is not None and pixelwise(self.architecture, self.config)
         rows = known or self.layout.order in ("NF", "NTC")
         default = Lattice(1, 0) if rows else LatticeConfig().lattice()
         return BundleFields(

@@ -27,7 +27,7 @@ from engine.values.budget import smaller_settings, tile_bytes
 from engine.values.errors import ConflictError, InputError
 from engine.values.tiling import Tiling
 from pipelines.config import DEFAULT_TILE_PX, AreaConfig, RunConfig
-from pipelines.cube_area import area_of, grid_and_box, pad_of
+from pipelines.cube_area import area_of, find_radar, grid_and_box, pad_of
 from pipelines.cube_job import CubeJob
 from pipelines.make_cube import close_stage, prepare_cubes
 from pipelines.map_job import MapJob
@@ -48,7 +48,7 @@ from pipelines.plan_cube import cube_config_of
 from pipelines.plan_tiles import walk_of
 from pipelines.products import Products, make_products
 from pipelines.propose_window import WindowChoice, candidates, propose_window
-from pipelines.run_folder import PROJECTED_KEY, SMALLER_KEY, read_plan, write_plan
+from pipelines.run_folder import PROJECTED_KEY, RADAR_KEY, SMALLER_KEY, read_plan, write_plan
 from pipelines.seam_check import frozen_lattices
 from pipelines.survey import Bounds, cheaper_way, compare_sizes
 from pipelines.tile_inputs import area_in, put_area, put_items, show_items
@@ -246,6 +246,9 @@ def design(
         table = known_scenes(run_dir, question)
     if table is None:
         table = search_padded(config, area, bundle)
+    radar = known_scenes(run_dir, question, RADAR_KEY) if known and spec.sentinel1 is not None else None
+    if radar is None:
+        radar = find_radar(config, area, spec, pad_m=pad_of(spec, halo_px(bundle)))
     steps = check_fit(bundle, table, spec, grid)
     home = inputs_dir or run_dir
     job = MapJob(
@@ -257,6 +260,7 @@ def design(
         bundle=bundle,
         items=put_items(home, table),
         outline=put_area(home, area),
+        radar="" if radar is None else put_items(home, radar, "radar"),
         layers=config.layers,
         augment=config.augment,
         cubes=cubes,
@@ -338,6 +342,7 @@ def _plan(made: Design) -> dict[str, Any]:
         **frozen_lattices(job.bundle),
         "question": made.question,
         "items": job.items,
+        "radar": job.radar or None,
         "scenes": table.digest(),
         "superseded": list(table.superseded),
         "radiometry": radiometry_of(table),

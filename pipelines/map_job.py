@@ -57,6 +57,7 @@ class MapJob:
         bundle: The model, a bundle or an ensemble.
         items: File of the scenes in the run folder.
         outline: File of the outline in the run folder.
+        radar: File of the radar scenes in the run folder, empty for a cube without radar.
         layers: What to store beside label and confidence.
         augment: Views in which the network sees each window.
         cubes: Stages of the cube to read; none reads the archive.
@@ -73,6 +74,7 @@ class MapJob:
     bundle: Model
     items: str
     outline: str
+    radar: str = ""
     layers: tuple[Extra, ...] = ()
     augment: Augment = "none"
     cubes: tuple[CubeJob, ...] = ()
@@ -144,10 +146,12 @@ class MapJob:
     def _archive_inputs(self, core: Box) -> dict[str, Any]:
         """Return what a tile reads from the archive."""
         scenes = self.scenes_near(core)
+        radar = self._radar_near(core)
         return {
             "range": [d.isoformat() for d in scenes.time_range] if scenes is not None else [],
             "scenes": [s.digest() for s in scenes] if scenes is not None else [],
             "proj": pipelines_of(scenes, self.grid.crs),
+            **({"radar": [s.digest() for s in radar]} if self.radar else {}),
         }
 
     def _cube_inputs(self, core: Box) -> dict[str, Any]:
@@ -178,18 +182,24 @@ class MapJob:
         scenes = self.scenes_near(core)
         if scenes is None or not len(scenes):
             return TileOutput(self._blank(self.box(tile)), {"windows": 0, "scenes": 0, "pixels": 0})
-        ids = frozenset(s.id for s in scenes)
-        return without_unreadable(
-            tile, ids, lambda gone: self._made(tile, core, scenes.without(gone), threads)
-        )
+        ids = frozenset(s.id for s in (*scenes, *self._radar_near(core)))
+        return without_unreadable(tile, ids, lambda gone: self._made(tile, core, scenes, threads, gone))
 
-    def _made(self, tile: TileKey, core: Box, scenes: ItemTable | None, threads: int) -> TileOutput:
-        """Make a tile from some scenes, or from the staged cube."""
+    def _made(
+        self,
+        tile: TileKey,
+        core: Box,
+        scenes: ItemTable | None,
+        threads: int,
+        gone: frozenset[str] = frozenset(),
+    ) -> TileOutput:
+        """Make a tile from its scenes but those that are gone, or from the staged cube."""
+        scenes = None if scenes is None else scenes.without(gone)
         box = self.box(tile)
         arrays = self._blank(box)
         wanted = self.wanted(core)
         mapped = predict(
-            self._cube(core, scenes),
+            self._cube(core, scenes, gone),
             self.bundle,
             core=self.fine(core),
             layers=self.layers,
@@ -215,14 +225,26 @@ class MapJob:
         first = arrays[name] if arrays[name].ndim == 2 else arrays[name][0]
         return int((first != self._layers.no_data(name)).sum())
 
-    def _cube(self, core: Box, scenes: ItemTable | None) -> xr.Dataset:
+    def _cube(self, core: Box, scenes: ItemTable | None, gone: frozenset[str]) -> xr.Dataset:
         """Open the cube of a tile and its halo."""
         outer, chunks = self.outer(core), (self.chunk_px, self.chunk_px)
         if scenes is None:
             return open_stored(
                 self.cubes[0].store_url, grid=self.cube_grid, box=outer, chunks_yx=chunks, partial=True
             )
-        return open_cube(scenes, self.spec, grid=self.cube_grid, box=outer, chunks_yx=chunks)
+        return self.open(scenes, outer, gone)
+
+    def open(self, scenes: ItemTable, box: Box, gone: frozenset[str] = frozenset()) -> xr.Dataset:
+        """Open the cube of scenes over some of its pixels, radar beside it where the model sees that.
+
+        Args:
+            scenes: Optical scenes.
+            box: Pixels of the cube.
+            gone: Ids of radar scenes to do without.
+        """
+        chunks, radar = (self.chunk_px, self.chunk_px), self._radar()
+        radar = None if radar is None else radar.without(gone)
+        return open_cube(scenes, self.spec, grid=self.cube_grid, box=box, chunks_yx=chunks, sentinel1=radar)
 
     def _gaps_under(self, tile: TileKey, core: Box) -> tuple[Gap, ...]:
         """Return what the cube under a tile does without: the tile does without it too."""
@@ -280,6 +302,14 @@ class MapJob:
     def scenes_near(self, core: Box) -> ItemTable | None:
         """Return the scenes that may touch a core and its halo, None for an empty core."""
         return self._near(items_in(self.run_dir, self.items), core) if core else None
+
+    def _radar(self) -> ItemTable | None:
+        """Return all radar scenes, None for a cube without radar."""
+        return items_in(self.run_dir, self.radar) if self.radar else None
+
+    def _radar_near(self, core: Box) -> ItemTable | tuple[()]:
+        radar = self._radar()
+        return () if radar is None or not core else self._near(radar, core)
 
     def scenes_among(self, table: ItemTable, tile: TileKey) -> ItemTable:
         """Return those of other scenes that a tile would read."""

@@ -22,7 +22,7 @@ from engine.values.grid import Box, Grid
 from engine.values.lattice import Lattice
 from engine.values.spec import BestPixel, CubeSpec
 from pipelines.config import RunConfig
-from pipelines.cube_area import area_of, find_scenes, grid_and_box, pad_of, refuse_radar, search_scenes
+from pipelines.cube_area import area_of, find_scenes, grid_and_box, pad_of, search_scenes
 from pipelines.map_job import MapJob
 from pipelines.run_folder import read_plan
 
@@ -50,12 +50,17 @@ def describe(config: RunConfig) -> dict[str, Any]:
 def describe_bundle(bundle: Model) -> dict[str, Any]:
     """Say what a bundle, or an ensemble with its members, needs and gives."""
     return {
-        "bands": ", ".join(bundle.spec.bands),
+        "bands": _seen(bundle),
         "dates": f"{bundle.n_dates} x {bundle.spec.period or 'acquisitions'}, season {bundle.spec.season or 'any'}",
         "classes": ", ".join(bundle.classes.names),
         **({"members": _describe_members(bundle)} if isinstance(bundle, Ensemble) else _window(bundle)),
         "model": bundle.digest()[:16],
     }
+
+
+def _seen(model: Model) -> str:
+    """Name all that a network sees of a date."""
+    return ", ".join(plane.name for plane in model.planes)
 
 
 def _window(bundle: Bundle) -> dict[str, str]:
@@ -65,7 +70,7 @@ def _window(bundle: Bundle) -> dict[str, str]:
 
 def _describe_members(ensemble: Ensemble) -> str:
     told = (
-        f"{m.bundle.name} (weight {m.weight}, {', '.join(m.bundle.spec.bands)}, {_window(m.bundle)['window']})"
+        f"{m.bundle.name} (weight {m.weight}, {_seen(m.bundle)}, {_window(m.bundle)['window']})"
         for m in ensemble.members
     )
     return "; ".join(told)
@@ -183,10 +188,16 @@ def spec_of(config: RunConfig, bundle: Model) -> CubeSpec:
     """Return the run's cube spec: its own, or the bundle's.
 
     Raises:
-        InputError: If it wants radar, which no model reads yet.
+        InputError: If its own has radar, and the model would not see it.
     """
     spec = config.cube or bundle.spec.model_copy(update={"season": None})
-    refuse_radar(spec, "cube")
+    if spec.sentinel1 is not None and not any(plane.kind == "backscatter" for plane in bundle.planes):
+        raise InputError(
+            "the model does not see backscatter",
+            where="cube.sentinel1",
+            found=_seen(bundle),
+            mend="leave `sentinel1` out of the cube, or train a model with it",
+        )
     return spec
 
 
@@ -252,6 +263,7 @@ def tile_shape(job: MapJob, steps: tuple[int, int], at_once: int = 1) -> TileSha
         views=max(len(views_of(b, job.augment)) for b in members),
         reading=reading_of(spec, steps[1], job.chunk_px),
         n_dates=steps[0],
+        more_planes=len(bundle.planes) - len(spec.bands),
         n_classes=len(bundle.classes.values),
         channels=max(finest_channels(b) for b in members),
         filled=spec.gap_fill is not None,

@@ -30,7 +30,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cluster.size import ClusterSize
-from engine.cube.cube import open_cube
 from engine.inference.blend import ROWS
 from engine.inference.bundle import Bundle
 from engine.inference.decide import CONFIDENCE_ONE
@@ -268,8 +267,7 @@ def label_difference(job: MapJob, lattice: Lattice) -> Difference | None:
         return None
     outers = [bundle.outer(job.fine(core)) for bundle in (first, second)]
     ys, xs = ([getattr(o, k) for o in outers for k in sides] for sides in (("y0", "y1"), ("x0", "x1")))
-    both, chunks = Box(min(ys), min(xs), max(ys), max(xs)), (job.chunk_px, job.chunk_px)
-    cube = open_cube(scenes, job.spec, grid=job.cube_grid, box=both, chunks_yx=chunks).load()
+    cube = job.open(scenes, Box(min(ys), min(xs), max(ys), max(xs))).load()
     return _compared(*(_answers(cube, bundle, job.fine(core)) for bundle in (first, second)))
 
 

@@ -129,7 +129,9 @@ def load_table_config(path: str | Path, overrides: list[str] | None = None) -> T
     Raises:
         InputError: If a setting is wrong.
     """
-    raw = read_yaml(path, None, paths=("bundle", "options.split", "options.split.regions"))
+    raw = read_yaml(
+        path, None, paths=("bundle", "options.split", "options.split.regions", "options.checkpoint.folder")
+    )
     samples = raw.get("samples")
     if samples is None:
         return None

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
 from engine.archive.search import parse_time
 from engine.cube.cube import open_cube
 from engine.inference.bundle import Bundle, save_bundle
+from engine.inference.planes import with_planes
 from engine.inference.receptive import edge_share, propose_lattice, receptive_field
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
@@ -19,16 +20,19 @@ from engine.values.georef import georef_of
 from engine.values.redact import without_secrets
 from engine.values.spec import CubeSpec
 from pipelines.config import CardConfig, LatticeConfig, SourceConfig, parse_config, read_yaml, with_overrides
-from pipelines.cube_area import area_of, find_scenes, grid_and_box, refuse_radar
+from pipelines.cube_area import area_of, find_radar, find_scenes, grid_and_box
 from pipelines.label_config import LabelsConfig, VectorLabels, label_files, labels_on
 from pipelines.model_card import write_card
 from training.calendars import CropCalendar
 from training.calibration.examine import Calibration, examine
+from training.checkpoints import remove
 from training.label_check import CheckOptions, LabelReport, check_labels, write_labels
 from training.labels import LabelRaster
 from training.leakage import Leakage, measure_pixels, refuse_leaks
 from training.lessons import CubeLessons
+from training.loader import Rank
 from training.loop import Progress, TrainedModel, TrainOptions, train
+from training.options import Checkpoints
 from training.pixels import Loaded, pixels_of
 from training.split_file import write_split
 from training.splits import Split
@@ -36,6 +40,9 @@ from training.stratify import Counts, count_pixels, stratified
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+Options = TypeVar("Options", bound=TrainOptions)
 
 
 class TrainConfig(SourceConfig):
@@ -56,7 +63,9 @@ class TrainConfig(SourceConfig):
 
 def load_train_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
     """Read a training's YAML; paths and overrides as in `pipelines.config.load_config`."""
-    raw = read_yaml(path, None, paths=("bundle", "options.split", "options.split.regions"))
+    raw = read_yaml(
+        path, None, paths=("bundle", "options.split", "options.split.regions", "options.checkpoint.folder")
+    )
     for holder, key in label_files(raw.get("labels")):
         if isinstance(holder.get(key), str) and "://" not in holder[key]:
             holder[key] = str(Path(path).parent / holder[key])
@@ -68,7 +77,7 @@ class Prepared:
     """What a training works on.
 
     Attributes:
-        cube: ``reflectance`` loaded where it fits into ``options.memory_bytes``, else lazy.
+        cube: What the network sees is loaded where it fits into ``options.memory_bytes``, else it is lazy.
         labels: On the cube's pixels.
         split: On the cube's grid, its units assigned if it is stratified.
         counts: Labels of each class value in each unit of the split.
@@ -99,7 +108,7 @@ def prepare_training(config: TrainConfig) -> Prepared:
     grid, box = georef_of(cube)
     pixels = pixels_of(cube, box, config.options.memory_bytes)
     if isinstance(pixels, Loaded):  # read once for all that follows
-        cube = cube.assign(reflectance=(cube["reflectance"].dims, pixels.x_TCYX))
+        cube = with_pixels(cube, pixels)
     labels = labels_on(config.labels, classes, (grid, box), cube, parse_time(config.time))
     if not labels.values.any():
         raise InputError("no annotated pixel lies in the area", where="labels")
@@ -111,6 +120,14 @@ def prepare_training(config: TrainConfig) -> Prepared:
     return Prepared(cube, labels, split, counts, leakage)
 
 
+def with_pixels(cube: xr.Dataset, pixels: Loaded) -> xr.Dataset:
+    """Put what was loaded into a cube, so that nothing is read twice."""
+    n_bands = sum(plane.kind == "reflectance" for plane in pixels.planes) if pixels.planes else pixels.n_bands
+    if n_bands:
+        cube = cube.assign(reflectance=(cube["reflectance"].dims, pixels.x_TCYX[:, :n_bands]))
+    return with_planes(cube, pixels.x_TCYX, pixels.planes) if pixels.planes else cube
+
+
 def train_model(
     config: TrainConfig,
     progress: Callable[[Progress], None] | None = None,
@@ -118,16 +135,19 @@ def train_model(
 ) -> tuple[Bundle, TrainedModel]:
     """Train on what is annotated, and write the bundle and, beside it, the split.
 
+    While it trains its state lies beside the bundle, or where ``options.checkpoint`` says: the same call goes on
+    from there, and removes it when the bundle is written.
+
     Args:
         config: The training.
-        progress: Called after every batch.
+        progress: Called after every step.
         prepared: What `prepare_training` made; default makes it.
 
     Raises:
         InputError: If scenes, labels or options do not fit together.
     """
     ready = prepared or prepare_training(config)
-    options = config.options.model_copy(update={"split": ready.split})
+    options = state_beside(config.options, config.bundle).model_copy(update={"split": ready.split})
     trained = train(ready.cube, ready.labels, options, progress)
     spec = CubeSpec.model_validate_json(ready.cube.attrs["landweave_spec"])
     fields = trained.bundle_fields(config.name, spec, config.lattice.lattice(), config.licence)
@@ -137,6 +157,7 @@ def train_model(
     bundle = save_bundle(config.bundle, trained.module, config.options.architecture, fields)
     write_card(bundle)
     write_split(split_path(config), ready.split, ready.counts, ready.labels.classes, ready.leakage)
+    forget_state(options)
     return bundle, trained
 
 
@@ -147,6 +168,27 @@ def _told(config: TrainConfig, ready: Prepared) -> dict[str, Any]:
     catalog = without_secrets(config.catalog) if "://" in config.catalog else Path(config.catalog).name
     data = {"area": place, "time": config.time, "catalog": catalog} | ready.lines()
     return {"data": data, "card": config.card.model_dump(mode="json")}
+
+
+def state_beside(options: Options, bundle: str, *, resume: bool = True) -> Options:
+    """Return options that leave a training's state beside its bundle, where they do not say where else.
+
+    Args:
+        options: Of the training.
+        bundle: Folder of its bundle.
+        resume: False begins anew, whatever lies there.
+    """
+    path = Path(bundle)
+    state = options.checkpoint or Checkpoints(folder=path.with_name(f"{path.name}-training"))
+    return options.model_copy(
+        update={"checkpoint": state if resume else state.model_copy(update={"resume": False})}
+    )
+
+
+def forget_state(options: TrainOptions) -> None:
+    """Remove the state of a training whose bundle is written; of several processes the first does."""
+    if options.checkpoint is not None and Rank.here().number == 0:
+        remove(options.checkpoint.folder)
 
 
 def split_path(config: TrainConfig) -> Path:
@@ -199,11 +241,12 @@ def score_lines(trained: TrainedModel) -> dict[str, Any]:
         for part, s in scores.items()
         if s is not None
     }
-    return {"annotated pixels": trained.pixels, **told}
+    best = f"of step {trained.best_step}; {trained.steps} of {trained.options.steps} steps made"
+    return {"annotated pixels": trained.pixels, "weights": best, **told}
 
 
 def _cube(config: TrainConfig) -> xr.Dataset:
-    refuse_radar(config.cube, "cube")
     area = area_of(config.area)
     grid, box = grid_and_box(area, config.crs, config.cube.resolution_m)
-    return open_cube(find_scenes(config, area), config.cube, grid=grid, box=box)
+    radar = find_radar(config, area, config.cube)
+    return open_cube(find_scenes(config, area), config.cube, grid=grid, box=box, sentinel1=radar)

@@ -16,6 +16,7 @@ from engine.values.lattice import Lattice
 from engine.values.planes import Plane, planes_of
 from pipelines.model_card import write_card
 from pipelines.table_config import TableTrainConfig
+from pipelines.train_model import forget_state, state_beside
 from training.calibration.answers import Groups
 from training.calibration.examine import examine
 from training.leakage import Leakage, measure_samples, refuse_leaks
@@ -105,7 +106,7 @@ def train_on_table(
             mend="take one that looks at single pixels: mlp, tempcnn, ...",
         )
     ready = prepared or prepare_table(config)
-    options = config.options.model_copy(update={"split": ready.split})
+    options = state_beside(config.options, config.bundle).model_copy(update={"split": ready.split})
     trained = train_table(ready.table, options, progress, ready.planes)
     fields = trained.bundle_fields(config.name, config.cube, Lattice(1, 0), config.licence)
     lessons = lessons_of(ready.table, options, ready.planes)
@@ -118,6 +119,7 @@ def train_on_table(
     bundle = save_bundle(config.bundle, trained.module, config.options.architecture, fields)
     write_card(bundle)
     write_split(table_split_path(config), ready.split, ready.counts, ready.table.classes, ready.leakage)
+    forget_state(options)
     return bundle, trained
 
 

@@ -72,7 +72,7 @@ def facts(bundle: Bundle) -> dict[str, str]:
         "what": bundle.description,
         "licence": bundle.licence,
         "network": f"{told['network']}, {told['weights']['bytes'] / 1e6:.1f} MB, {bundle.precision}",
-        "bands": ", ".join(spec.bands),
+        "bands": ", ".join(plane.name for plane in bundle.planes),
         "dates": f"{dates} {spec.period or 'acquisitions'}, season {spec.season or 'any'}",
         "pixels": f"{spec.resolution_m:g} m, answers every {spec.resolution_m * stride:g} m",
         "gives": ", ".join(told["layers"]),

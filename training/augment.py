@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.values.planes import Plane
 from training.batch import Batch
 from training.losses import IGNORE
 from training.paste import field_of
+from training.sensors import changed, of_group, of_kind, together
 from training.tones import Tone, toned
 from training.warps import Move, dihedral, moved, moved_values
 from training.weather import Clouds, drop_bands, drop_dates, shift_dates, with_clouds
@@ -86,6 +88,7 @@ def augment(
     options: AugmentOptions,
     keys: NDArray[np.int64],
     band_means: tuple[float, ...] | None = None,
+    planes: tuple[Plane, ...] = (),
 ) -> Batch:
     """Augment each patch of a batch.
 
@@ -93,7 +96,9 @@ def augment(
         batch: Square patches on the CPU.
         options: What is drawn.
         keys: (B, k) non-negative: seed, epoch and the patch's number in the epoch, say. The same key draws the same.
-        band_means: Mean of each band over the training pixels, for `band_drop`; None takes the patch's own.
+        band_means: Mean of each plane over the training pixels, for `band_drop`; None takes the patch's own.
+        planes: What the planes of `x` are; none: bands of reflectance. Tones change reflectance alone; clouds, dropped
+            dates and bands all that is optical.
 
     Returns:
         A new batch of the same shapes; `place` stays that of the patch as it was read.
@@ -105,7 +110,7 @@ def augment(
         _pasted(patch, patches[(i + 1) % len(patches)], options, rng)
         for i, (patch, rng) in enumerate(zip(patches, draws, strict=True))
     ]
-    done = [_changed(patch, options, rng, fill) for patch, rng in zip(pasted, draws, strict=True)]
+    done = [_changed(patch, options, rng, (fill, planes)) for patch, rng in zip(pasted, draws, strict=True)]
     stacked: dict[str, Any] = {name: _stacked(done, name) for name in _Patch.__dataclass_fields__}
     return replace(batch, **stacked)
 
@@ -140,14 +145,27 @@ def _pasted(patch: _Patch, donor: _Patch, options: AugmentOptions, rng: np.rando
 
 
 def _changed(
-    patch: _Patch, options: AugmentOptions, rng: np.random.Generator, fill_C: NDArray[np.uint16] | None
+    patch: _Patch,
+    options: AugmentOptions,
+    rng: np.random.Generator,
+    about: tuple[NDArray[np.uint16] | None, tuple[Plane, ...]],
 ) -> _Patch:
-    patch = _moved(patch, _move(options, rng))
-    x = drop_bands(patch.x, options.band_drop, rng, fill_C) if options.band_drop else patch.x
-    x = toned(x, _tone(options, rng), rng)
-    clouds = Clouds(options.clouds, options.cloud_cover, options.missed_clouds)
-    x = with_clouds(x, clouds, rng) if clouds.dates else x
-    x = drop_dates(x, options.date_drop, rng) if options.date_drop else x
+    """Draw and apply all that changes values; `about`: what stands in for each plane, and what the planes are."""
+    fill_C, planes = about
+    patch = _moved(patch, _move(options, rng), planes)
+    optical, x = of_group(planes, "optical"), patch.x
+    if options.band_drop:
+        own = fill_C if fill_C is None or optical is None else fill_C[optical]
+        x = changed(x, optical, lambda v: drop_bands(v, options.band_drop, rng, own))
+    tone = _tone(options, rng)
+    x = changed(x, of_kind(planes, "reflectance"), lambda v: toned(v, tone, rng))
+    # An index of a cloud is no brighter index: where there are some, the mask misses no cloud.
+    missed = 0.0 if of_kind(planes, "index") else options.missed_clouds
+    clouds = Clouds(options.clouds, options.cloud_cover, missed)
+    if clouds.dates:
+        x = changed(x, optical, lambda v: with_clouds(v, clouds, rng))
+    if options.date_drop:
+        x = changed(x, optical, lambda v: drop_dates(v, options.date_drop, rng))
     days = int(rng.integers(-options.date_shift_days, options.date_shift_days + 1))
     return replace(patch, x=x, dates=shift_dates(patch.dates, days) if days else patch.dates)
 
@@ -170,17 +188,27 @@ def _factor(most: float, rng: np.random.Generator) -> float:
     return float(np.exp(rng.uniform(-1, 1) * np.log1p(most))) if most else 1.0
 
 
-def _moved(patch: _Patch, move: Move) -> _Patch:
+def _moved(patch: _Patch, move: Move, planes: tuple[Plane, ...]) -> _Patch:
     if move == Move():
         return patch
     return replace(
         patch,
-        x=_moved_dn(patch.x, move),
+        x=_moved_groups(patch.x, move, planes),
         target=moved(patch.target, move, IGNORE),
         weight=moved(patch.weight, move, 0),
         radar=_moved_floats(patch.radar, move),
         layers=_moved_floats(patch.layers, move),
     )
+
+
+def _moved_groups(x_TCHW: NDArray[np.uint16], move: Move, planes: tuple[Plane, ...]) -> NDArray[np.uint16]:
+    """Move planes that are there or missing together as one."""
+    if not planes or not move.resamples:
+        return _moved_dn(x_TCHW, move)
+    out_TCHW = np.empty_like(x_TCHW)
+    for places in together(planes):
+        out_TCHW[:, places] = _moved_dn(x_TCHW[:, places], move)
+    return out_TCHW
 
 
 def _moved_dn(x_TCHW: NDArray[np.uint16], move: Move) -> NDArray[np.uint16]:

@@ -68,6 +68,30 @@ class Batch:
         """Put all tensors into memory that a GPU copies from directly; torch's DataLoader calls it."""
         return self._each(torch.Tensor.pin_memory)
 
+    def annotated(self) -> Batch:
+        """Return the annotated pixels alone, each as a patch of one pixel: all that a pixel-wise network learns from.
+
+        The batch as it is where fewer than two are annotated, which are too few for a batch norm.
+        """
+        known_BHW = self.target != IGNORE
+        b, row, col = known_BHW.nonzero(as_tuple=True)
+        if len(b) < 2 or self.target.shape[1:] == (1, 1):
+            return self
+
+        def taken(patches: torch.Tensor) -> torch.Tensor:
+            return patches.movedim((-2, -1), (1, 2))[known_BHW][..., None, None]
+
+        return Batch(
+            x=taken(self.x.view(torch.int16)).view(torch.uint16),
+            dates=self.dates[b],
+            present=self.present[b],
+            target=taken(self.target),
+            weight=taken(self.weight),
+            place=self.place[b] + torch.stack([row, col], dim=1),
+            radar=None if self.radar is None else taken(self.radar),
+            layers=None if self.layers is None else taken(self.layers),
+        )
+
     def padded(self, n_dates: int) -> Batch:
         """Append dates that are not present, up to `n_dates`."""
         more = n_dates - self.n_dates

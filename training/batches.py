@@ -14,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from engine.values.grid import Box
+from engine.values.planes import Plane
 from training.augment import AugmentOptions, augment, dihedral, drop_dates
 from training.batch import Batch
 from training.loader import CubeDataset, Loader, LoaderOptions, Rank
 from training.pixels import Loaded, Streamed
 from training.samples import Patches, Sampler
+from training.sensors import changed, of_group
 from training.targets import Targets
 
 _EPOCH_PATCHES = 100_000
@@ -36,7 +38,8 @@ class Draw:
         seed: Of patches and augmentation.
         date_dropout: Probability of each date of a patch to be blanked, where `augment` is None.
         augment: Augmentation in full; None: flips, quarter turns and blanked dates.
-        band_means: Mean of each band over the training pixels, for augmentation.
+        band_means: Mean of each plane over the training pixels, for augmentation.
+        planes: What the planes are; none: bands of reflectance.
     """
 
     steps: int
@@ -47,6 +50,7 @@ class Draw:
     date_dropout: float
     augment: AugmentOptions | None = None
     band_means: tuple[float, ...] | None = None
+    planes: tuple[Plane, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,27 +131,35 @@ def _streamed(cube: Streamed, targets: Targets, draw: Draw, start: Start) -> Ite
 
 def _augmented(batch: Batch, draw: Draw, number: int, rng: np.random.Generator) -> Batch:
     if draw.augment is None:
-        return _turned(batch, draw.date_dropout, rng)
+        return _turned(batch, draw, rng)
     keys = np.array([[draw.seed, number, i] for i in range(len(batch))])
-    return augment(batch, draw.augment, keys, draw.band_means)
+    return augment(batch, draw.augment, keys, draw.band_means, draw.planes)
 
 
 def _pass_over(draw: Draw, n_dates: int, rng: np.random.Generator) -> None:
     """Draw what `_turned` would for a batch, so that the next one is the same as if this had been given."""
     if draw.augment is None:
-        nothing_TCHW = np.zeros((n_dates, 1, 1, 1), np.uint16)
+        nothing_TCHW = np.zeros((n_dates, max(1, len(draw.planes)), 1, 1), np.uint16)
         for _ in range(draw.batch):
             rng.integers(8)
-            drop_dates(nothing_TCHW, draw.date_dropout, rng)
+            _blanked(nothing_TCHW, draw, rng)
 
 
-def _turned(batch: Batch, dropout: float, rng: np.random.Generator) -> Batch:
+def _blanked(x_TCHW: NDArray[np.uint16], draw: Draw, rng: np.random.Generator) -> NDArray[np.uint16]:
+    """Blank some dates of each sensor, drawn for each; what never changes stays."""
+    for group in ("optical", "radar"):
+        places = of_group(draw.planes, group)
+        x_TCHW = changed(x_TCHW, places, lambda v: drop_dates(v, draw.date_dropout, rng))
+    return x_TCHW
+
+
+def _turned(batch: Batch, draw: Draw, rng: np.random.Generator) -> Batch:
     """Flip or turn each patch and blank some of its dates."""
     xs, targets, weights = [], [], []
     parts = zip(batch.x.numpy(), batch.target.numpy(), batch.weight.numpy(), strict=True)
     for x_TCHW, target_HW, weight_HW in parts:
         which = int(rng.integers(8))
-        xs.append(dihedral(drop_dates(x_TCHW, dropout, rng), which))
+        xs.append(dihedral(_blanked(x_TCHW, draw, rng), which))
         targets.append(dihedral(target_HW, which))
         weights.append(dihedral(weight_HW, which))
     return replace(batch, x=_stacked(xs), target=_stacked(targets), weight=_stacked(weights))

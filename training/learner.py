@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from engine.models.normalise import LogSigmoid, Standard
 from engine.models.order import channels_last
-from engine.models.registry import takes_days
+from engine.models.registry import pixelwise, takes_days
 from engine.values.errors import DataError
 from training.batch import Batch
 from training.feed import Background
@@ -76,6 +76,7 @@ class Learner:
         tuning: Which parameters learn.
         normalisation: Of the lessons.
         days: Whether the network asks for running days.
+        pixelwise: Whether it looks at one pixel at a time, so that it need not see pixels that are not annotated.
         average: Moving average of the weights, or None.
         wrapped: The network whose backward pass averages over the group; made at the first step.
     """
@@ -90,6 +91,7 @@ class Learner:
     tuning: Tuning
     normalisation: Standard | LogSigmoid
     days: bool
+    pixelwise: bool = False
     average: AveragedModel | None = None
     wrapped: torch.nn.Module | None = None
 
@@ -135,6 +137,7 @@ class Learner:
         """Add the gradient of a batch, this process's `number`; returns its share of the step's loss."""
         options, device, rank = self.options, self.group.device, self.group.rank
         batch = batch.to(device)
+        batch = batch.annotated() if self.pixelwise else batch
         # By the batch's number over all processes: what dropout draws hangs on neither a past nor a process.
         torch.manual_seed(options.seed * 1_000_003 + number * rank.count + rank.number + 1)
         precision = _PRECISIONS[options.precision]
@@ -199,6 +202,7 @@ def make_learner(
         tuning=tuning,
         normalisation=lessons.normalisation,
         days=takes_days(options.architecture),
+        pixelwise=pixelwise(options.architecture, options.config),
         average=average,
     )
 

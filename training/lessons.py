@@ -14,7 +14,7 @@ Shape suffixes: T date, C band, Y X the whole box, B batch, H row, W column, K c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -27,11 +27,14 @@ from engine.models.registry import takes_days
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.grid import Box
+from engine.values.planes import groups_of
 from training.batch import Batch
 from training.batches import Draw, Start, batches
+from training.label_values import FULL_WEIGHT
 from training.loader import Rank
 from training.losses import IGNORE
 from training.pixels import Loaded, Streamed, pixels_of
+from training.sources import seen_of
 from training.splits import TEST, TRAIN, VAL
 from training.statistics import drawn_pixels, fit_standard
 from training.targets import Targets, class_indices
@@ -133,6 +136,7 @@ class CubeLessons:
         options: How patches are drawn.
         days: Running day of each date; empty where it is not known.
         weights: (y, x) uint8 weight of each label, 0..250 = 0..1; None: all alike.
+        unlabelled: (y, x) bool, pixels of the training part that are not annotated, where the loss learns from them.
     """
 
     cube: Loaded | Streamed
@@ -143,15 +147,17 @@ class CubeLessons:
     options: TrainOptions
     days: tuple[int, ...] = ()
     weights: NDArray[np.uint8] | None = None
+    unlabelled: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, cube: xr.Dataset, labels: LabelRaster, options: TrainOptions) -> CubeLessons:
         """Split what is annotated, and measure the normalisation on the training part.
 
         Args:
-            cube: ``reflectance`` (time, band, y, x) uint16, lazy or loaded, on the labels' box. It is loaded
-                whole (dates x bands x pixels x 2 bytes) where ``options.memory_bytes`` allow it, else streamed;
-                patches and their order then differ.
+            cube: ``reflectance`` (time, band, y, x) uint16 and whatever else its spec names
+                (`engine.inference.planes`), lazy or loaded, on the labels' box. It is loaded whole (dates x planes x
+                pixels x 2 bytes) where ``options.memory_bytes`` allow it, else streamed; patches and their order
+                then differ.
             labels: Annotated pixels.
             options: How.
 
@@ -174,7 +180,17 @@ class CubeLessons:
             part: np.where(parts_YX == part, index_YX, np.uint8(IGNORE)) for part in (TRAIN, VAL, TEST)
         }
         normalisation = statistics(pixels, targets[TRAIN] != IGNORE, options.seed)
-        return cls(pixels, targets, labels.box, labels.classes, normalisation, options, days, labels.weights)
+        return cls(
+            cube=pixels,
+            targets=targets,
+            box=labels.box,
+            classes=labels.classes,
+            normalisation=normalisation,
+            options=options,
+            days=days,
+            weights=labels.weights,
+            unlabelled=(parts_YX == TRAIN) & (index_YX == IGNORE) if options.unlabelled else None,
+        )
 
     @property
     def n_dates(self) -> int:
@@ -213,8 +229,9 @@ class CubeLessons:
             date_dropout=options.date_dropout,
             augment=options.augment,
             band_means=self.normalisation.mean,
+            planes=self.cube.planes,
         )
-        return batches(self.cube, self._targets(TRAIN), self.days, draw, Start(skip, rank))
+        return batches(self.cube, self._taught(), self.days, draw, Start(skip, rank))
 
     def part(self, part: int) -> Iterator[tuple[Batch, Inner]]:
         """Give the windows of a part that hold annotated pixels, one a batch; see `Lessons`."""
@@ -242,6 +259,25 @@ class CubeLessons:
             place=torch.tensor([[outer.y0, outer.x0]]),
         )
 
+    def _taught(self) -> Targets:
+        """Return what is learnt: what is annotated and, where the loss asks for them, the pixels that are not."""
+        known = self._targets(TRAIN)
+        if self.unlabelled is None or self.options.unlabelled is None:
+            return known
+        if self.options.unlabelled not in self.classes.names:
+            raise InputError(
+                "no class has the name of the unlabelled one",
+                where="options.loss.unlabelled",
+                found=self.options.unlabelled,
+                limit=list(self.classes.names),
+            )
+        number = self.classes.names.index(self.options.unlabelled)
+        index = np.where(self.unlabelled, np.uint8(number), known.index)
+        weight = (
+            None if known.weight is None else np.where(self.unlabelled, np.uint8(FULL_WEIGHT), known.weight)
+        )
+        return replace(known, index=index, weight=weight)
+
     def _targets(self, part: int) -> Targets:
         return Targets(self.targets[part], self.box, self.n_classes, self.weights)
 
@@ -249,7 +285,7 @@ class CubeLessons:
 def statistics(
     pixels: NDArray[np.uint16] | Loaded | Streamed, known_YX: NDArray[np.bool_], seed: int
 ) -> Standard:
-    """Measure mean and standard deviation per band over valid dates of annotated training pixels.
+    """Measure mean and standard deviation per plane over valid dates of annotated training pixels.
 
     Args:
         pixels: (T, C, Y, X) uint16, 0 = no data, as an array or as training reads it.
@@ -260,7 +296,9 @@ def statistics(
         InputError: If no annotated pixel has data.
     """
     ys, xs = drawn_pixels(known_YX, seed)
-    return fit_standard(pixels[:, :, ys, xs] if isinstance(pixels, np.ndarray) else pixels.at(ys, xs))
+    if isinstance(pixels, np.ndarray):
+        return fit_standard(pixels[:, :, ys, xs])
+    return fit_standard(pixels.at(ys, xs), groups_of(pixels.planes))
 
 
 def _tiles(box: Box, side_px: int) -> Iterator[Box]:
@@ -270,16 +308,12 @@ def _tiles(box: Box, side_px: int) -> Iterator[Box]:
 
 
 def _require_same_pixels(cube: xr.Dataset, labels: LabelRaster) -> None:
-    reflectance = cube["reflectance"]
-    if reflectance.dims != ("time", "band", "y", "x") or reflectance.shape[2:] != labels.box.shape_yx:
+    seen, _ = seen_of(cube)
+    if seen.dims[2:] != ("y", "x") or seen.shape[2:] != labels.box.shape_yx:
         raise InputError(
             "cube and labels do not cover the same pixels",
             where="train",
-            found=dict(reflectance.sizes),
+            found=dict(seen.sizes),
             limit=f"(time, band, y, x) with {labels.box.shape_yx} px",
             mend="rasterise the labels on the cube's own grid and box",
-        )
-    if reflectance.dtype != np.uint16:
-        raise InputError(
-            "the cube is not reflectance", where="train", found=reflectance.dtype, limit="uint16"
         )

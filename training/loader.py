@@ -36,6 +36,7 @@ from engine.inference.allocator import keep_freed_memory
 from engine.values.bands import common_name
 from engine.values.budget import GIB, MIB
 from engine.values.errors import BudgetError, ConflictError, InputError, SpecError
+from engine.values.planes import Plane
 from training.augment import AugmentOptions, augment
 from training.batch import Batch
 from training.feed import Background, Cutter, stream_batches
@@ -60,6 +61,7 @@ class LoaderOptions(BaseModel):
         draw: Which patches, or single pixels.
         batch: Patches a batch, about: an epoch is shared out evenly.
         bands: Bands in this order; None takes the cube's.
+        planes: What a network sees, all in `x`; none: reflectance, with radar and layers beside it.
         drop_empty_dates: Leave out dates of which a patch has no pixel; for cubes that keep each acquisition.
         seed: Of patches and order.
         buffer_bytes: Of the blocks held by all streams of a rank together, such as ``4GiB``.
@@ -79,6 +81,7 @@ class LoaderOptions(BaseModel):
     draw: Patches | Pixels = Field(default_factory=Patches)
     batch: int = Field(default=8, ge=1)
     bands: tuple[str, ...] | None = None
+    planes: tuple[Plane, ...] = ()
     drop_empty_dates: bool = False
     seed: int = 0
     buffer_bytes: int = Field(default=GIB, ge=1)
@@ -233,7 +236,7 @@ class CubeDataset(IterableDataset[Batch]):
                 yield batch
             else:
                 keys = np.array([[options.seed, epoch, patch] for patch in plan.batch(number)])
-                yield augment(batch, options.augment, keys)
+                yield augment(batch, options.augment, keys, planes=self.source.shape.planes)
 
     def _cutter(self, plan: EpochPlan) -> Cutter:
         shape = self.source.shape
@@ -443,7 +446,7 @@ def loader(
     """
     options = options or LoaderOptions()
     _require_even(options.streams, max(1, options.workers))
-    source = source_of(cube, labels.box)
+    source = source_of(cube, labels.box, planes=options.planes)
     _require_buffer(options, source)
     targets = targets_of(labels, split, part)
     if client is not None and options.workers:

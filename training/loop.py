@@ -25,12 +25,13 @@ import torch
 
 from engine.inference.bundle import BundleFields
 from engine.models.normalise import Standard
-from engine.models.registry import build, check_config
+from engine.models.registry import build, check_config, knows_groups
 from engine.runs.signals import Interrupts
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.head import Classes, MultiLabel
 from engine.values.lattice import Lattice
+from engine.values.planes import Plane
 from engine.values.spec import CubeSpec
 from training.checkpoints import CheckpointFile, digest_of
 from training.learner import Learner, Tuning, drawn_batches, make_learner
@@ -119,6 +120,9 @@ class TrainedModel:
         pixels: Annotated pixels of each part.
         n_dates: Dates of the cube.
         streamed: Whether the cube was too large to be loaded whole.
+        steps: Steps made.
+        best_step: Steps after which the kept state stood.
+        planes: What it saw of each date; empty: the bands of the cube.
     """
 
     module: torch.nn.Module
@@ -131,6 +135,9 @@ class TrainedModel:
     pixels: dict[str, int]
     n_dates: int
     streamed: bool = False
+    steps: int = 0
+    best_step: int = 0
+    planes: tuple[Plane, ...] = ()
 
     def bundle_fields(self, name: str, spec: CubeSpec, lattice: Lattice, licence: str) -> BundleFields:
         """Return what `engine.inference.bundle.save_bundle` needs beside the network."""
@@ -142,6 +149,7 @@ class TrainedModel:
             classes=self.classes,
             lattice=lattice,
             normalisation=self.normalisation,
+            planes=self.planes,
             licence=licence,
             head=MultiLabel() if self.options.several_labels else Classes(),
             training={
@@ -163,9 +171,9 @@ def train(
     """Train a network on a cube.
 
     Args:
-        cube: ``reflectance`` (time, band, y, x) uint16, lazy or loaded, on the labels' box. It is loaded
-            whole (dates x bands x pixels x 2 bytes) where ``options.memory_bytes`` allow it, else streamed;
-            patches and their order then differ.
+        cube: ``reflectance`` (time, band, y, x) uint16 and what else its spec names, lazy or loaded, on the labels'
+            box. It is loaded whole (dates x planes x pixels x 2 bytes) where ``options.memory_bytes`` allow it,
+            else streamed; patches and their order then differ.
         labels: Annotated pixels.
         options: How.
         progress: Called after every batch.
@@ -190,6 +198,9 @@ def train(
         pixels=lessons.pixels,
         n_dates=lessons.n_dates,
         streamed=isinstance(lessons.cube, Streamed),
+        steps=fitted.steps,
+        best_step=fitted.best_step,
+        planes=lessons.cube.planes,
     )
 
 
@@ -206,6 +217,8 @@ def fresh_network(lessons: Lessons, options: TrainOptions, patch_px: int = 1) ->
     """
     sizes = {"n_dates": lessons.n_dates, "n_bands": lessons.n_bands, "n_classes": lessons.n_classes}
     fields = options.config | sizes
+    if knows_groups(options.architecture):
+        fields["groups"] = lessons.normalisation.groups
     multiple = check_config(options.architecture, fields).window_multiple
     if patch_px % multiple:
         raise InputError(

@@ -9,7 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from training.augment import AugmentOptions
 from training.losses import WeightKind
-from training.losses.options import AnyLoss, CrossEntropyLoss, DiceLoss, MultiLabelLoss
+from training.losses.options import (
+    AnyLoss,
+    CrossEntropyLoss,
+    DiceLoss,
+    MultiLabelLoss,
+    PositiveUnlabelledLoss,
+)
 from training.optimisers import AdamW, AnyOptimiser, AnySchedule, OneCycle
 from training.splits import Split
 
@@ -145,6 +151,12 @@ class TrainOptions(BaseModel):
     def several_labels(self) -> bool:
         """Whether a pixel may have several classes: each output is a probability of its own."""
         return any(isinstance(loss, MultiLabelLoss) for loss in self.losses)
+
+    @property
+    def unlabelled(self) -> str | None:
+        """Name of the class that pixels without annotation are learnt as, or None."""
+        named = (loss.unlabelled for loss in self.losses if isinstance(loss, PositiveUnlabelledLoss))
+        return next(named, None)
 
     @property
     def weigh(self) -> WeightKind | None:

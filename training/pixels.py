@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from engine.values.budget import GIB
 from engine.values.errors import BudgetError
 from engine.values.grid import Box
-from training.sources import Block, Source, source_of
+from engine.values.planes import Plane
+from training.sources import Block, Source, seen_of, source_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,10 +26,11 @@ _FEWEST_BLOCKS = 9
 
 
 class Pixels(Protocol):
-    """The cube's reflectance over a box."""
+    """What networks see of a cube over a box; C are its planes (`engine.values.planes`)."""
 
     n_dates: int
     n_bands: int
+    planes: tuple[Plane, ...]
 
     def cut(self, box: Box) -> NDArray[np.uint16]:
         """Return the pixels of a box, (T, C, H, W) uint16."""
@@ -50,10 +52,12 @@ class Loaded:
     Attributes:
         x_TCYX: uint16, 0 = no data.
         box: Its global pixels.
+        planes: What its planes are; empty: bands of reflectance.
     """
 
     x_TCYX: NDArray[np.uint16]  # noqa: N815
     box: Box
+    planes: tuple[Plane, ...] = ()
 
     @property
     def n_dates(self) -> int:
@@ -92,6 +96,7 @@ class Streamed:
 
     def __init__(self, source: Source, box: Box, most_bytes: int) -> None:
         self.source, self.box, self.most_bytes = source, box, most_bytes
+        self.planes = source.shape.planes
         self._most = most_bytes // source.shape.block_bytes
         if self._most < _FEWEST_BLOCKS:
             raise BudgetError(
@@ -154,25 +159,26 @@ class Streamed:
 
 
 def pixels_of(cube: xr.Dataset, box: Box, limit_bytes: int | None) -> Loaded | Streamed:
-    """Load a cube's reflectance whole if it fits, else read it by blocks.
+    """Load what networks see of a cube whole if it fits, else read it by blocks.
 
     Args:
-        cube: ``reflectance`` (time, band, y, x) uint16 over `box`.
+        cube: ``reflectance`` (time, band, y, x) uint16 over `box`, and whatever else its spec names; or planes alone
+            (`engine.inference.planes`).
         box: Its global pixels.
         limit_bytes: What the pixels may take; None: half of the memory that is free.
 
     Raises:
         BudgetError: If not even a few blocks fit.
     """
-    reflectance = cube["reflectance"]
+    seen, planes = seen_of(cube)
     if limit_bytes is None:
         import psutil
 
         limit_bytes = psutil.virtual_memory().available // 2
-    in_memory = isinstance(reflectance.data, np.ndarray)
-    if in_memory or reflectance.nbytes <= limit_bytes:
-        return Loaded(np.ascontiguousarray(reflectance.compute(scheduler="threads").values), box)
-    return Streamed(source_of(cube[["reflectance"]], box), box, limit_bytes // 2)
+    in_memory = isinstance(seen.data, np.ndarray)
+    if in_memory or seen.nbytes <= limit_bytes:
+        return Loaded(np.ascontiguousarray(seen.compute(scheduler="threads").values), box, planes)
+    return Streamed(source_of(cube, box, planes=planes), box, limit_bytes // 2)
 
 
 def _touching(edges: NDArray[np.int64], lo: int, hi: int) -> range:

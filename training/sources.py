@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from engine.cube.stored import open_stored, read_staged, store_of
+from engine.inference.planes import PLANES, plane_array, planes_in
 from engine.inference.predict import days_of
 from engine.store.chunks import Chunks
-from engine.values.bands import common_name
+from engine.values.bands import find_band
 from engine.values.errors import InputError, SpecError
 from engine.values.georef import georef_of
 from engine.values.grid import Box
-
-if TYPE_CHECKING:
-    import xarray as xr
+from engine.values.planes import Plane
 
 _IN_MEMORY_PX = 256
 
@@ -60,6 +60,7 @@ class Shape:
         bands: Common names.
         polarisations: P; 0 without radar.
         layers: L; 0 without layers.
+        planes: What `Block.x` holds where it is more than reflectance; empty: bands of reflectance.
     """
 
     box: Box
@@ -69,6 +70,7 @@ class Shape:
     bands: tuple[str, ...]
     polarisations: int = 0
     layers: int = 0
+    planes: tuple[Plane, ...] = ()
 
     def block(self, row: int, col: int) -> Box:
         """Return the global pixels of a block."""
@@ -105,18 +107,41 @@ class Source(Protocol):
         ...
 
 
-def source_of(cube: xr.Dataset | str | Path, box: Box | None = None) -> Source:
+def seen_of(cube: xr.Dataset) -> tuple[xr.DataArray, tuple[Plane, ...]]:
+    """Return what networks see of a cube, (time, plane, y, x) uint16, and its planes; no planes for reflectance alone.
+
+    Raises:
+        InputError: If there is neither reflectance nor planes.
+        SpecError: If reflectance or planes are not uint16.
+    """
+    planes = planes_in(cube)
+    if all(plane.kind == "reflectance" for plane in planes):
+        _require_reflectance(cube)
+        return cube["reflectance"], ()
+    if PLANES in cube and isinstance(cube[PLANES].data, np.ndarray):  # gathered before
+        return cube[PLANES], planes
+    coords = {name: cube[name] for name in ("time", "y", "x", "spatial_ref") if name in cube.coords}
+    return xr.DataArray(plane_array(cube, planes), dims=("time", "plane", "y", "x"), coords=coords), planes
+
+
+def source_of(
+    cube: xr.Dataset | str | Path, box: Box | None = None, *, planes: tuple[Plane, ...] = ()
+) -> Source:
     """Make a source of a cube.
 
     Args:
         cube: A run folder or ``cube.zarr``, path or URL; or a Dataset, lazy or loaded, as `engine.open_cube`
             makes it.
         box: Global pixels of a Dataset that does not say itself where it lies.
+        planes: What a network sees of it, through Dask; none: its reflectance, radar and layers beside it.
 
     Raises:
         InputError: If there is no cube.
-        SpecError: If its reflectance is not (time, band, y, x) uint16.
+        SpecError: If its reflectance is not (time, band, y, x) uint16, or it lacks a plane.
     """
+    if planes:
+        whole = open_stored(cube) if isinstance(cube, str | Path) else cube
+        return LazySource(whole, box, planes)
     return StoredSource(store_of(cube)) if isinstance(cube, str | Path) else LazySource(cube, box)
 
 
@@ -193,8 +218,13 @@ def _read_stored(url: str, row: int, col: int) -> Block:
 class LazySource:
     """Blocks of a Dataset: the chunks of its Dask arrays; of loaded arrays squares of 256 pixels."""
 
-    def __init__(self, cube: xr.Dataset, box: Box | None = None) -> None:
+    def __init__(self, cube: xr.Dataset, box: Box | None = None, planes: tuple[Plane, ...] = ()) -> None:
         box = georef_of(cube)[1] if box is None or {"y", "x", "spatial_ref"} <= set(cube.coords) else box
+        if planes:
+            seen = xr.DataArray(plane_array(cube, planes), dims=("time", "band", "y", "x"))
+            kept = [name for name in ("time", "y", "x", "spatial_ref") if name in cube.coords]
+            cube = xr.Dataset({"reflectance": seen}, coords={name: cube[name] for name in kept})
+            cube = cube.assign_coords(band=[plane.name for plane in planes])
         names = [n for n in ("reflectance", "backscatter", "layers") if n in cube]
         self._cube = cube[names]
         chunks = cube["reflectance"].chunksizes if "reflectance" in cube else {}
@@ -202,7 +232,7 @@ class LazySource:
         edges = (
             _edges(chunks.get(k), lo, own) for k, lo, own in zip("yx", (box.y0, box.x0), even, strict=True)
         )
-        self.shape = _shape_of(cube, box, *edges)
+        self.shape = replace(_shape_of(cube, box, *edges), planes=planes)
 
     def read(self, row: int, col: int) -> Block:
         """Compute one block on the caller's threads."""
@@ -231,15 +261,7 @@ def _block_of(box: Box, part: xr.Dataset) -> Block:
 
 
 def _shape_of(cube: xr.Dataset, box: Box, edges_y: NDArray[np.int64], edges_x: NDArray[np.int64]) -> Shape:
-    if "reflectance" not in cube:
-        raise InputError("the cube has no variable 'reflectance'", found=sorted(map(str, cube.data_vars)))
-    reflectance = cube["reflectance"]
-    if reflectance.dims != ("time", "band", "y", "x") or reflectance.dtype != np.uint16:
-        raise SpecError(
-            "reflectance must be (time, band, y, x) uint16 (x 10000, 0 = no data)",
-            where="cube",
-            found=f"{reflectance.dims} {reflectance.dtype}",
-        )
+    reflectance = _require_reflectance(cube)
     days = days_of(cube) or (0,) * reflectance.sizes["time"]
     return Shape(
         box,
@@ -252,11 +274,25 @@ def _shape_of(cube: xr.Dataset, box: Box, edges_y: NDArray[np.int64], edges_x: N
     )
 
 
+def _require_reflectance(cube: xr.Dataset) -> xr.DataArray:
+    if "reflectance" not in cube:
+        raise InputError("the cube has no variable 'reflectance'", found=sorted(map(str, cube.data_vars)))
+    reflectance = cube["reflectance"]
+    if reflectance.dims != ("time", "band", "y", "x") or reflectance.dtype != np.uint16:
+        raise SpecError(
+            "reflectance must be (time, band, y, x) uint16 (x 10000, 0 = no data)",
+            where="cube",
+            found=f"{reflectance.dims} {reflectance.dtype}",
+        )
+    return reflectance
+
+
 def _band_names(cube: xr.Dataset) -> tuple[str, ...]:
     """Return common names, or the numbers of bands that have none."""
     if "band" not in cube.coords:
         return tuple(map(str, range(cube.sizes["band"])))
-    return tuple(common_name(str(b)) for b in cube["band"].values)
+    named = (str(b) for b in cube["band"].values)
+    return tuple(known.name if (known := find_band(name)) else name for name in named)
 
 
 def _even_edges(box: Box, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -42,7 +42,7 @@ from engine.values.grid import Box
 from engine.values.head import ONE_CLASS, Classes, Extra, MultiLabel, Values
 from engine.values.lattice import Lattice
 from engine.values.masking import refuse_functions
-from engine.values.planes import Plane, groups_of, reflectance_planes
+from engine.values.planes import Plane, reflectance_planes
 from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Bundle:
 
     def frame(self, outer: Box, core: Box, wanted: NDArray[np.bool_] | None = None) -> Frame:
         """Say what is known and what is wanted, for this model."""
-        groups = groups_of(self.planes)
+        groups = getattr(self.normalisation, "groups", None)
         return Frame(outer, core, self.lattice, self.border, self.layout.stride, wanted, groups)
 
     def layers(self, extras: tuple[Extra, ...] = ()) -> Layers:
@@ -386,7 +386,7 @@ def _read(path: Path, kind: Kind, *, trust_model: bool = False) -> bytes:
 def _manifest_fields(fields: BundleFields, model: dict[str, Any]) -> ManifestFields:
     """Join fields and model; the checksum is filled in when the weights are written."""
     lattice = fields.lattice
-    known = size_free(model["architecture"]) if "architecture" in model else False
+    known = size_free(model["architecture"], model["config"]) if "architecture" in model else False
     return ManifestFields(
         format=FORMAT,
         cube=fields.spec,

@@ -49,7 +49,7 @@ def refuse_contradictions(bundle: Bundle) -> None:
 def _check_groups(bundle: Bundle) -> None:
     """Refuse a normalisation that knows other groups of planes than the bundle, and planes named twice."""
     known, groups = getattr(bundle.normalisation, "groups", None), groups_of(bundle.planes)
-    if known != groups:
+    if known not in (None, groups):  # None: they are there or missing all together
         raise InputError(
             "normalisation and planes differ in their groups",
             where="landweave:normalisation.groups",

@@ -24,7 +24,6 @@ from engine.inference.bundle import Bundle, BundleFields, create_onnx_bundle, cr
 from engine.inference.manifest import Layout
 from engine.models.normalise import Standard, prepare
 from engine.values.errors import InputError
-from engine.values.planes import groups_of
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +98,9 @@ def _fields(bundle: Bundle) -> BundleFields:
         n_dates=bundle.n_dates,
         classes=bundle.classes,
         lattice=bundle.lattice,
-        normalisation=Standard(mean=(0.0,) * n_bands, std=(1.0,) * n_bands, groups=groups_of(bundle.planes)),
+        normalisation=Standard(
+            mean=(0.0,) * n_bands, std=(1.0,) * n_bands, groups=getattr(bundle.normalisation, "groups", None)
+        ),
         temperature=bundle.temperature,
         vector=bundle.vector,
         head=bundle.head,

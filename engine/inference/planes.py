@@ -18,6 +18,7 @@ coordinate ``plane`` is enough, beside ``time``, ``y``, ``x`` and ``spatial_ref`
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,6 +36,9 @@ from engine.values.spec import CubeSpec
 
 PLANES = "planes"
 """Variable of a cube that holds planes as networks see them, (time, plane, y, x) uint16."""
+
+_ABOUT = "landweave_planes"
+"""Attribute that says what they are; without it they are indices."""
 
 _STATIC = {"layers": "layer", "statistics": "statistic", "phenology": "metric", "position": "xyz"}
 _PREFIXED = ("phenology", "position")
@@ -79,17 +83,29 @@ def cube_of_planes(
         )
     if values.dtype != np.uint16:
         values = _encoded(values, tuple(planes), axis=1)
-    coords = {
-        "time": np.asarray(times).astype("datetime64[ns]"),
-        "plane": [plane.name for plane in planes],
-        **georef_coords(grid, box),
+    coords = {"time": np.asarray(times).astype("datetime64[ns]"), **georef_coords(grid, box)}
+    return with_planes(xr.Dataset(coords=coords), values, planes)
+
+
+def with_planes(cube: xr.Dataset, values: Any, planes: Sequence[Plane]) -> xr.Dataset:
+    """Lay planes into a cube: `predict` and training then take these.
+
+    Args:
+        cube: With time, y and x.
+        values: (time, plane, y, x) uint16.
+        planes: What each is.
+    """
+    told = {
+        "grid_mapping": "spatial_ref",
+        "nodata": 0,
+        _ABOUT: json.dumps([plane.model_dump(exclude_none=True) for plane in planes]),
     }
-    told = {"grid_mapping": "spatial_ref", "nodata": 0, "kinds": [plane.kind for plane in planes]}
-    return xr.Dataset({PLANES: (("time", "plane", "y", "x"), values, told)}, coords=coords)
+    names = [plane.name for plane in planes]
+    return cube.assign({PLANES: (("time", "plane", "y", "x"), values, told)}).assign_coords(plane=names)
 
 
 def planes_in(cube: xr.Dataset) -> tuple[Plane, ...]:
-    """List the planes that a cube offers: those its spec names, or those of its variable ``planes``, or its bands.
+    """List the planes that a cube holds: those of its variable ``planes``, or those its spec names, or its bands.
 
     Raises:
         InputError: If it has neither.
@@ -97,9 +113,9 @@ def planes_in(cube: xr.Dataset) -> tuple[Plane, ...]:
     stated = cube.attrs.get("landweave_spec")
     if PLANES in cube:
         array = cube[PLANES]
-        kinds = array.attrs.get("kinds") or ["index"] * array.sizes["plane"]
-        names = [str(name) for name in array["plane"].values]
-        return tuple(Plane(name=n, kind=k) for n, k in zip(names, kinds, strict=True))
+        if _ABOUT in array.attrs:
+            return tuple(Plane.model_validate(fields) for fields in json.loads(array.attrs[_ABOUT]))
+        return tuple(Plane(name=str(name), kind="index") for name in array["plane"].values)
     if stated is not None:
         spec = CubeSpec.model_validate_json(stated) if isinstance(stated, str) else CubeSpec(**stated)
         held = _held(cube)

@@ -24,7 +24,6 @@ from engine.values.errors import InputError, SpecError
 from engine.values.georef import georef_coords, georef_of
 from engine.values.grid import Box
 from engine.values.head import Augment, Extra, Values
-from engine.values.planes import groups_of
 from engine.values.spec import CubeSpec
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def _voices(
                 frame,
                 lattice=m.bundle.lattice,
                 border=m.bundle.border,
-                groups=groups_of(m.bundle.planes),
+                groups=getattr(m.bundle.normalisation, "groups", None),
             ),
             lane_of(m.bundle, disagreement=False),
             tuple(model.planes.index(plane) for plane in m.bundle.planes),

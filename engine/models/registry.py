@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from engine.models.configs import MlpConfig, NetworkConfig, TempCnnConfig, UNetConfig
+from engine.models.fusion.configs import FusionTransformerConfig, FusionUNetConfig
 from engine.models.presto_config import PrestoConfig
 from engine.models.smp_config import SmpConfig
 from engine.models.spacetime.configs import (
@@ -27,6 +28,7 @@ from engine.models.spatial.configs import ResNetUNetConfig, SeasonUNetConfig
 from engine.models.temporal.configs import (
     AttentionLstmConfig,
     Cnn1dConfig,
+    HybridConfig,
     LtaeConfig,
     RecurrentConfig,
     TransformerConfig,
@@ -70,6 +72,14 @@ def _of_images(config_type: type[NetworkConfig], module: str, name: str) -> Arch
 
 
 _ARCHITECTURES: dict[str, Architecture] = {
+    "fusion_transformer": Architecture(
+        FusionTransformerConfig,
+        "engine.models.fusion.transformer",
+        "FusionTransformer",
+        takes_days=True,
+        pixelwise=True,
+    ),
+    "fusion_unet": Architecture(FusionUNetConfig, "engine.models.fusion.unet", "FusionUNet", takes_days=True),
     "presto": Architecture(PrestoConfig, "engine.models.presto", "Presto", takes_days=True, pixelwise=True),
     "smp": Architecture(SmpConfig, "engine.models.smp", "SegmentationModel", size_free=False),
     "mlp": Architecture(MlpConfig, "engine.models.pixel", "Mlp", takes_days=True, pixelwise=True),
@@ -81,6 +91,7 @@ _ARCHITECTURES: dict[str, Architecture] = {
     "cnn1d": _of_series(Cnn1dConfig, "cnn", "Cnn1d"),
     "transformer": _of_series(TransformerConfig, "transformer", "Transformer"),
     "ltae": _of_series(LtaeConfig, "ltae", "Ltae"),
+    "hybrid": Architecture(HybridConfig, "engine.models.temporal.hybrid", "Hybrid", takes_days=True),
     "utae": _of_images(UtaeConfig, "utae", "Utae"),
     "convlstm": _of_images(ConvRecurrentConfig, "recurrent", "ConvLstm"),
     "convgru": _of_images(ConvRecurrentConfig, "recurrent", "ConvGru"),
@@ -125,23 +136,39 @@ def check_config(architecture: str, config: Mapping[str, Any]) -> NetworkConfig:
         ) from error
 
 
-def size_free(architecture: str) -> bool:
-    """Tell whether a network answers alike in windows of another size; not known of a whole library of networks."""
-    return _entry(architecture).size_free
+def size_free(architecture: str, config: Mapping[str, Any] | None = None) -> bool:
+    """Tell whether a network answers alike in windows of another size; not known of a whole library of networks.
+
+    Args:
+        architecture: A name of `architectures`.
+        config: Its configuration, on which it depends for networks of networks.
+    """
+    return all(entry.size_free for entry in _parts(architecture, config))
 
 
-def pixelwise(architecture: str) -> bool:
+def pixelwise(architecture: str, config: Mapping[str, Any] | None = None) -> bool:
     """Tell whether a network looks at one pixel at a time, so that its maps need no windows.
+
+    Arguments as of `size_free`.
 
     >>> pixelwise("mlp"), pixelwise("unet")
     (True, False)
     """
-    return _entry(architecture).pixelwise
+    return all(entry.pixelwise for entry in _parts(architecture, config))
 
 
 def takes_days(architecture: str) -> bool:
     """Tell whether a network's forward also takes ``days``, float32 (T,) or (B, T), running days."""
     return _entry(architecture).takes_days
+
+
+def knows_groups(architecture: str) -> bool:
+    """Tell whether a network's configuration has ``groups``: which sensor each of its bands is of.
+
+    >>> knows_groups("fusion_unet"), knows_groups("unet")
+    (True, False)
+    """
+    return "groups" in _entry(architecture).config_type.model_fields
 
 
 def build(architecture: str, config: Mapping[str, Any]) -> torch.nn.Module:
@@ -162,6 +189,12 @@ def build(architecture: str, config: Mapping[str, Any]) -> torch.nn.Module:
     checked = check_config(architecture, config)
     module: torch.nn.Module = getattr(import_module(entry.module), entry.name)(checked)
     return module
+
+
+def _parts(architecture: str, config: Mapping[str, Any] | None) -> list[Architecture]:
+    """Return the entries of the networks that it consists of: itself, or its branches."""
+    branches = (config or {}).get("branches", ())
+    return [e for b in branches for e in _parts(b["architecture"], b.get("config"))] or [_entry(architecture)]
 
 
 def _entry(architecture: str) -> Architecture:

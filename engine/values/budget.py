@@ -102,6 +102,7 @@ class TileShape:
         others: Windows of the other members of an ensemble.
         views: In which the network sees each window.
         tile_px: Side of the tile that the core is a part of, in pixels of the cube; 0: not known.
+        more_planes: What the network sees of each date beside the bands: indices, radar, layers.
     """
 
     core: Box
@@ -119,6 +120,7 @@ class TileShape:
     others: tuple[Lattice, ...] = ()
     views: int = 1
     tile_px: int = 0
+    more_planes: int = 0
 
 
 def tile_bytes(shape: TileShape) -> dict[str, int]:
@@ -126,11 +128,12 @@ def tile_bytes(shape: TileShape) -> dict[str, int]:
 
     Returns:
         Bytes by purpose, and their sum under ``total``: ``process``; ``cube`` (the tile's input as
-        uint16, halo included, as it is made and joined over time, and once more the part that is extended for
-        its windows, and for a member's own bands); ``filling`` (a piece over all dates while its gaps are
-        filled); ``reading`` (one time step of one piece); ``sums`` (int32 per class and pixel, once more the
-        pieces cut out of them; of an ensemble for each member, and its shares in uint16); ``batch`` (windows
-        in the network, and its weights); ``layers`` (what the tile gives, and what is written of it).
+        uint16, halo included, and the floats of what lies beside its bands, as it is made and joined over time,
+        and once more the part that is extended for its windows, and for a member's own bands); ``filling`` (a
+        piece over all dates while its gaps are filled); ``reading`` (one time step of one piece); ``sums``
+        (int32 per class and pixel, once more the pieces cut out of them; of an ensemble for each member, and
+        its shares in uint16); ``batch`` (windows in the network, and its weights); ``layers`` (what the tile
+        gives, and what is written of it).
     """
     side_y, side_x = widest(shape.lattice, shape.core, shape.others)
     if shape.tile_px and not shape.others:  # a part of a tile needs no more than the tile
@@ -143,8 +146,9 @@ def tile_bytes(shape: TileShape) -> dict[str, int]:
     )
     reach = shape.lattice.reach_px
     extended = min(side_y, block_y + reach) * min(side_x, block_x + reach)
-    series, window = 2 * shape.n_dates * reading.n_bands, shape.lattice.window_px**2
-    inputs = shape.n_dates * (reading.n_bands + 1)
+    planes = reading.n_bands + max(0, shape.more_planes)
+    series, window = 2 * shape.n_dates * planes, shape.lattice.window_px**2
+    inputs = shape.n_dates * (planes + 1)
     finest = CHANNEL_BYTES * shape.channels + CLASS_BYTES * shape.n_classes
     in_network = max(INPUT_BYTES * inputs, KEPT_BYTES * inputs + finest)
     if shape.lattice.window_px == 1:
@@ -153,7 +157,8 @@ def tile_bytes(shape: TileShape) -> dict[str, int]:
     models = 1 + len(shape.others)
     shares = 2 * (shape.n_classes + 1) * models * outer * (models > 1)
     parts = {
-        "cube": series * (2 * outer + min(2, models) * shape.threads * extended),
+        "cube": series * (2 * outer + min(2, models) * shape.threads * extended)
+        + 4 * shape.n_dates * max(0, shape.more_planes) * outer,
         "filling": shape.filled * shape.threads * piece_y * piece_x * (series + 3 * shape.n_dates),
         "reading": shape.threads * piece_y * piece_x * reading.pixel_bytes,
         "sums": 4 * (shape.n_classes + 1) * models * (outer + shape.threads * extended) + shares,

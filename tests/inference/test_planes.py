@@ -177,7 +177,7 @@ def test_the_manifest_carries_the_planes(tmp_path: Path) -> None:
     other = (*PLANES[:3], PLANES[3].model_copy(update={"low": -500.0}))
     assert _bundle(tmp_path / "b", other, "tempcnn").digest() != bundle.digest()
     with pytest.raises(InputError, match="groups"):
-        _bundle_with(tmp_path / "c", _normalisation().model_copy(update={"groups": None}))
+        _bundle_with(tmp_path / "c", _normalisation().model_copy(update={"groups": ("optical",) * 4}))
 
 
 def _bundle_with(folder: Path, normalisation: Standard) -> Bundle:

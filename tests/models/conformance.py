@@ -143,7 +143,7 @@ class NetworkConformance:
             FIELDS,
             spec=FIELDS.spec.model_copy(update={"bands": _BANDS[: case.bands]}),
             n_dates=n_dates,
-            lattice=Lattice(1, 0) if pixelwise(case.name) else Lattice(case.side_px, 0),
+            lattice=Lattice(1, 0) if pixelwise(case.name, case.fields) else Lattice(case.side_px, 0),
             normalisation=Standard(mean=(2000.0,) * case.bands, std=(900.0,) * case.bands),
             temperature=1.0,
         )
@@ -238,7 +238,7 @@ class NetworkConformance:
         net, (x_BTCHW, valid_BTHW) = case.network(), case.block()
         with torch.no_grad():
             whole = case.call(net, (x_BTCHW, valid_BTHW))
-            if not pixelwise(case.name):
+            if not pixelwise(case.name, case.fields):
                 other = x_BTCHW.clone()
                 other[..., 1::2, :] = 0
                 assert not torch.allclose(
@@ -285,7 +285,7 @@ def _check_attention(case: Case, net: torch.nn.Module, block: tuple[torch.Tensor
     some_BHW = valid_BTHW.sum(1) > 0
     sums_BHWA = found.sum(2).permute(0, 2, 3, 1)[some_BHW]
     _near(sums_BHWA, torch.ones_like(sums_BHWA))
-    if pixelwise(case.name):
+    if pixelwise(case.name, case.fields):
         assert (found * (1 - valid_BTHW[:, None]) * some_BHW[:, None, None]).max() < 1e-6
     if _any_order(case):
         order = torch.arange(case.dates).flip(0)

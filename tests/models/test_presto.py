@@ -204,3 +204,21 @@ def test_months_of_all_days() -> None:
     expected = days.astype("datetime64[M]").astype(int) % 12
     found = months_of(torch.arange(1.0, 366.0))
     np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_samples_may_have_months_of_their_own_in_any_order(real_data: Path) -> None:
+    x, valid, bands = belgium(real_data)
+    state = read_state_dict(real_data / "weights" / "presto_default_model.pt")
+    network = Presto(PrestoConfig(n_bands=len(bands), bands=bands)).eval()
+    network.load_state_dict({k: v for k, v in state.items() if k.startswith("encoder.")})
+    x_BTCHW, valid_BTHW = x[:2, :, :, None, None], valid[:2, :, None, None].float()
+    days = torch.stack([305 + 30.0 * torch.arange(12), 100 + 30.0 * torch.arange(12)])
+    with torch.inference_mode():
+        both = network(x_BTCHW, valid_BTHW, days)
+        for i in range(2):
+            alone = network(x_BTCHW[i : i + 1], valid_BTHW[i : i + 1], days[i])
+            torch.testing.assert_close(both[i : i + 1], alone, atol=1e-5, rtol=1e-4)
+        turned = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+        other = network(x_BTCHW[:, turned], valid_BTHW[:, turned], days[:, turned])
+    torch.testing.assert_close(other, both, atol=1e-5, rtol=1e-4)
+    assert (both[0] - both[1]).abs().max() > 0.1

@@ -1,4 +1,4 @@
-"""Radar in a configuration: found beside the scenes, refused where no model would see it."""
+"""Radar in a configuration: found beside the scenes, refused where the model would not see it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipelines.cube_area import area_of, cube_of, find_radar
 from pipelines.plan_area import spec_of
 from pipelines.sample.archive import SampleArchive
 from pipelines.sample.stac import RADAR_COLLECTION
-from pipelines.train_model import TrainConfig, train_model
+from tests.inference.bundles import random_bundle
 
 SPEC = CubeSpec(bands=["nir"], mask=(), sentinel1=True)
 
@@ -59,11 +59,7 @@ def test_paths_of_the_radar_start_at_the_yaml(two_zones: SampleArchive, tmp_path
     assert config.sentinel1.catalog == str(tmp_path / "radar/catalog.json")
 
 
-def test_a_map_and_a_training_refuse_what_the_model_would_not_see(two_zones: SampleArchive) -> None:
+def test_a_map_refuses_radar_that_its_model_does_not_see(two_zones: SampleArchive, tmp_path: Path) -> None:
     run = parse_config({**settings(two_zones), "bundle": "b", "out": "o", "cube": SPEC}, "test", RunConfig)
-    with pytest.raises(InputError, match=r"models do not read backscatter yet.*\[cube.sentinel1\]"):
-        spec_of(run, bundle=None)  # type: ignore[arg-type]
-    labels = {"file": str(two_zones.labels), "classes": str(two_zones.classes)}
-    told = {**settings(two_zones), "cube": SPEC, "labels": labels, "bundle": "b"}
-    with pytest.raises(InputError, match="models do not read backscatter yet"):
-        train_model(parse_config(told, "test", TrainConfig))
+    with pytest.raises(InputError, match=r"the model does not see backscatter.*\[cube.sentinel1\]"):
+        spec_of(run, random_bundle(tmp_path))

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 
 from engine.models.normalise import Standard, prepare
+from engine.models.registry import build
 from training.batch import IGNORE, Batch
+from training.lessons import call
+from training.losses import cross_entropy
 
 
 def made(n: int, n_dates: int, *, radar: bool = False, seed: int = 0) -> Batch:
@@ -60,3 +63,29 @@ def test_it_travels_and_moves() -> None:
     again = pickle.loads(pickle.dumps(batch)).to("cpu")
     for name in ("x", "dates", "present", "target", "weight", "place"):
         assert torch.equal(getattr(batch, name), getattr(again, name)), name
+
+
+def test_annotated_pixels_alone_teach_a_pixelwise_network_the_same() -> None:
+    batch, normal = made(2, 3, radar=True), Standard(mean=(1000.0, 2000.0), std=(300.0, 400.0))
+    pixels = batch.annotated()
+    known = np.argwhere(batch.target.numpy() != IGNORE)
+    assert len(pixels) == len(known) == 24
+    assert pixels.radar is not None
+    for n, (b, row, col) in enumerate(known):
+        assert torch.equal(pixels.x[n, ..., 0, 0].int(), batch.x[b, ..., row, col].int())
+        assert pixels.radar[n, 2, 1, 0, 0] == batch.radar[b, 2, 1, row, col]  # type: ignore[index]
+        assert pixels.target[n, 0, 0] == batch.target[b, row, col]
+        assert torch.equal(pixels.place[n], batch.place[b] + torch.tensor([row, col]))
+    torch.manual_seed(0)
+    net = build("lstm", {"n_bands": 2, "n_classes": 3, "width": 5, "dropout": 0.0}).train()
+    grads = []
+    for given in (batch, pixels):
+        net.zero_grad()
+        logits_BKHW = call(net, given, normal, days=True)
+        cross_entropy(logits_BKHW, given.target.to(torch.int64)).backward()
+        grads.append([p.grad.clone() for p in net.parameters()])
+    for whole, part in zip(*grads, strict=True):
+        torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-7)
+    assert pixels.annotated() is pixels
+    batch.target[:] = IGNORE
+    assert batch.annotated() is batch

@@ -2,8 +2,8 @@
 
 ::
 
-    cereals ─┬─ wheat            a pixel labelled wheat:    -log p(wheat | cereals) - e^-alpha log p(cereals)
-             └─ barley           a pixel labelled cereals:  -e^-alpha log p(cereals)
+    cereals ─┬─ wheat            a pixel labelled wheat:    -log p(cereals) - e^-alpha log p(wheat | cereals)
+             └─ barley           a pixel labelled cereals:  -log p(cereals)
     forest                       a pixel labelled forest:   -log p(forest)
 
 A parent's probability is the sum of its classes'. A parent that is a class of its own stands for "one of these, not
@@ -33,13 +33,13 @@ class ClassTree:
         names: Of the nodes: the classes in network order, then parents that are no classes.
         parent: (N) int64, the parent of each node, -1 = none.
         members: (N, K) bool, the classes of each node.
-        height: (N) int64, 0 for a node without children, else one more than its highest child.
+        depth: (N) int64, ancestors of each node.
     """
 
     names: tuple[str, ...]
     parent: NDArray[np.int64]
     members: NDArray[np.bool_]
-    height: NDArray[np.int64]
+    depth: NDArray[np.int64]
 
     @classmethod
     def of(cls, classes: ClassScheme) -> ClassTree:
@@ -52,20 +52,18 @@ class ClassTree:
         >>> tree = ClassTree.of(ClassScheme(classes=(
         ...     LandClass(value=1, name="wheat", colour="#aa0000", parent="cereals"),
         ...     LandClass(value=2, name="forest", colour="#003300"))))
-        >>> tree.names, tree.parent.tolist(), tree.height.tolist()
-        (('wheat', 'forest', 'cereals'), [2, -1, -1], [0, 0, 1])
+        >>> tree.names, tree.parent.tolist(), tree.depth.tolist()
+        (('wheat', 'forest', 'cereals'), [2, -1, -1], [1, 0, 0])
         """
         parents = {c.name: c.parent for c in classes.classes}
         names = tuple(dict.fromkeys([*parents, *filter(None, parents.values())]))
         at = {name: n for n, name in enumerate(names)}
         parent = np.array([at[p] if (p := parents.get(name)) else -1 for name in names], np.int64)
         members = np.zeros((len(names), len(parents)), np.bool_)
-        height = np.zeros(len(names), np.int64)
         for k in range(len(parents)):
-            for above, node in enumerate(_path(parent, k, names)):
-                members[node, k] = True
-                height[node] = max(height[node], above)
-        return cls(names, parent, members, height)
+            members[_path(parent, k, names), k] = True
+        depth = np.array([len(_path(parent, n, names)) - 1 for n in range(len(names))], np.int64)
+        return cls(names, parent, members, depth)
 
     @property
     def n_classes(self) -> int:
@@ -91,7 +89,7 @@ class ClassTree:
     def coefficients(self, alpha: float) -> NDArray[np.float64]:
         """Return how much ``-log p`` of each node counts for a label, (K, N), see `hierarchical`."""
         found = np.zeros((self.n_classes, len(self.names)))
-        weight = np.exp(-alpha * self.height)
+        weight = np.exp(-alpha * self.depth)
         for k in range(self.n_classes):
             before = 0.0
             for node in _path(self.parent, k, self.names):
@@ -110,9 +108,10 @@ def hierarchical(
 ) -> torch.Tensor:
     """Return the hierarchical cross entropy over annotated pixels; 0 when there are none.
 
-    Bertinetto et al. 2020, doi:10.1109/CVPR42600.2020.01252, equations 2 to 4: the sum over the label's path of
-    ``-exp(-alpha height) log p(node | parent)``. With alpha 0 and labels without children it is `cross_entropy`; the
-    larger alpha, the more the share of broad classes in the loss falls behind that of fine ones.
+    Bertinetto et al. 2020, doi:10.1109/CVPR42600.2020.01252: the sum over the label's path of ``-exp(-alpha depth)
+    log p(node | parent)``, the depth counted from the broadest classes down. With alpha 0 and labels without children
+    it is `cross_entropy`; the larger alpha, the more does it cost to miss the broad class, and the less which of its
+    classes it is.
 
     Args:
         logits_BKHW: Floating, of the classes.

@@ -91,7 +91,7 @@ class HierarchicalLoss(_Loss):
     """Cross entropy over the tree of classes (Bertinetto et al. 2020); classes weighted by ``weigh_classes``.
 
     Attributes:
-        alpha: 0 is the plain cross entropy; the larger, the less do broad classes count beside fine ones.
+        alpha: 0 is the plain cross entropy; the larger, the less do fine classes count beside broad ones.
     """
 
     kind: Literal["hierarchical"]
@@ -186,9 +186,13 @@ def criterion(losses: Sequence[AnyLoss], learnt: Learnt) -> Criterion:
         InputError: If a loss does not fit the classes.
     """
     parts = [(loss.weight, _part(loss, learnt)) for loss in losses]
+    need_data = any(isinstance(loss, PositiveUnlabelledLoss) for loss in losses)
 
     def total(logits_BKHW: torch.Tensor, batch: Batch) -> torch.Tensor:
         target_BHW = batch.target.to(torch.int64)
+        if need_data:  # of the pixels that nobody looked at, those without data are no sample of anything
+            seen_BHW = (batch.x.view(torch.int16) != 0).all(dim=2).any(dim=1)
+            target_BHW = torch.where(seen_BHW, target_BHW, IGNORE)
         known_BHW = target_BHW != IGNORE if target_BHW.ndim == 3 else (target_BHW != IGNORE).any(dim=1)
         weight_BHW = batch.weight if bool((batch.weight[known_BHW] != 1).any()) else None
         terms = [w * part(logits_BKHW, target_BHW, weight_BHW) for w, part in parts]

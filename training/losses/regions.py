@@ -24,11 +24,11 @@ def dice(
     known_B1HW = (target_BHW != IGNORE)[:, None]
     if weight_BHW is not None:
         known_B1HW = known_B1HW * weight_BHW[:, None]
-    p_BKHW = torch.softmax(logits_BKHW, dim=1) * known_B1HW
+    p_BKHW = torch.softmax(logits_BKHW, dim=1)
     truth_BHWK = functional.one_hot(known_index(target_BHW), logits_BKHW.shape[1])
     truth_BKHW = truth_BHWK.permute(0, 3, 1, 2) * known_B1HW
     both_K = (p_BKHW * truth_BKHW).sum(dim=(0, 2, 3))
-    either_K = (p_BKHW + truth_BKHW).sum(dim=(0, 2, 3))
+    either_K = (p_BKHW * known_B1HW + truth_BKHW).sum(dim=(0, 2, 3))
     there_K = truth_BKHW.sum(dim=(0, 2, 3)) > 0
     if not bool(there_K.any()):
         return nothing(logits_BKHW)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Self
+import math
+from collections.abc import Mapping
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from engine.models.configs import NetworkConfig
 
@@ -113,3 +123,72 @@ class LtaeConfig(AttentionConfig):
 
     heads: int = Field(default=8, ge=1, le=64)
     key: int = Field(default=8, ge=1, le=256)
+
+
+class Branch(BaseModel):
+    """One network of a hybrid.
+
+    Attributes:
+        architecture: Its name in the registry.
+        config: Fields of its configuration; dates, bands and classes are those of the hybrid.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    architecture: str
+    config: SerializeAsAny[NetworkConfig]
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _of_its_architecture(cls, given: Any, info: ValidationInfo) -> Any:
+        from engine.models.registry import check_config
+        from engine.values.errors import InputError
+
+        if isinstance(given, NetworkConfig) or "architecture" not in info.data:
+            return given
+        try:
+            return check_config(info.data["architecture"], given)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+
+
+_BRANCHES = ("gru", "unet")
+
+
+class HybridConfig(NetworkConfig):
+    """What `engine.models.temporal.hybrid.Hybrid` is built from.
+
+    Attributes:
+        branches: Networks that stand beside each other, each with its own configuration; as it is, a GRU along
+            time beside a U-Net.
+        dropout: Share of the joined features dropped in training.
+
+    >>> branches = [{"architecture": "gru"}, {"architecture": "unet", "config": {"depth": 2}}]
+    >>> HybridConfig(n_dates=6, n_bands=4, n_classes=3, branches=branches).window_multiple
+    4
+    """
+
+    branches: tuple[Branch, ...] = Field(min_length=2, max_length=8)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_size(cls, given: Any) -> Any:
+        """Give each branch the sizes of the whole."""
+        if not isinstance(given, Mapping):
+            return given
+        branches = given.get("branches", [{"architecture": name} for name in _BRANCHES])
+        if not isinstance(branches, (list, tuple)):
+            return given
+        sizes = {name: given[name] for name in ("n_dates", "n_bands", "n_classes") if name in given}
+        return {**given, "branches": tuple(_sized(branch, sizes) for branch in branches)}
+
+    @property
+    def window_multiple(self) -> int:
+        """Windows must be a multiple of this many pixels: of every branch's."""
+        return math.lcm(*(branch.config.window_multiple for branch in self.branches))
+
+
+def _sized(branch: Any, sizes: dict[str, Any]) -> Any:
+    if not isinstance(branch, Mapping):
+        return branch
+    return {**branch, "config": {**(branch.get("config") or {}), **sizes}}

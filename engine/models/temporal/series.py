@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from engine.models.configs import NetworkConfig
 from engine.models.temporal.dates import Ordered, as_given, in_order, tracing
@@ -22,6 +24,7 @@ from engine.values.errors import InputError
 
 _CPU_ROWS = 512  # pixels at a time: their features stay in the cache
 _GPU_ROWS = 16384
+_TRAINED_ROWS = 8192  # a transformer keeps some 20 KiB of each date for its derivatives
 _TRACED_ROWS = 1024  # each piece is a copy of the network in an exported graph
 
 
@@ -77,11 +80,11 @@ class SeriesNetwork(nn.Module):
             InputError: If dates, bands or days do not fit.
         """
         dates = self._dates(x_BTCHW, valid_BTHW, days)
-        return _per_pixel(dates, self.training, lambda series: self.head(self.known(series)))
+        return self._per_pixel(dates, lambda series: self.head(self.known(series)))
 
     def features(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor, days: torch.Tensor) -> torch.Tensor:
         """Return what the head sees, (B, F, H, W); arguments as of `forward`."""
-        return _per_pixel(self._dates(x_BTCHW, valid_BTHW, days), self.training, self.known)
+        return self._per_pixel(self._dates(x_BTCHW, valid_BTHW, days), self.known)
 
     def _dates(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor, days: torch.Tensor) -> Ordered:
         found, config = tuple(x_BTCHW.shape[1:3]), self.config
@@ -95,6 +98,27 @@ class SeriesNetwork(nn.Module):
                 mend="build the cube from the bundle's own spec",
             )
         return in_order(x_BTCHW, valid_BTHW, days)
+
+    def _per_pixel(self, dates: Ordered, compute: Callable[[Series], torch.Tensor]) -> torch.Tensor:
+        """Apply a function of rows of pixels to windows: (B, F, H, W)."""
+        batch, n_dates, bands, height, width = dates.x.shape
+        x_NTC = dates.x.permute(0, 3, 4, 1, 2).reshape(-1, n_dates, bands)
+        valid_NT = dates.valid.permute(0, 2, 3, 1).reshape(-1, n_dates) > 0
+        days_NT = dates.days if len(dates.days) == 1 else dates.days.repeat_interleave(height * width, 0)
+        found_NF = self._computed(Series(x_NTC, valid_NT, days_NT), compute)
+        return found_NF[: len(x_NTC)].view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+    def _computed(self, whole: Series, compute: Callable[[Series], torch.Tensor]) -> torch.Tensor:
+        """Apply it piece by piece; in training what derivatives need is computed again, not kept."""
+        if not self.training:
+            rows = _CPU_ROWS if whole.x.device.type == "cpu" else _GPU_ROWS
+            return torch.cat(
+                [compute(piece) for piece in _pieces(whole, _TRACED_ROWS if tracing() else rows)]
+            )
+        if len(whole.x) <= _TRAINED_ROWS or any(isinstance(part, _BatchNorm) for part in self.modules()):
+            return compute(whole)  # batch norms in training look at all pixels of the batch
+        pieces = _pieces(whole, _TRAINED_ROWS)
+        return torch.cat([checkpoint(compute, piece, use_reentrant=False) for piece in pieces])
 
 
 class AttentiveNetwork(SeriesNetwork):
@@ -110,7 +134,7 @@ class AttentiveNetwork(SeriesNetwork):
         A pixel without any valid date has weights without a meaning.
         """
         dates = self._dates(x_BTCHW, valid_BTHW, days)
-        flat_BFHW = _per_pixel(dates, self.training, lambda series: self.attend(series).flatten(1))
+        flat_BFHW = self._per_pixel(dates, lambda series: self.attend(series).flatten(1))
         return as_given(flat_BFHW.unflatten(1, (-1, x_BTCHW.shape[1])), dates.order)
 
 
@@ -126,22 +150,8 @@ def masked_softmax(scores_NAT: torch.Tensor, valid_NAT: torch.Tensor) -> torch.T
     return torch.softmax(scores_NAT.masked_fill(~valid_NAT, lowest), dim=-1)
 
 
-def _per_pixel(dates: Ordered, training: bool, compute: Callable[[Series], torch.Tensor]) -> torch.Tensor:
-    """Apply a function of rows of pixels to windows: (B, F, H, W)."""
-    batch, n_dates, bands, height, width = dates.x.shape
-    x_NTC = dates.x.permute(0, 3, 4, 1, 2).reshape(-1, n_dates, bands)
-    valid_NT = dates.valid.permute(0, 2, 3, 1).reshape(-1, n_dates) > 0
-    days_NT = dates.days if len(dates.days) == 1 else dates.days.repeat_interleave(height * width, 0)
-    whole = Series(x_NTC, valid_NT, days_NT)
-    # Batch norms of a network in training look at all pixels of the batch, so it is not cut.
-    found_NF = compute(whole) if training else torch.cat([compute(piece) for piece in _pieces(whole)])
-    return found_NF[: len(x_NTC)].view(batch, height, width, -1).permute(0, 3, 1, 2)
-
-
-def _pieces(whole: Series) -> Iterator[Series]:
+def _pieces(whole: Series, rows: int) -> Iterator[Series]:
     """Cut rows into pieces of one fixed size, the last filled up: odd row counts change the last bits."""
-    rows = _CPU_ROWS if whole.x.device.type == "cpu" else _GPU_ROWS
-    rows = _TRACED_ROWS if tracing() else rows
     missing = -len(whole.x) % rows
     x_NTC = functional.pad(whole.x, (0, 0, 0, 0, 0, missing))
     valid_NT = functional.pad(whole.valid, (0, 0, 0, missing))

@@ -1,0 +1,1 @@
+"""Networks that join sensors: optical series, radar series and layers that do not change with time."""
