@@ -15,6 +15,7 @@ import typer
 
 from pipelines.cli_bundle import app as bundle_app
 from pipelines.cli_cluster import app as cluster_app
+from pipelines.cli_explain import app as explain_app
 from pipelines.cli_options import as_overrides as _as_overrides
 from pipelines.cli_options import print_told as _print
 from pipelines.cli_options import trusted as _trusted
@@ -39,6 +40,7 @@ app.add_typer(bundle_app, name="bundle")
 app.add_typer(submit_app)
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(run_app)
+app.add_typer(explain_app)
 
 Config = Annotated[Path, typer.Argument(help="The run's YAML (landweave init writes one).")]
 Override = Annotated[
@@ -255,15 +257,15 @@ def train(
         typer.Option("--inspect", help="Only look: classes, parts, samples, statistics; trains nothing."),
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder for what --inspect writes.")] = Path("inspect"),
-    sweep: Annotated[
-        Path | None,
-        typer.Option(help="YAML of settings to search: trains many times, compares, writes no bundle."),
-    ] = None,
     no_resume: Annotated[
         bool, typer.Option("--no-resume", help="Begin anew, whatever an ended training left.")
     ] = False,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Folder for TensorBoard: losses, rates, scores.")
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(help="YAML of settings to search: trains many times, compares, writes no bundle."),
     ] = None,
     as_json: Json = False,
 ) -> None:

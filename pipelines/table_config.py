@@ -130,7 +130,15 @@ def load_table_config(path: str | Path, overrides: list[str] | None = None) -> T
         InputError: If a setting is wrong.
     """
     raw = read_yaml(
-        path, None, paths=("bundle", "options.split", "options.split.regions", "options.checkpoint.folder")
+        path,
+        None,
+        paths=(
+            "bundle",
+            "options.split",
+            "options.split.regions",
+            "options.checkpoint.folder",
+            "options.transfer.start",
+        ),
     )
     samples = raw.get("samples")
     if samples is None:

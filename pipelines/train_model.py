@@ -63,9 +63,14 @@ class TrainConfig(SourceConfig):
 
 def load_train_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
     """Read a training's YAML; paths and overrides as in `pipelines.config.load_config`."""
-    raw = read_yaml(
-        path, None, paths=("bundle", "options.split", "options.split.regions", "options.checkpoint.folder")
+    paths = (
+        "bundle",
+        "options.split",
+        "options.split.regions",
+        "options.checkpoint.folder",
+        "options.transfer.start",
     )
+    raw = read_yaml(path, None, paths=paths)
     for holder, key in label_files(raw.get("labels")):
         if isinstance(holder.get(key), str) and "://" not in holder[key]:
             holder[key] = str(Path(path).parent / holder[key])
@@ -161,15 +166,6 @@ def train_model(
     return bundle, trained
 
 
-def _told(config: TrainConfig, ready: Prepared) -> dict[str, Any]:
-    """Return what the card says of the data, and what its maker says."""
-    area = config.area.name or config.area.file or str(config.area.bbox)
-    place = area if config.area.name else Path(area).name
-    catalog = without_secrets(config.catalog) if "://" in config.catalog else Path(config.catalog).name
-    data = {"area": place, "time": config.time, "catalog": catalog} | ready.lines()
-    return {"data": data, "card": config.card.model_dump(mode="json")}
-
-
 def state_beside(options: Options, bundle: str, *, resume: bool = True) -> Options:
     """Return options that leave a training's state beside its bundle, where they do not say where else.
 
@@ -189,6 +185,15 @@ def forget_state(options: TrainOptions) -> None:
     """Remove the state of a training whose bundle is written; of several processes the first does."""
     if options.checkpoint is not None and Rank.here().number == 0:
         remove(options.checkpoint.folder)
+
+
+def _told(config: TrainConfig, ready: Prepared) -> dict[str, Any]:
+    """Return what the card says of the data, and what its maker says."""
+    area = config.area.name or config.area.file or str(config.area.bbox)
+    place = area if config.area.name else Path(area).name
+    catalog = without_secrets(config.catalog) if "://" in config.catalog else Path(config.catalog).name
+    data = {"area": place, "time": config.time, "catalog": catalog} | ready.lines()
+    return {"data": data, "card": config.card.model_dump(mode="json")}
 
 
 def split_path(config: TrainConfig) -> Path:

@@ -41,6 +41,7 @@ from training.options import TrainOptions
 from training.pixels import Streamed
 from training.scoring import Evaluation
 from training.splits import TEST, VAL
+from training.transfer import bands_of, start_fields, started
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -186,7 +187,8 @@ def train(
     """
     lessons = CubeLessons.of(cube, labels, options)
     module = fresh_network(lessons, options, options.crop_px)
-    fitted = fit(module, lessons, options, progress)
+    lessons, tuning = started(module, lessons, bands_of(cube), options)
+    fitted = fit(module, lessons, options, progress, tuning)
     return TrainedModel(
         module=module.to("cpu"),
         options=options,
@@ -216,7 +218,8 @@ def fresh_network(lessons: Lessons, options: TrainOptions, patch_px: int = 1) ->
         InputError: If the configuration does not fit, or the patch does not divide by the network's poolings.
     """
     sizes = {"n_dates": lessons.n_dates, "n_bands": lessons.n_bands, "n_classes": lessons.n_classes}
-    fields = options.config | sizes
+    start = start_fields(options.transfer.start) if options.transfer else {}
+    fields = start | options.config | sizes
     if knows_groups(options.architecture):
         fields["groups"] = lessons.normalisation.groups
     multiple = check_config(options.architecture, fields).window_multiple

@@ -18,6 +18,7 @@ from training.losses.options import (
 )
 from training.optimisers import AdamW, AnyOptimiser, AnySchedule, OneCycle
 from training.splits import Split
+from training.transfer import TransferOptions
 
 Metric = Literal["mean_iou", "mean_f1", "accuracy", "loss"]
 """By which states are compared on the validation part; of ``loss``, the mean cross entropy, less is better."""
@@ -91,6 +92,7 @@ class TrainOptions(BaseModel):
         device: ``cpu`` or ``cuda``; processes of torchrun take a GPU each.
         memory_bytes: What the cube's pixels may take; a larger cube is read block by block, once for many
             patches (`training.loader`). None: half of the memory that is free.
+        transfer: What the training starts from, in place of fresh weights; `learning_rate` then says nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,6 +124,7 @@ class TrainOptions(BaseModel):
     device: str = "cpu"
     memory_bytes: int | None = Field(default=None, ge=1)
     augment: AugmentOptions | None = None
+    transfer: TransferOptions | None = None
 
     @field_validator("loss", mode="before")
     @classmethod

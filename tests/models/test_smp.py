@@ -74,7 +74,7 @@ def test_an_encoder_takes_published_weights_by_band(library: list[dict[str, Any]
     filled = load_encoder(net, {**given, "fc.weight": torch.rand(2, 2)}, ("red", "B03", "blue", "nir"))
     expected = given["conv1.weight"][:, [3, 2, 1, 7]]  # among the thirteen of L1C
     torch.testing.assert_close(net.network.encoder.conv1.weight, expected)
-    assert "network.encoder.conv1.weight" in filled
+    assert "network.encoder.conv1.weight" in filled.whole
 
 
 def test_an_unknown_encoder_and_a_missing_library_are_told(

@@ -95,7 +95,7 @@ def draw_in_season(found: InSeason, classes: ClassScheme, names: tuple[str, ...]
         axes.set_ylim(0, 1.02)
         bare(axes)
         named(axes, "x", names)
-    left.legend(frameon=False, fontsize=8, loc="center right")
+    left.legend(frameon=False, fontsize=8, loc="best")
     right.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -125,18 +125,27 @@ def draw_attribution(
     wide = min(4.6, max(2.6, 0.17 * len(steps) + 1.2))
     figure = new_figure(wide * columns + 1.2, (0.19 * len(bands) + 1.1) * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    whole_CS = np.nanmean(strength_KSC, axis=0).T
-    first = heat(grid[0], whole_CS, bands, steps, limit_of(whole_CS), signed=False)
-    titled(grid[0], "all classes: strength", 9)
-    limit = limit_of(signed_KSC)
-    for axes, k in zip(grid[1:], shown, strict=False):
-        drawn = heat(axes, signed_KSC[k].T, bands, steps, limit, signed=True)
-        titled(axes, classes.names[k], 9)
+    whole_CS = shares(strength_KSC).T
+    heat(grid[0], whole_CS, bands, steps, limit_of(whole_CS), signed=False)
+    titled(grid[0], f"all classes: share, up to {limit_of(whole_CS):.0%}", 9)
+    for axes, k in zip(grid[1:], shown, strict=False):  # a scale for each: one class may dwarf all others
+        limit = limit_of(signed_KSC[k])
+        drawn = heat(axes, signed_KSC[k].T / limit, bands, steps, 1.0, signed=True)
+        titled(axes, f"{classes.names[k]}  ±{limit:.2g}", 9)
     for axes in grid[len(shown) + 1 :]:
         axes.set_axis_off()
-    scale_bar(figure, first, grid[0], "")
-    scale_bar(figure, drawn, list(grid), f"for (+) or against (-) the class, {unit}")
+    scale_bar(figure, drawn, list(grid), f"against (-) or for (+) the class, of ± as told, in {unit}")
     return figure
+
+
+def shares(strength_KSC: NDArray[Any]) -> NDArray[np.float64]:
+    """Return each cell's share of a class's strength, the mean over the classes that have any: (S, C)."""
+    total_K = np.nansum(strength_KSC, axis=(1, 2))
+    told = total_K > 0
+    if not told.any():
+        return np.zeros(strength_KSC.shape[1:])
+    found: NDArray[np.float64] = (strength_KSC[told] / total_K[told, None, None]).mean(axis=0)
+    return found
 
 
 def draw_attention(

@@ -137,12 +137,14 @@ def _fine(map_HW: NDArray[Any], side: int) -> NDArray[Any]:
 
 
 def _picture(examples: Examples, n: int, bands: tuple[str, ...]) -> NDArray[np.float64]:
-    """Return the date with most data in colour, or grey where the bands are not there."""
-    x_TCHW = examples.batch.x[n].numpy().astype(np.float64)
-    t = int((x_TCHW != 0).all(axis=1).sum(axis=(1, 2)).argmax())
+    """Return the median of the valid dates in colour, or grey where the bands are not there."""
     rgb = ("red", "green", "blue")
     planes = [bands.index(b) for b in rgb] if set(rgb) <= set(bands) else [len(bands) // 2] * 3
-    picture_HW3 = x_TCHW[t, planes].transpose(1, 2, 0)
+    x_TCHW = examples.batch.x[n].numpy()[:, planes].astype(np.float64)
+    x_TCHW[:] = np.where((x_TCHW != 0).all(axis=1, keepdims=True), x_TCHW, np.nan)
+    seen_HW = np.isfinite(x_TCHW).all(axis=1).any(axis=0)
+    x_TCHW[:, :, ~seen_HW] = 0.0
+    picture_HW3 = np.nanmedian(x_TCHW, axis=0).transpose(1, 2, 0)
     known = picture_HW3[(picture_HW3 > 0).all(axis=2)]
     if not len(known):
         return np.full(picture_HW3.shape, 0.9)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.inference.heads import scaled
 from engine.models.registry import build, takes_days
 from engine.values.errors import DataError, InputError
 from engine.values.head import Classes
@@ -26,6 +27,7 @@ from training.metrics import Scores, confusion
 if TYPE_CHECKING:
     from engine.inference.bundle import Bundle
     from engine.models.normalise import LogSigmoid, Standard
+    from engine.values.calibration import VectorScale
     from training.explain.examples import Examples
 
 AVERAGE = 2.0**-20
@@ -100,12 +102,14 @@ class Lens:
         normalisation: From uint16 to its input.
         takes_days: Whether its forward also takes days.
         temperature: Divides the logits before the softmax.
+        vector: Scales and shifts the logits before that.
     """
 
     module: torch.nn.Module
     normalisation: Standard | LogSigmoid
     takes_days: bool = False
     temperature: float = 1.0
+    vector: VectorScale | None = None
 
     def __post_init__(self) -> None:
         self.module.eval().requires_grad_(False)
@@ -133,7 +137,8 @@ class Lens:
                 found=f"head {bundle.head.kind}",
                 limit="head classes",
             )
-        return cls(_module(bundle), bundle.normalisation, takes_days(bundle.architecture), bundle.temperature)
+        days = takes_days(bundle.architecture)
+        return cls(_module(bundle), bundle.normalisation, days, bundle.temperature, bundle.vector)
 
     def with_state(self, state: Mapping[str, torch.Tensor]) -> Lens:
         """Return the same network with other weights; this one keeps its own."""
@@ -167,9 +172,9 @@ class Lens:
         return Inputs(x_BTCHW.to(kind), valid_BTHW.to(kind), batch.dates.to(kind), which)
 
     def logits(self, inputs: Inputs) -> torch.Tensor:
-        """Return ``logits_BKHW`` after the temperature."""
+        """Return ``logits_BKHW``, calibrated as in the map."""
         found: torch.Tensor = self.call(self.module, inputs)
-        return found / self.temperature
+        return (found if self.vector is None else scaled(found, self.vector)) / self.temperature
 
     def call(self, function: Callable[..., Any], inputs: Inputs) -> Any:
         """Call the module or one of its methods with what it takes."""

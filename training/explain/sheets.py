@@ -138,9 +138,8 @@ def attribution_sheet(found: Attribution, legend: Legend, kind: str) -> Sheet:
     """Show ``gradients`` or ``integrated`` gradients by class, band and date."""
     k = len(legend.classes.names)
     signed_KSC, strength_KSC = found.by_class(k), found.strength(k)
-    whole_SC = np.nanmean(strength_KSC, axis=0)
+    whole_SC = figures.shares(strength_KSC)
     s, c = np.unravel_index(int(whole_SC.argmax()), whole_SC.shape)
-    share = whole_SC[s, c] / max(float(whole_SC.sum()), 1e-12)
     place = f"{legend.bands[c]} at {legend.season.names[s]}"
     if kind == "gradients":
         title, unit = "Input gradients", "log-odds per standard deviation"
@@ -149,7 +148,7 @@ def attribution_sheet(found: Attribution, legend: Legend, kind: str) -> Sheet:
     else:
         title, unit = "Integrated gradients", "log-odds"
         told = "What each band of each date brings for the class, against an average pixel. "
-        told += f"Strongest: {place}, {share:.0%} of all"
+        told += f"Strongest: {place}, {whole_SC[s, c]:.0%} of all"
         facts = {"missing_share_of_gain_median": found.worst_missing, "gain_mean": float(found.gain.mean())}
     return Sheet(
         kind,

@@ -45,12 +45,26 @@ class EncoderLayout:
     dates: int
 
 
+@dataclass(frozen=True)
+class Filled:
+    """What published weights filled.
+
+    Attributes:
+        whole: The network's own names of tensors that hold nothing else; the first layer is none of them if it
+            also meets bands that the weights do not know, or validity.
+        bands: Bands of the network that the weights know.
+    """
+
+    whole: frozenset[str]
+    bands: tuple[str, ...]
+
+
 def load_encoder(
     module: Any,
     state: Mapping[str, torch.Tensor],
     bands: Sequence[str],
     given_bands: Sequence[str] | None = None,
-) -> frozenset[str]:
+) -> Filled:
     """Fill a network's encoder with published weights.
 
     Args:
@@ -61,7 +75,7 @@ def load_encoder(
             there are three.
 
     Returns:
-        The module's own names of what was filled.
+        What was filled.
 
     Raises:
         InputError: If the network has no such encoder, a tensor is missing, one is left over, one has another
@@ -77,17 +91,19 @@ def load_encoder(
         )
     given = _named(state, layout)
     own = module.state_dict()
-    if layout.first in given:
-        known = _given_bands(int(given[layout.first].shape[1]), given_bands)
-        given[layout.first] = _first(
-            given[layout.first], own[layout.first], layout.dates, (known, tuple(bands))
-        )
+    if layout.first not in given:
+        raise _not_of_this([layout.names[layout.first]])
+    known = _given_bands(int(given[layout.first].shape[1]), given_bands)
+    columns = _columns(known, bands)
+    given[layout.first] = _first(given[layout.first], own[layout.first], layout.dates, columns)
     wrong = {layout.names[name] for name in given if given[name].shape != own[name].shape}
     wrong |= {layout.names[name] for name in set(layout.names) - set(given) if not name.endswith(_COUNTER)}
     if wrong:
         raise _not_of_this(sorted(wrong))
     module.load_state_dict({**own, **given})
-    return frozenset(given)
+    whole = None not in columns and own[layout.first].shape[1] == layout.dates * len(bands)
+    shared = tuple(name for name, column in zip(bands, columns, strict=True) if column is not None)
+    return Filled(frozenset(given) - (set() if whole else {layout.first}), shared)
 
 
 def _named(state: Mapping[str, torch.Tensor], layout: EncoderLayout) -> dict[str, torch.Tensor]:
@@ -134,17 +150,20 @@ def _given_bands(count: int, named: Sequence[str] | None) -> tuple[str, ...]:
     return bands
 
 
-def _first(
-    given: torch.Tensor, own: torch.Tensor, dates: int, bands: tuple[tuple[str, ...], tuple[str, ...]]
-) -> torch.Tensor:
+def _columns(theirs: Sequence[str], ours: Sequence[str]) -> list[int | None]:
+    """Return the column of the published first layer of each band of ours; None of those it does not know."""
+    published, wanted = ([_normal(name) for name in side] for side in (theirs, ours))
+    if not set(published) & set(wanted):
+        raise InputError("the weights know none of the bands", where="bands", found=wanted, limit=published)
+    return [published.index(name) if name in published else None for name in wanted]
+
+
+def _first(given: torch.Tensor, own: torch.Tensor, dates: int, columns: list[int | None]) -> torch.Tensor:
     """Take the published first layer apart by band; see the module's drawing."""
-    theirs, ours = ([_normal(name) for name in side] for side in bands)
-    if not set(theirs) & set(ours):
-        raise InputError("the weights know none of the bands", where="bands", found=ours, limit=theirs)
-    found = own.new_zeros((len(given), *own.shape[1:]))
-    for index, name in enumerate(ours):
-        if name in theirs:
-            found[:, index : dates * len(ours) : len(ours)] = (given[:, theirs.index(name)] / dates)[:, None]
+    found = own.new_zeros((len(given), *own.shape[1:2], *given.shape[2:]))
+    for index, column in enumerate(columns):
+        if column is not None:
+            found[:, index : dates * len(columns) : len(columns)] = (given[:, column] / dates)[:, None]
     return found
 
 

@@ -54,7 +54,8 @@ def test_the_encoder_is_the_one_that_others_mean_by_its_name(name: str) -> None:
             nn.init.uniform_(part.weight, 0.3, 1.0)
     net = _net(width=64, encoder=name, n_bands=13, n_dates=1)
     filled = load_encoder(net, theirs.state_dict(), SENTINEL2)
-    assert filled == {f"encoder.{own}" for own in net.encoder.state_dict()}
+    assert filled.whole == {f"encoder.{own}" for own in net.encoder.state_dict()} - {"encoder.first.0.weight"}
+    assert filled.bands == SENTINEL2
     x_BCHW = torch.randn(1, 13, 64, 64)
     with torch.inference_mode():
         planes_BFHW = torch.cat([x_BCHW, torch.ones(1, 1, 64, 64)], dim=1)
@@ -87,7 +88,9 @@ def test_bands_and_dates_find_their_weights_wherever_the_encoder_lies(prefix: st
 def test_one_encoder_for_each_date_and_bands_that_the_weights_do_not_know() -> None:
     state = _state(planes=3)
     net = _net("unet_seasons", n_dates=None)
-    load_encoder(net, state, ("nir", "green", "NDVI"))  # three bands: red, green, blue
+    filled = load_encoder(net, state, ("nir", "green", "NDVI"))  # three bands: red, green, blue
+    assert filled.bands == ("green",)
+    assert "encoder.first.0.weight" not in filled.whole
     first = net.state_dict()["encoder.first.0.weight"]
     assert torch.equal(first[:, 1], state["conv1.weight"][:, 1])
     assert not first[:, [0, 2, 3]].any()
