@@ -2,11 +2,10 @@
 
     python benchmarks/few_shot.py [--work FOLDER] [--architecture unet] [--items 1 5] [--draws 3] [--steps 100]
 
-A network is pretrained on weak labels of the training blocks: the truth at 100 m (majority of 10 x 10 px, as
-coarse land cover maps have it), every fifth of these cells with a class at random. Then a few fields a class are
-drawn, and the network is trained on them alone, from fresh weights and from the weak ones at two pairs of rates.
-All are scored by the macro F1 over the whole truth of the test blocks (256 px, 16 px apart); intervals are
-Student's over the draws.
+A network is pretrained on weak labels of the training blocks: the truth at 100 m (majority of 10 x 10 px, as coarse
+land cover maps have it), every fifth of these cells with a class at random. Then a few fields a class are drawn, and
+the network is trained on them alone, from fresh weights and from the weak ones at two pairs of rates. All are scored
+by the macro F1 over the whole truth of the test blocks (256 px, 16 px apart); intervals are Student's over the draws.
 """
 
 from __future__ import annotations

@@ -70,7 +70,8 @@ def _data(bundle: Bundle) -> Iterator[str]:
     spec = bundle.spec
     dates = "any number of" if bundle.n_dates is None else str(bundle.n_dates)
     composites = f"{spec.reducer} over {spec.period}" if spec.period else "single acquisitions"
-    yield f"- input: {dates} dates of {', '.join(spec.bands)}; {composites}; season {spec.season or 'any'}"
+    seen = ", ".join(plane.name for plane in bundle.planes)
+    yield f"- input: {dates} dates of {seen}; {composites}; season {spec.season or 'any'}"
     for key, value in (bundle.training.get("data") or {}).items():
         yield f"- {key}: {value}"
     split = (bundle.training.get("options") or {}).get("split")

@@ -120,7 +120,7 @@ class TrainedModel:
         test: Scores on the test blocks, None without any.
         history: One row per check: step, loss, accuracy, mean IoU, seconds.
         pixels: Annotated pixels of each part.
-        n_dates: Dates of the cube.
+        n_dates: Dates of the cube, or of each sample; None: any number.
         streamed: Whether the cube was too large to be loaded whole.
         steps: Steps made.
         best_step: Steps after which the kept state stood.
@@ -135,7 +135,7 @@ class TrainedModel:
     test: Scores | None
     history: tuple[dict[str, float], ...]
     pixels: dict[str, int]
-    n_dates: int
+    n_dates: int | None
     streamed: bool = False
     steps: int = 0
     best_step: int = 0

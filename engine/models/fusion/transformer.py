@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from engine.models.fusion.configs import FusionTransformerConfig
 from engine.models.fusion.sensors import layers, sensor, sensors_of
@@ -168,12 +169,14 @@ class _Block(nn.Module):
     def forward(self, x_NTD: torch.Tensor, valid_NT: torch.Tensor) -> torch.Tensor:
         normal_NTD = self.before(x_NTD)
         q, k, v = (
-            layer(normal_NTD).unflatten(-1, (self.heads, -1))
+            layer(normal_NTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer in (self.queries, self.keys, self.values)
         )
-        scores_NAQT = torch.einsum("nqae,ntae->naqt", q, k) / math.sqrt(q.shape[-1])
-        weights_NAQT = _masked_softmax(scores_NAQT, valid_NT[:, None, None])
-        mixed_NTD = torch.einsum("naqt,ntae->nqae", weights_NAQT, v).flatten(2)
+        never_N11T = (valid_NT == 0)[:, None, None] * _NEVER
+        mixed_NAQE = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=never_N11T.expand(-1, 1, x_NTD.shape[1], -1)
+        )
+        mixed_NTD = mixed_NAQE.transpose(1, 2).flatten(2)
         x_NTD = x_NTD + self.drop(self.out(mixed_NTD))
         found: torch.Tensor = x_NTD + self.drop(self.each(self.between(x_NTD)))
         return found

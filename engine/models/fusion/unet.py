@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from engine.models.configs import UNetConfig
 from engine.models.fusion.configs import FusionUNetConfig
@@ -97,16 +98,15 @@ class FusionUNet(nn.Module):
 
     def _mean(self, name: str, own: Sensor, days_BT: torch.Tensor) -> torch.Tensor:
         """Encode a sensor's series and average it over the dates on which it has data, (B, F, H, W)."""
-        batch, dates, _, height, width = own.x.shape
-        season_BTS11 = seasons(days_BT, _HARMONICS)[..., None, None].expand(batch, -1, -1, height, width)
-        x_BTFHW = torch.cat([own.x, own.valid[:, :, None], season_BTS11], dim=2)
+        valid_BT1HW = own.valid[:, :, None]
+        season_BTSHW = seasons(days_BT, _HARMONICS)[..., None, None] + 0.0 * valid_BT1HW
+        x_BTFHW = torch.cat([own.x, valid_BT1HW, season_BTSHW], dim=2)
         present_BT111 = (days_BT > 0).to(own.x.dtype)[..., None, None, None]
-        x_BTFHW = self.first[name](x_BTFHW.flatten(0, 1)).unflatten(0, (batch, dates)) * present_BT111
+        x_BTFHW = _each_date(self.first[name], x_BTFHW) * present_BT111
         branch: nn.Module = self.series["all" if "all" in self.series else name]
         for layer in branch.children():  # beyond the first and last date lies nothing, in each layer
             beside = torch.cat([_moved(x_BTFHW, 1), x_BTFHW, _moved(x_BTFHW, -1)], dim=2)
-            x_BTFHW = layer(beside.flatten(0, 1)).unflatten(0, (batch, dates)) * present_BT111
-        valid_BT1HW = own.valid[:, :, None]
+            x_BTFHW = _each_date(layer, beside) * present_BT111
         return (x_BTFHW * valid_BT1HW).sum(dim=1) / valid_BT1HW.sum(dim=1).clamp_min(1.0)
 
 
@@ -138,7 +138,13 @@ def _answer(unet: nn.Module, x_BFHW: torch.Tensor, valid_B1HW: torch.Tensor) -> 
     return found
 
 
+def _each_date(layer: nn.Module, x_BTFHW: torch.Tensor) -> torch.Tensor:
+    """Run a layer on each date; the sizes stay open in an exported graph."""
+    found: torch.Tensor = layer(x_BTFHW.flatten(0, 1))
+    return found.reshape(-1, x_BTFHW.shape[1], *found.shape[1:])
+
+
 def _moved(x_BTFHW: torch.Tensor, by: int) -> torch.Tensor:
     """Move the dates by one, zeros coming in."""
-    nothing = torch.zeros_like(x_BTFHW[:, :1])
-    return torch.cat([nothing, x_BTFHW[:, :-1]] if by > 0 else [x_BTFHW[:, 1:], nothing], dim=1)
+    padded = functional.pad(x_BTFHW, (0, 0) * 3 + ((1, 0) if by > 0 else (0, 1)))
+    return padded[:, :-1] if by > 0 else padded[:, 1:]

@@ -48,7 +48,7 @@ def in_order(x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor, days: torch.Tensor
         InputError: If there is not one day for each date.
     """
     days_BT = days.reshape(-1, days.shape[-1]).to(x_BTCHW.dtype)
-    if days_BT.shape[1] != x_BTCHW.shape[1] or len(days_BT) not in (1, len(x_BTCHW)):
+    if days_BT.shape[1] != x_BTCHW.shape[1] or len(days_BT) not in (1, x_BTCHW.shape[0]):
         raise InputError(
             "there must be one day for each date",
             where="days",

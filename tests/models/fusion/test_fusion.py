@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from engine.inference.bundle import BundleFields
+from engine.inference.bundle import Bundle, BundleFields, save_bundle
+from engine.inference.check import drawn_days, drawn_windows
+from engine.inference.export import export_bundle
+from engine.inference.lane import Lane
 from engine.models.configs import NetworkConfig
 from engine.models.normalise import Standard, prepare
 from engine.models.registry import build, check_config
@@ -163,3 +168,15 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
     assert isinstance(net.config, NetworkConfig)
     with pytest.raises(InputError, match="3 bands"):
         net(torch.zeros(1, 2, 3, 8, 8), torch.zeros(1, 2, 8, 8), torch.tensor([1.0, 2.0]))
+
+
+@BOTH
+def test_it_leaves_as_a_graph_that_answers_alike(name: str, tmp_path: Path) -> None:
+    case = Case(name, {**SMALL[name], "n_dates": 4}, bands=5, dates=4, side_px=8)
+    bundle = save_bundle(tmp_path / "own", case.network(), name, FusionConformance().bundle_fields(case))
+    days = drawn_days(bundle)
+    graph = export_bundle(bundle, tmp_path / "onnx", to="onnx", days=days)
+    assert isinstance(graph, Bundle)
+    windows = drawn_windows(bundle)
+    found, expected = Lane(graph).run(windows), Lane(bundle, days=days).run(windows)
+    assert np.abs(found - expected).max() <= 7  # of 65535
