@@ -179,7 +179,7 @@ def started(
 def bands_of(cube: xr.Dataset) -> tuple[str, ...]:
     """Return the names of what networks see of a cube; numbers where it names no bands."""
     planes = planes_in(cube)
-    if any(plane.kind != "reflectance" for plane in planes):
+    if "reflectance" not in cube or any(plane.kind != "reflectance" for plane in planes):
         return tuple(plane.name for plane in planes)
     if "band" in cube.coords:
         return tuple(str(name) for name in cube["band"].values)

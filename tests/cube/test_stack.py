@@ -174,3 +174,8 @@ def test_variability_follows_the_calendar_of_its_region(tmp_path: Path) -> None:
 
 def test_without_variability_there_is_none() -> None:
     assert set(_open().data_vars) == {"reflectance", "observations"}
+
+
+def test_a_cube_of_scenes_needs_a_band() -> None:
+    with pytest.raises(InputError, match="needs bands"):
+        require_bands(CubeSpec(bands=()))
