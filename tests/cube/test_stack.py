@@ -17,7 +17,7 @@ from engine.cube.composites import Evidence, composite
 from engine.cube.cube import open_cube
 from engine.cube.geomedian import geometric_median
 from engine.cube.plan import Step, plan_cube, touches
-from engine.cube.stack import read_stack
+from engine.cube.stack import read_stack, require_bands
 from engine.cube.variability import variability
 from engine.values.errors import InputError
 from engine.values.grid import Box
