@@ -121,7 +121,7 @@ def train(table: SeriesTable, split: Split, folder: Path, seeds: int) -> Ensembl
             spec = CubeSpec(bands=(), resolution_m=64, period=None, reducer="first", mask="none")
             fields = trained.bundle_fields(f"{kind} {seed}", spec, Lattice(1, 0), "other")
             path = folder / f"{kind}-{seed}"
-            save_bundle(path, trained.module, kind, replace(fields, planes=_PLANES))
+            save_bundle(path, trained.module, kind, fields)
             members.append((path, 1))
     return create_ensemble(folder / "ensemble", members, "western Bahia")
 
@@ -171,7 +171,13 @@ def draw(out: xr.Dataset, held: SeriesTable, where: tuple[Grid, Box], path: Path
         mine = held.value == c.value
         left.scatter(col[mine], row[mine], s=36, c=c.colour, edgecolors="black")
     handles = [plt.Rectangle((0, 0), 1, 1, color=c.colour) for c in classes]
-    left.legend(handles, [c.name for c in classes], loc="lower right")
+    left.legend(
+        handles,
+        [c.name for c in classes],
+        loc="upper center",
+        ncols=len(classes),
+        bbox_to_anchor=(0.5, -0.05),
+    )
     left.set_title("classes; circles: samples held out, in their true class")
     shown = right.imshow(out["confidence"].values / 250, vmin=0.25, vmax=1, cmap="viridis")
     figure.colorbar(shown, ax=right, shrink=0.8)

@@ -115,7 +115,7 @@ def train_on_table(
         "data": {"area": "the places of its samples"} | ready.lines(),
         "card": config.card.model_dump(mode="json"),
     }
-    fields = replace(fields, planes=ready.planes, training=fields.training | told)
+    fields = replace(fields, training=fields.training | told)
     bundle = save_bundle(config.bundle, trained.module, config.options.architecture, fields)
     write_card(bundle)
     write_split(table_split_path(config), ready.split, ready.counts, ready.table.classes, ready.leakage)

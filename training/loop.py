@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.inference.bundle import BundleFields
+from engine.inference.planes import planes_in
 from engine.models.normalise import Standard
 from engine.models.registry import build, check_config, knows_groups
 from engine.runs.signals import Interrupts
@@ -41,7 +42,7 @@ from training.options import TrainOptions
 from training.pixels import Streamed
 from training.scoring import Evaluation
 from training.splits import TEST, VAL
-from training.transfer import bands_of, start_fields, started
+from training.transfer import start_fields, started
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -119,7 +120,7 @@ class TrainedModel:
         test: Scores on the test blocks, None without any.
         history: One row per check: step, loss, accuracy, mean IoU, seconds.
         pixels: Annotated pixels of each part.
-        n_dates: Dates of the cube.
+        n_dates: Dates of the cube, or of each sample; None: any number.
         streamed: Whether the cube was too large to be loaded whole.
         steps: Steps made.
         best_step: Steps after which the kept state stood.
@@ -134,7 +135,7 @@ class TrainedModel:
     test: Scores | None
     history: tuple[dict[str, float], ...]
     pixels: dict[str, int]
-    n_dates: int
+    n_dates: int | None
     streamed: bool = False
     steps: int = 0
     best_step: int = 0
@@ -187,7 +188,7 @@ def train(
     """
     lessons = CubeLessons.of(cube, labels, options)
     module = fresh_network(lessons, options, options.crop_px)
-    lessons, tuning = started(module, lessons, bands_of(cube), options)
+    lessons, tuning = started(module, lessons, planes_in(cube), options)
     fitted = fit(module, lessons, options, progress, tuning)
     return TrainedModel(
         module=module.to("cpu"),

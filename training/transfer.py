@@ -15,23 +15,22 @@ To pretrain on weak labels and fine-tune on few good ones: train a bundle on the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.inference.planes import planes_in
 from engine.models.normalise import Standard
 from engine.models.spatial.published import load_encoder
+from engine.values.bands import find_band
 from engine.values.errors import InputError
+from engine.values.planes import Plane
 from training.graft import Names, Network, graft
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from training.lessons import Lessons
     from training.options import TrainOptions
 
@@ -64,17 +63,8 @@ class TransferOptions(BaseModel):
     stages: int = Field(default=4, ge=1, le=64)
 
 
-@dataclass(frozen=True, eq=False)
-class Started:
-    """What a training must know of its start.
-
-    Attributes:
-        normalisation: Of the network's input.
-        tuning: For `training.loop.fit`.
-    """
-
-    normalisation: Standard
-    tuning: BodyAndHead
+_Constants = dict[str, tuple[float, float, Plane]]
+"""Of each band: mean and standard deviation, in the stored steps of a plane."""
 
 
 class BodyAndHead:
@@ -128,62 +118,35 @@ class BodyAndHead:
         return min(count, int((step - 1) / (thaw * self.steps) * count + 1e-9))
 
 
-def begin(
-    module: torch.nn.Module, names: Names, own: Standard, training: TrainOptions, options: TransferOptions
-) -> Started:
-    """Fill a fresh network with what its start has learnt.
-
-    Args:
-        module: Of the registry, with fresh weights; filled in place.
-        names: Of its bands and classes.
-        own: Normalisation measured on the training part.
-        training: Tells its architecture and the number of steps.
-        options: Where from and how fast.
-
-    Raises:
-        InputError: If the start cannot be read or does not fit the network.
-        TrustError: If the start could run code; it was not opened.
-    """
-    new = Network(training.architecture, module, names)
-    normalisation, body = (_from_bundle if Path(options.start).is_dir() else _from_file)(new, own, options)
-    used = [name for name in _by_use(new) if name in body]
-    tuning = BodyAndHead(_cut(used[::-1], options.stages), options, training.steps)
-    return Started(normalisation, tuning)
-
-
 def started(
-    module: torch.nn.Module, lessons: AnyLessons, bands: Sequence[str], options: TrainOptions
+    module: torch.nn.Module, lessons: AnyLessons, planes: Sequence[Plane], options: TrainOptions
 ) -> tuple[AnyLessons, BodyAndHead | None]:
     """Let a training begin where its options say; without a start nothing changes.
 
     Args:
-        module: Of the registry, with fresh weights; filled in place.
+        module: Of the registry, with fresh weights; filled in place with what the start has learnt.
         lessons: What it learns from: a dataclass with a field ``normalisation``.
-        bands: Names of its bands, in order.
+        planes: What its bands are, in order.
         options: Tell architecture and start.
 
     Returns:
         The lessons, normalised as the start was, and the tuning for `training.loop.fit`.
 
     Raises:
-        InputError: As `begin`.
+        InputError: If the start cannot be read or does not fit the network.
+        TrustError: If the start could run code; it was not opened.
     """
-    if options.transfer is None:
+    transfer = options.transfer
+    if transfer is None:
         return lessons, None
-    names = Names(tuple(bands), tuple(lessons.classes.names))
-    begun = begin(module, names, lessons.normalisation, options, options.transfer)
-    renewed: AnyLessons = replace(cast(Any, lessons), normalisation=begun.normalisation)
-    return renewed, begun.tuning
-
-
-def bands_of(cube: xr.Dataset) -> tuple[str, ...]:
-    """Return the names of what networks see of a cube; numbers where it names no bands."""
-    planes = planes_in(cube)
-    if "reflectance" not in cube or any(plane.kind != "reflectance" for plane in planes):
-        return tuple(plane.name for plane in planes)
-    if "band" in cube.coords:
-        return tuple(str(name) for name in cube["band"].values)
-    return tuple(f"band {i}" for i in range(cube.sizes["band"]))
+    names = Names(_normal(plane.name for plane in planes), tuple(lessons.classes.names))
+    new = Network(options.architecture, module, names)
+    known, body = (_from_bundle if Path(transfer.start).is_dir() else _from_file)(new, transfer)
+    normalisation = _merged(known, dict(zip(names.bands, planes, strict=True)), lessons.normalisation)
+    used = [name for name in _by_use(new) if name in body]
+    tuning = BodyAndHead(_cut(used[::-1], transfer.stages), transfer, options.steps)
+    renewed: AnyLessons = replace(cast(Any, lessons), normalisation=normalisation)
+    return renewed, tuning
 
 
 def start_fields(start: str) -> dict[str, Any]:
@@ -196,7 +159,7 @@ def start_fields(start: str) -> dict[str, Any]:
     return {} if config is None else config.model_dump(exclude={"n_dates", "n_bands", "n_classes"})
 
 
-def _from_bundle(new: Network, own: Standard, options: TransferOptions) -> tuple[Standard, frozenset[str]]:
+def _from_bundle(new: Network, options: TransferOptions) -> tuple[_Constants, frozenset[str]]:
     from safetensors.torch import load
 
     from engine.inference.bundle import load_bundle
@@ -212,27 +175,43 @@ def _from_bundle(new: Network, own: Standard, options: TransferOptions) -> tuple
         )
     module = build(bundle.architecture, bundle.config.model_dump())
     module.load_state_dict(load(bundle.read_weights()))
-    old = Network(
-        bundle.architecture, module, Names(tuple(plane.name for plane in bundle.planes), bundle.classes.names)
-    )
-    body = graft(old, new)
-    theirs = zip(bundle.normalisation.mean, bundle.normalisation.std, strict=True)
-    return _merged(dict(zip(old.names.bands, theirs, strict=True)), new.names.bands, own), body
+    names = Names(_normal(plane.name for plane in bundle.planes), tuple(bundle.classes.names))
+    body = graft(Network(bundle.architecture, module, names), new)
+    constants = zip(bundle.normalisation.mean, bundle.normalisation.std, bundle.planes, strict=True)
+    return dict(zip(names.bands, constants, strict=True)), body
 
 
-def _from_file(new: Network, own: Standard, options: TransferOptions) -> tuple[Standard, frozenset[str]]:
+def _from_file(new: Network, options: TransferOptions) -> tuple[_Constants, frozenset[str]]:
     from engine.inference.state import read_state_dict
 
-    bands = new.names.bands
-    filled = load_encoder(new.module, read_state_dict(options.start), bands, options.bands)
-    return _merged(dict.fromkeys(filled.bands, (0.0, options.scale)), bands, own), filled.whole
+    filled = load_encoder(new.module, read_state_dict(options.start), new.names.bands, options.bands)
+    return {name: (0.0, options.scale, Plane(name=name)) for name in filled.bands}, filled.whole
 
 
-def _merged(known: Mapping[str, tuple[float, float]], bands: Sequence[str], own: Standard) -> Standard:
+def _normal(bands: Iterable[str]) -> tuple[str, ...]:
+    """Return landweave's names of bands; indices and layers keep theirs."""
+    return tuple(name if (found := find_band(name)) is None else found.name for name in bands)
+
+
+def _merged(known: _Constants, planes: Mapping[str, Plane], own: Standard) -> Standard:
     """Normalise bands as the start did, and those that it does not know as the training pixels say."""
-    measured = dict(zip(bands, zip(own.mean, own.std, strict=True), strict=True))
-    means, stds = zip(*(known.get(name, measured[name]) for name in bands), strict=True)
-    return Standard(mean=means, std=stds, groups=own.groups)
+    means, stds = list(own.mean), list(own.std)
+    for at, (name, plane) in enumerate(planes.items()):
+        if name in known:
+            means[at], stds[at] = _rewritten(*known[name], plane)
+    return own.model_copy(update={"mean": tuple(means), "std": tuple(stds)})
+
+
+def _rewritten(mean: float, std: float, theirs: Plane, ours: Plane) -> tuple[float, float]:
+    """Bring constants from the stored steps of one plane to those of another.
+
+    >>> _rewritten(200.0, 50.0, Plane(name="slope", kind="layer", scale=10, low=-1), Plane(name="slope", kind="layer"))
+    (19.0, 5.0)
+    """
+    if theirs.rule == ours.rule:
+        return mean, std
+    (their_scale, their_low), (scale, low) = theirs.rule, ours.rule
+    return (mean / their_scale + their_low - low) * scale, std / their_scale * scale
 
 
 @torch.no_grad()

@@ -149,7 +149,7 @@ def _graph(bundle: Bundle, days: tuple[int, ...]) -> tuple[torch.nn.Module, torc
             if rows:
                 x_BTCHW = reflectance.T.reshape(1, dates, bands, ROWS, 1)
             else:
-                x_BTCHW = reflectance.unflatten(1, (dates, bands))
+                x_BTCHW = reflectance.reshape(-1, dates, bands, side, side)
             x_BTCHW, valid_BTHW = prepare(x_BTCHW.clone(), normalisation)
             found: torch.Tensor = self.network(x_BTCHW, valid_BTHW, *more)
             return found[0, ..., 0].T if rows else found

@@ -29,5 +29,16 @@ def channels_last(module: Module, device: str | torch.device) -> Module:
     for part in module.modules():
         for tensor in part.parameters(recurse=False):
             if tensor.ndim in CHANNELS_LAST:
-                tensor.data = tensor.data.contiguous(memory_format=CHANNELS_LAST[tensor.ndim])
+                # not `contiguous`, which leaves kernels of one pixel as they are: other code paths, other last bits
+                tensor.data = tensor.data.to(memory_format=CHANNELS_LAST[tensor.ndim])
     return module
+
+
+def features_last(x: torch.Tensor) -> torch.Tensor:
+    """Put the features of a pixel side by side: (B, F, ..., H, W) of four or five dimensions, same values.
+
+    A graph that is being written knows nothing of memory, and gets none of it.
+    """
+    if torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting():
+        return x
+    return x.contiguous(memory_format=CHANNELS_LAST[x.ndim])

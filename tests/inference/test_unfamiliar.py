@@ -27,7 +27,7 @@ from engine.values.grid import Box, Grid
 from engine.values.lattice import Lattice
 from tests.inference.bundles import FIELDS, network
 from tests.inference.fakes import random_cube
-from training.calibration.familiarity import fit_familiarity
+from training.calibration.familiarity import fit_familiarity, shrunk_covariance
 
 BOX = Box(0, 0, 70, 90)
 
@@ -65,6 +65,17 @@ def test_distances_are_those_of_scipy() -> None:
     expected = [min(mahalanobis(q, c, inverse) for c in centres) for q in queries]
     np.testing.assert_allclose(found.distances(queries), expected, rtol=0.03)
     assert np.mean(found.distances(known) > found.distance) == pytest.approx(0.05, abs=1e-3)
+
+
+@pytest.mark.parametrize(("items", "features"), [(12, 20), (60, 8), (2000, 3)])
+def test_the_covariance_is_shrunk_as_scikit_learn_does(items: int, features: int) -> None:
+    from sklearn.covariance import ledoit_wolf
+
+    rng = np.random.default_rng(items)
+    drawn = rng.normal(size=(items, features)) @ rng.normal(size=(features, features))
+    np.testing.assert_allclose(
+        shrunk_covariance(drawn), ledoit_wolf(drawn, assume_centered=True)[0], rtol=1e-10
+    )
 
 
 def test_a_feature_that_never_varied_tells_when_it_does() -> None:

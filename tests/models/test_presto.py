@@ -208,9 +208,7 @@ def test_months_of_all_days() -> None:
 
 def test_samples_may_have_months_of_their_own_in_any_order(real_data: Path) -> None:
     x, valid, bands = belgium(real_data)
-    state = read_state_dict(real_data / "weights" / "presto_default_model.pt")
-    network = Presto(PrestoConfig(n_bands=len(bands), bands=bands)).eval()
-    network.load_state_dict({k: v for k, v in state.items() if k.startswith("encoder.")})
+    network = _filled(real_data, bands)
     x_BTCHW, valid_BTHW = x[:2, :, :, None, None], valid[:2, :, None, None].float()
     days = torch.stack([305 + 30.0 * torch.arange(12), 100 + 30.0 * torch.arange(12)])
     with torch.inference_mode():

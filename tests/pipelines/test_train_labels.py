@@ -227,6 +227,24 @@ def test_paths_start_at_the_yaml_and_wrong_settings_are_named(sample: SampleArch
         load_train_config(_write(tmp_path / "train.yaml", settings))
 
 
+def test_a_training_starts_from_a_bundle_beside_its_yaml(sample: SampleArchive, tmp_path: Path) -> None:
+    """With a band more; the size of the network is the start's."""
+    settings = _settings(sample, tmp_path)
+    first, _ = train_model(load_train_config(_write(tmp_path / "train.yaml", settings)))
+    more = settings | {"bundle": "second", "cube": settings["cube"] | {"bands": ["nir", "red", "blue"]}}
+    more["options"] = {k: v for k, v in settings["options"].items() if k != "config"}
+    more["options"]["transfer"] = {"start": "bundle"}
+    config = load_train_config(_write(tmp_path / "second.yaml", more))
+    assert config.options.transfer is not None
+    assert config.options.transfer.start == str(tmp_path / "bundle")
+    second, trained = train_model(config)
+    assert second.config is not None
+    assert first.config is not None
+    assert second.config.model_dump(exclude={"n_bands"}) == first.config.model_dump(exclude={"n_bands"})
+    assert second.normalisation.mean[1::-1] == first.normalisation.mean  # type: ignore[union-attr]
+    assert trained.options.transfer == config.options.transfer
+
+
 def test_the_schema_knows_both_forms_of_labels() -> None:
     import jsonschema
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,24 @@ import xarray as xr
 from safetensors.torch import save_file
 
 from engine.inference.bundle import save_bundle
+from engine.inference.planes import planes_in
 from engine.models.normalise import Standard
 from engine.models.registry import build
 from engine.models.spatial.resnet import ResNet, published_name
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError, TrustError
 from engine.values.lattice import Lattice
+from engine.values.planes import Plane
 from engine.values.spec import CubeSpec
 from tests.training.synthetic import Season, season
-from training.graft import Names
 from training.labels import LabelRaster
 from training.lessons import CubeLessons
-from training.loop import TrainedModel, TrainOptions, fit, fresh_network, train
+from training.loop import Progress, TrainedModel, TrainOptions, fit, fresh_network, train
+from training.options import Checkpoints
+from training.series import SeriesTable
 from training.splits import Split
-from training.transfer import Started, TransferOptions, bands_of, begin, started
+from training.tables.train import TableOptions, train_table
+from training.transfer import BodyAndHead, TransferOptions, started
 
 BANDS = ("blue", "green", "red", "nir")
 SEASON = Season(side_px=128, n_dates=3, n_bands=4, n_classes=4, fields=70, noise=1200.0, seed=2)
@@ -85,10 +90,10 @@ def test_before_the_first_step_it_answers_as_its_start(
     lessons = CubeLessons.of(other, labels, OPTIONS)
     options = _with(weak)
     module = fresh_network(lessons, options, options.crop_px)
-    renewed, tuning = started(module, lessons, bands_of(other), options)
+    renewed, tuning = started(module, lessons, planes_in(other), options)
     first = CubeLessons.of(cube, labels, OPTIONS)
     start = fresh_network(first, options, options.crop_px)
-    kept, _ = started(start, first, bands_of(cube), options)
+    kept, _ = started(start, first, planes_in(cube), options)
     assert renewed.normalisation.mean == kept.normalisation.mean[::-1]
     batches = (next(iter(x.batches())).prepared(x.normalisation) for x in (renewed, kept))
     with torch.no_grad():
@@ -120,7 +125,7 @@ def test_rates_are_of_body_and_head(made: tuple[xr.Dataset, LabelRaster], weak: 
     options = _with(weak).model_copy(update={"steps": 1, "weight_decay": 0.0, "checks": 1})
     lessons = CubeLessons.of(cube, renamed, options)
     module = fresh_network(lessons, options, options.crop_px)
-    lessons, tuning = started(module, lessons, bands_of(cube), options)
+    lessons, tuning = started(module, lessons, planes_in(cube), options)
     assert tuning is not None
     body = {name for stage in tuning.stages for name in stage}
     assert set(dict(module.named_parameters())) - body == {"head.weight", "head.bias"}
@@ -141,7 +146,7 @@ def test_frozen_means_frozen_and_it_thaws_from_the_output_inwards(
         options = _with(weak, thaw=thaw, stages=3).model_copy(update={"steps": 6, "checks": 1})
         lessons = CubeLessons.of(cube, labels, options)
         module = fresh_network(lessons, options, options.crop_px)
-        lessons, tuning = started(module, lessons, bands_of(cube), options)
+        lessons, tuning = started(module, lessons, planes_in(cube), options)
         assert tuning is not None
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         fit(module, lessons, options, tuning=tuning)
@@ -163,35 +168,106 @@ def _encoder_file(folder: Path) -> str:
     return str(folder / "weights.safetensors")
 
 
-def _begun(start: str, bands: tuple[str, ...]) -> tuple[Any, Started]:
+@dataclass(frozen=True)
+class _Lessons:
+    normalisation: Standard
+    classes: ClassScheme
+
+
+def _begun(start: str, *planes: Plane, name: str = "unet_seasons") -> tuple[Any, Standard, BodyAndHead]:
     torch.manual_seed(0)
-    sizes = {"n_bands": len(bands), "n_classes": 2}
-    module = build("unet_seasons", {"width": 8, "stem": 8, **sizes})
-    own = Standard(mean=(500.0,) * len(bands), std=(200.0,) * len(bands))
-    options = TransferOptions(start=start, stages=64)
-    return module, begin(
-        module, Names(bands, ("a", "b")), own, TrainOptions(architecture="unet_seasons"), options
-    )
+    module = build(name, {"width": 8, "stem": 8, "n_bands": len(planes), "n_classes": 2})
+    measured = Standard(mean=(500.0,) * len(planes), std=(200.0,) * len(planes))
+    own = _Lessons(measured, ClassScheme.from_names(["one", "two"]))
+    transfer = TransferOptions(start=start, stages=64)
+    options = TrainOptions(architecture=name, transfer=transfer, steps=10)
+    lessons, tuning = started(module, own, planes, options)  # type: ignore[type-var]
+    assert tuning is not None
+    return module, lessons.normalisation, tuning
 
 
 def test_a_file_of_weights_is_the_body_and_says_how_its_bands_are_normalised(tmp_path: Path) -> None:
-    module, begun = _begun(_encoder_file(tmp_path), ("B02", "NDVI", "B08"))
-    assert begun.normalisation == Standard(mean=(0.0, 500.0, 0.0), std=(10_000.0, 200.0, 10_000.0))
-    (stages,) = ([name for stage in begun.tuning.stages for name in stage],)
+    planes = Plane(name="B02"), Plane(name="NDVI", kind="index"), Plane(name="B08")
+    module, normalisation, tuning = _begun(_encoder_file(tmp_path), *planes)
+    assert normalisation == Standard(mean=(0.0, 500.0, 0.0), std=(10_000.0, 200.0, 10_000.0))
+    stages = [name for stage in tuning.stages for name in stage]
     assert all(name.startswith("encoder.") for name in stages)
     assert "encoder.first.0.weight" not in stages  # it meets a new band
     assert stages[0].startswith("encoder.stages.3.1.body")
     assert stages[-1].startswith("encoder.first.1")
-    body, head = begun.tuning.groups(module)
+    body, head = tuning.groups(module)
     assert (body["lr"], head["lr"]) == (1e-5, 1e-4)
     assert len(body["params"]) + len(head["params"]) == len(list(module.parameters()))
 
 
 def test_a_start_that_is_none_is_refused(tmp_path: Path, weak: str) -> None:
     with pytest.raises(InputError, match="cannot read"):
-        _begun(str(tmp_path / "absent.pth"), ("B02",))
+        _begun(str(tmp_path / "absent.pth"), Plane(name="B02"))
     torch.save({"weights": torch.nn.Linear(1, 1)}, tmp_path / "code.pth")
     with pytest.raises(TrustError):
-        _begun(str(tmp_path / "code.pth"), ("B02",))
+        _begun(str(tmp_path / "code.pth"), Plane(name="B02"))
     with pytest.raises(InputError, match="another architecture"):
-        _begun(weak, BANDS)
+        _begun(weak, *(Plane(name=name) for name in BANDS))
+
+
+def test_a_table_starts_from_a_bundle_too(tmp_path: Path) -> None:
+    """Bands may be called otherwise; a frozen body stays as it came, and it learns the new class."""
+    rng = np.random.default_rng(0)
+    value = rng.integers(1, 4, 120).astype(np.uint8)
+    curves = rng.uniform(0.1, 0.5, (4, 5, 2))
+    values = (curves[value] + rng.normal(0, 0.01, (120, 5, 2))).astype(np.float32)
+    dates = np.tile(np.arange("2023-03", "2023-08", dtype="datetime64[M]").astype("datetime64[D]"), (120, 1))
+    place, group = np.zeros(120), np.array([f"farm {i % 10}" for i in range(120)])
+    two, three = ClassScheme.from_names(["a", "b"]), ClassScheme.from_names(["b", "a", "new"])
+    old = SeriesTable(
+        values,
+        dates,
+        ("B04", "B08"),
+        value,
+        three,
+        place,
+        place,
+        "EPSG:4326",
+        group,
+        np.ones(120, np.float32),
+    )
+    options = TableOptions(
+        steps=40, batch=32, checks=1, split=Split(by="groups", val=0.3, buffer_px=0), config={"width": 16}
+    )
+    first = replace(old[value < 3], classes=two, bands=("red", "nir"))
+    trained = train_table(first, options)
+    spec = CubeSpec(bands=("red", "nir"), period="1MS")
+    save_bundle(
+        tmp_path,
+        trained.module,
+        "tempcnn",
+        trained.bundle_fields("two classes", spec, Lattice(1, 0), "other"),
+    )
+    start = TransferOptions(start=str(tmp_path), thaw=None, head_rate=3e-2)
+    again = train_table(old, options.model_copy(update={"transfer": start, "config": {}}))
+    before, after = trained.module.state_dict(), again.module.state_dict()
+    body = [name for name in after if not name.startswith("head")]
+    assert body
+    assert all(torch.equal(after[name], before[name]) for name in body)
+    assert again.normalisation == trained.normalisation
+    assert again.val is not None
+    assert again.val.recall[2] > 0.8
+
+
+def test_a_broken_training_with_a_start_goes_on_to_the_same_weights(
+    made: tuple[xr.Dataset, LabelRaster], weak: str, tmp_path: Path
+) -> None:
+    """Broken between two stages of the thaw."""
+    cube, labels = made
+    plain = _with(weak, thaw=0.8, stages=2, body_rate=1e-3).model_copy(update={"steps": 8, "checks": 2})
+    whole = train(cube, labels, plain)
+    kept = plain.model_copy(update={"checkpoint": Checkpoints(folder=tmp_path, every_s=0)})
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(cube, labels, kept, stop)
+    again = train(cube, labels, kept).module.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.module.state_dict().items())

@@ -37,8 +37,6 @@ def fit_familiarity(
     Raises:
         InputError: If there are too few items, or no feature varies.
     """
-    from sklearn.covariance import ledoit_wolf
-
     classes = np.unique(truth_N)
     if len(features_NF) < 2 * len(classes) or not len(held_out_NF):
         raise InputError(
@@ -50,8 +48,7 @@ def fit_familiarity(
     mean_F = features_NF.mean(axis=0)
     centres_KF = np.stack([features_NF[truth_N == k].mean(axis=0) for k in classes])
     within_NF = features_NF - centres_KF[np.searchsorted(classes, truth_N)]
-    covariance_FF, _ = ledoit_wolf(within_NF, assume_centered=True)
-    whiten_FF = _whitening(covariance_FF)
+    whiten_FF = _whitening(shrunk_covariance(within_NF))
     plain = Familiarity(
         mean_F.astype(np.float32),
         whiten_FF.astype(np.float32),
@@ -62,6 +59,24 @@ def fit_familiarity(
     if not distance > 0:
         raise InputError("the features do not vary", where="familiarity", found=f"distance {distance}")
     return replace(plain, distance=distance)
+
+
+def shrunk_covariance(centred_NF: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the covariance of items whose mean is 0, shrunk towards a multiple of the unit matrix.
+
+    ``(1 - s) S + s m I`` with the least expected squared error: ``m`` is the mean variance, ``s`` the variance of
+    the entries of S over their spread around ``m I`` (Ledoit and Wolf 2004, section 3.3).
+    """
+    n_items, n_features = centred_NF.shape
+    sample_FF = centred_NF.T @ centred_NF / n_items
+    level = np.trace(sample_FF) / n_features
+    target_FF = level * np.eye(n_features)
+    spread = ((sample_FF - target_FF) ** 2).sum()
+    squares_NF = centred_NF**2
+    noise = ((squares_NF.T @ squares_NF).sum() / n_items - (sample_FF**2).sum()) / n_items
+    share = min(noise, spread) / spread if spread > 0 else 0.0
+    found: NDArray[np.float64] = (1 - share) * sample_FF + share * target_FF
+    return found
 
 
 def _whitening(covariance_FF: NDArray[np.float64]) -> NDArray[np.float64]:

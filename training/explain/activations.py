@@ -1,6 +1,11 @@
 """What the layers of a network answer to: maps of patches, and strengths by class.
 
-Shape suffixes: N example, B batch, F channel, H row, W column, K class, L layer.
+Layers put their axes in different orders; what is shown is brought to one::
+
+    patches         (B, F, h, w)   (B x T, F, h, w)   (B, F, T, h, w)      ─►  (B, all else, h, w)
+    single pixels   (rows, F)   (rows, T, F)   (rows, F, 1, T)   (1, F, rows, T)   ─►  (rows, F): mean of dates
+
+Shape suffixes: N example, B batch, F channel, H row, W column, K class.
 """
 
 from __future__ import annotations
@@ -19,8 +24,11 @@ from training.explain.examples import Examples
 from training.explain.lens import Lens, log_odds
 
 _MOST_LAYERS = 8
+_PIXELS = 128  # at a time: no network of single pixels takes them in smaller pieces
 _HALF_WAY = (  # not yet through their activation, or nothing of their own
     torch.nn.modules.conv._ConvNd,
+    torch.nn.Linear,
+    torch.nn.Embedding,
     torch.nn.modules.batchnorm._NormBase,
     torch.nn.GroupNorm,
     torch.nn.LayerNorm,
@@ -66,25 +74,22 @@ def layer_maps(lens: Lens, examples: Examples) -> LayerMaps:
 
     Args:
         lens: A network that keeps rows and columns.
-        examples: A few; they are evaluated at once.
+        examples: A few; they are evaluated at once. Of a layer that is called for each date the last call is taken.
     """
     inputs = lens.inputs(examples, slice(0, len(examples)))
     inputs.x.requires_grad_(True)
-    side = int(inputs.x.shape[3])
-
-    def is_map(value: torch.Tensor) -> bool:
-        shape = tuple(value.shape)
-        return len(shape) == 4 and shape[0] == len(examples) and side % shape[2] == 0 and shape[2] > 1
-
-    with _watched(lens.module, is_map) as seen:
+    with _watched(lens.module) as seen:
         score_B = log_odds(lens.logits(inputs), examples.mine, torch.from_numpy(examples.of))
-    chosen = _spread([(name, value) for name, value in seen if value.requires_grad])
-    slopes = torch.autograd.grad(score_B.sum(), [value for _, value in chosen], allow_unused=True)
+    sizes = (len(examples), int(inputs.x.shape[1]), int(inputs.x.shape[3]))
+    maps = {name: v for name, v in _blocks(seen) if v.requires_grad and _is_map(v, *sizes)}
+    chosen = _spread(list(maps.items()))
+    slopes = _slopes(score_B, [value for _, value in chosen])
+    values = [_maps_of(value.detach(), len(examples)) for _, value in chosen]
     return LayerMaps(
         tuple(name for name, _ in chosen),
-        tuple((int(v.shape[1]), int(v.shape[2]), int(v.shape[3])) for _, v in chosen),
-        tuple(v.detach().abs().mean(dim=1).float().numpy() for _, v in chosen),
-        tuple(_speaks(v.detach(), slope) for (_, v), slope in zip(chosen, slopes, strict=True)),
+        tuple((int(v.shape[1]), int(v.shape[2]), int(v.shape[3])) for v in values),
+        tuple(v.abs().mean(dim=1).float().numpy() for v in values),
+        tuple(_speaks(v, _maps_of(slope, len(examples))) for v, slope in zip(values, slopes, strict=True)),
     )
 
 
@@ -98,56 +103,97 @@ def layer_strengths(lens: Lens, examples: Examples, n_classes: int) -> LayerStre
         n_classes: K.
     """
     found: dict[str, list[NDArray[np.float64]]] = {}
-    for inputs in lens.pieces(examples):
-        size = len(inputs.x)
-        with _watched(lens.module, lambda v, n=size: v.ndim >= 2 and v.shape[0] == n) as seen:
+    for start in range(0, len(examples), _PIXELS):
+        which = slice(start, min(start + _PIXELS, len(examples)))
+        inputs = lens.inputs(examples[which], which)
+        with _watched(lens.module) as seen:
             lens.logits(inputs)
-        for name, value in _spread(seen):
-            found.setdefault(name, []).append(_units(value))
+        units = {name: _units(value, len(inputs.x), _rows(seen)) for name, value in _blocks(seen)}
+        for name, values_NF in units.items():
+            if values_NF is not None:
+                found.setdefault(name, []).append(values_NF)
     layers = {name: np.concatenate(parts) for name, parts in found.items()}
-    whole = {name: values for name, values in layers.items() if len(values) == len(examples)}
-    return LayerStrengths(tuple(whole), tuple(class_means(v, examples.of, n_classes) for v in whole.values()))
+    whole = _spread([(name, v) for name, v in layers.items() if len(v) == len(examples)])
+    return LayerStrengths(
+        tuple(name for name, _ in whole), tuple(class_means(v, examples.of, n_classes) for _, v in whole)
+    )
 
 
-def _speaks(value_BFHW: torch.Tensor, slope_BFHW: torch.Tensor | None) -> NDArray[np.float32]:
+def _is_map(value: torch.Tensor, n: int, dates: int, side: int) -> bool:
+    shape = tuple(value.shape)
+    if len(shape) not in (4, 5) or shape[0] not in (n, n * dates):
+        return False
+    return 1 < shape[-1] == shape[-2] and side % shape[-1] == 0
+
+
+def _maps_of(value: torch.Tensor, n: int) -> torch.Tensor:
+    """Bring a layer's answer to (B, channels and dates, h, w)."""
+    return value.reshape(n, -1, *value.shape[-2:])
+
+
+def _slopes(score_B: torch.Tensor, values: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the slope of the score by each layer; 0 by those that it does not hang on."""
+    if not values:
+        return []
+    found = torch.autograd.grad(score_B.sum(), values, allow_unused=True)
+    return [torch.zeros_like(v) if s is None else s for v, s in zip(values, found, strict=True)]
+
+
+def _speaks(value_BFHW: torch.Tensor, slope_BFHW: torch.Tensor) -> NDArray[np.float32]:
     """Weigh each channel by its mean slope, and keep what speaks for the class."""
-    if slope_BFHW is None:
-        return np.zeros((value_BFHW.shape[0], *value_BFHW.shape[2:]), np.float32)
     weight_BF11 = slope_BFHW.mean(dim=(2, 3), keepdim=True)
     found: NDArray[np.float32] = (value_BFHW * weight_BF11).sum(dim=1).clamp_min(0).float().numpy()
     return found
 
 
-def _units(value: torch.Tensor) -> NDArray[np.float64]:
-    """Return the mean over everything but example and second axis, (B, F)."""
-    flat = value.detach().double().reshape(value.shape[0], value.shape[1], -1)
-    found: NDArray[np.float64] = flat.mean(dim=2).numpy()
+def _rows(seen: list[tuple[str, torch.nn.Module, torch.Tensor]]) -> int:
+    """Return in how many rows a network of pixels works, what it fills up included: its head tells."""
+    flat = [int(value.shape[0]) for _, _, value in seen if value.ndim == 2]
+    return flat[-1] if flat else 0
+
+
+def _units(value: torch.Tensor, n: int, rows: int) -> NDArray[np.float64] | None:
+    """Return the mean over the dates of each unit, (B, F); None where a layer does not keep the pixels apart."""
+    if value.ndim == 4 and value.shape[0] == 1 and value.shape[2] == rows:
+        value = value[0].transpose(0, 1)[:, :, None]  # (rows, F, 1, T)
+    if value.shape[0] not in (n, rows) or value.shape[0] < n or value.ndim not in (2, 3, 4):
+        return None
+    if value.ndim == 3:
+        value = value.transpose(1, 2)
+    found: NDArray[np.float64] = value[:n].double().reshape(n, value.shape[1], -1).mean(dim=2).numpy()
     return found
 
 
-def _spread(seen: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def _blocks(seen: list[tuple[str, torch.nn.Module, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
+    """Keep blocks and activations, each under the name of the outermost that gives it; of several calls the last."""
+    kept: list[tuple[str, torch.Tensor]] = []
+    for name, module, value in seen:
+        if kept and kept[-1][1] is value:  # a block ends with its last layer: the block's name tells more
+            kept.pop()
+        elif isinstance(module, _HALF_WAY):
+            continue
+        kept.append((name, value))
+    return list(dict(kept).items())
+
+
+def _spread(layers: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Keep at most eight layers, from the first to the last."""
-    if len(seen) <= _MOST_LAYERS:
-        return seen
-    places = np.linspace(0, len(seen) - 1, _MOST_LAYERS).round().astype(int)
-    return [seen[i] for i in places]
+    if len(layers) <= _MOST_LAYERS:
+        return layers
+    places = np.linspace(0, len(layers) - 1, _MOST_LAYERS).round().astype(int)
+    return [layers[i] for i in places]
 
 
 @contextmanager
-def _watched(module: torch.nn.Module, wanted: Any) -> Iterator[list[tuple[str, torch.Tensor]]]:
-    """Collect what the blocks and activations of a network give, under the name of the outermost that gives it."""
-    seen: list[tuple[str, torch.Tensor]] = []
+def _watched(module: torch.nn.Module) -> Iterator[list[tuple[str, torch.nn.Module, torch.Tensor]]]:
+    """Collect what every part of a network gives, as it gives it."""
+    seen: list[tuple[str, torch.nn.Module, torch.Tensor]] = []
 
     def listen(name: str) -> Any:
-        def hook(_module: torch.nn.Module, _given: Any, out: Any) -> None:
-            value = out[0] if isinstance(out, tuple) else out
-            if not isinstance(value, torch.Tensor) or not wanted(value):
-                return
-            if seen and seen[-1][1] is value:  # a block ends with its last layer: the block's name tells more
-                seen.pop()
-            elif isinstance(_module, _HALF_WAY):
-                return
-            seen.append((name, value))
+        def hook(part: torch.nn.Module, _given: Any, out: Any) -> None:
+            value = out[0] if isinstance(out, tuple) and out else out
+            if isinstance(value, torch.Tensor):
+                seen.append((name, part, value))
 
         return hook
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_MISSING = 0.05
+
+
 @dataclass(frozen=True, eq=False)
 class Legend:
     """What the axes of all results mean.
@@ -149,6 +152,10 @@ def attribution_sheet(found: Attribution, legend: Legend, kind: str) -> Sheet:
         title, unit = "Integrated gradients", "log-odds"
         told = "What each band of each date brings for the class, against an average pixel. "
         told += f"Strongest: {place}, {whole_SC[s, c]:.0%} of all"
+        if found.worst_missing > _MISSING:
+            told += (
+                f"; the sum misses {found.worst_missing:.0%} of what the answer gains, so read it with care"
+            )
         facts = {"missing_share_of_gain_median": found.worst_missing, "gain_mean": float(found.gain.mean())}
     return Sheet(
         kind,

@@ -189,7 +189,12 @@ def _opened(sweep: Sweep, folder: Path) -> Study:
 
 
 def _study(folder: Path) -> Study:
-    import optuna
+    try:
+        import optuna
+    except ImportError as error:
+        raise InputError(
+            "sweeps need optuna", where="sweep", mend="pip install 'landweave[training]'"
+        ) from error
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 

@@ -21,7 +21,7 @@ from engine.models.normalise import Standard
 from engine.values.classes import ClassScheme
 from engine.values.days import running_days
 from engine.values.errors import InputError
-from engine.values.planes import Plane
+from engine.values.planes import Plane, groups_of
 from training.batch import Batch
 from training.lessons import PARTS, Inner
 from training.loader import Rank
@@ -63,6 +63,7 @@ class TableLessons:
         weight: (N,) float32, 0..1.
         parts: (N,) uint8: of `training.splits`.
         classes: Of the labels.
+        planes: What each plane is.
         normalisation: Of the training part.
         draw: How series are drawn.
     """
@@ -73,6 +74,7 @@ class TableLessons:
     weight: NDArray[np.float32]
     parts: NDArray[np.uint8]
     classes: ClassScheme
+    planes: tuple[Plane, ...]
     normalisation: Standard
     draw: SeriesDraw = SeriesDraw()  # frozen
 
@@ -110,14 +112,17 @@ class TableLessons:
             weight=table.weight,
             parts=np.asarray(parts, np.uint8),
             classes=table.classes,
-            normalisation=fit_standard(x_NTC[parts == TRAIN].transpose(1, 2, 0)),
+            planes=tuple(planes),
+            normalisation=fit_standard(x_NTC[parts == TRAIN].transpose(1, 2, 0), groups_of(planes)),
             draw=draw or SeriesDraw(),
         )
 
     @property
-    def n_dates(self) -> int:
-        """Length of the date axis."""
-        return int(self.x.shape[1])
+    def n_dates(self) -> int | None:
+        """Dates of each sample; None where samples have different numbers of them."""
+        there = (self.dates > 0).sum(axis=1)
+        alike = not there.any() or (there == self.x.shape[1]).all()
+        return int(self.x.shape[1]) if alike else None
 
     @property
     def n_bands(self) -> int:

@@ -20,6 +20,7 @@ from training.series import SeriesTable
 from training.tables.jitter import SeriesJitter
 from training.tables.lessons import SeriesDraw, TableLessons
 from training.tables.planes import planes_of_table, with_indices
+from training.transfer import started
 
 
 class TableOptions(TrainOptions):
@@ -57,14 +58,15 @@ def train_table(
 
     Returns:
         The state with the best mean IoU on the validation samples (the last one without any). It takes as many
-        dates as the table has, or any number where samples differ in theirs and the network allows it.
+        dates as the table has, or any number where samples differ in theirs; a network that cannot is refused.
 
     Raises:
         InputError: If nothing trains, or an option does not fit.
     """
     lessons = lessons_of(table, options, planes)
     module = fresh_network(lessons, options)
-    fitted = fit(module, lessons, options, progress)
+    lessons, tuning = started(module, lessons, lessons.planes, options)
+    fitted = fit(module, lessons, options, progress, tuning)
     return TrainedModel(
         module=module.to("cpu"),
         options=options,
@@ -75,6 +77,9 @@ def train_table(
         history=fitted.history,
         pixels=lessons.pixels,
         n_dates=lessons.n_dates,
+        steps=fitted.steps,
+        best_step=fitted.best_step,
+        planes=lessons.planes,
     )
 
 

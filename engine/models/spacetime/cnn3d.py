@@ -39,7 +39,7 @@ class CalendarNetwork(SpaceTimeNetwork):
 
     def calendar(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor, days: torch.Tensor) -> torch.Tensor:
         """Return the planes of each step, (B, P, S, H, W); arguments as of `forward`."""
-        shares_BTS = step_shares(by_sample(days, len(x_BTCHW)), self.steps, self.years)
+        shares_BTS = step_shares(by_sample(days), self.steps, self.years)
         return on_calendar(x_BTCHW, valid_BTHW, shares_BTS)
 
 

@@ -17,14 +17,15 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.models.order import features_last
 from engine.values.days import YEAR_DAYS
 
 _LITTLE = 1e-6
 
 
-def by_sample(days: torch.Tensor, batch: int) -> torch.Tensor:
-    """Return days (B, T) of days (T,) or (B, T)."""
-    return days.expand(batch, -1) if days.ndim == 1 else days
+def by_sample(days: torch.Tensor) -> torch.Tensor:
+    """Return days (B, T) of days (T,) or (B, T); B is 1 where all samples have the same days."""
+    return days.reshape(-1, days.shape[-1])
 
 
 def counted(valid_BTHW: torch.Tensor, days_BT: torch.Tensor) -> torch.Tensor:
@@ -68,12 +69,12 @@ class Present:
         x_NFHW = x_BTFHW.flatten(0, 1)
         if self.index is not None:
             x_NFHW = x_NFHW[self.index]
-        return x_NFHW.contiguous(memory_format=torch.channels_last)
+        return features_last(x_NFHW)
 
     def put(self, x_NFHW: torch.Tensor) -> torch.Tensor:
         """Sort (N, ...) back into (B, T, ...); absent dates are 0."""
         if self.index is None:
-            return x_NFHW.unflatten(0, self.shape)
+            return x_NFHW.reshape(*self.shape, *x_NFHW.shape[1:])
         whole_NFHW = x_NFHW.new_zeros((math.prod(self.shape), *x_NFHW.shape[1:]))
         return whole_NFHW.index_copy(0, self.index, x_NFHW).unflatten(0, self.shape)
 
@@ -115,7 +116,7 @@ def on_calendar(x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor, shares_BTS: tor
     seen_BTPHW = planes(x_BTCHW, valid_BTHW)
     batch, dates, n_planes, height, width = seen_BTPHW.shape
     flat_BTR = seen_BTPHW.permute(0, 1, 3, 4, 2).reshape(batch, dates, -1)
-    sums_BSHWP = torch.bmm(shares_BTS.transpose(1, 2), flat_BTR).view(batch, -1, height, width, n_planes)
+    sums_BSHWP = torch.matmul(shares_BTS.transpose(1, 2), flat_BTR).view(batch, -1, height, width, n_planes)
     amount_BSHW1 = sums_BSHWP[..., -1:]
     means_BSHWC = sums_BSHWP[..., :-1] / amount_BSHW1.clamp_min(_LITTLE)
     return torch.cat([means_BSHWC, amount_BSHW1.clamp_max(1)], dim=-1).permute(0, 4, 1, 2, 3)

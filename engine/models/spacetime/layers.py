@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from engine.models.configs import NetworkConfig
+from engine.models.order import features_last
 from engine.models.unet import Join
 from engine.values.errors import InputError
 
@@ -129,5 +130,5 @@ class Conv3dNorm(nn.Module):
     def forward(self, x_BFSHW: torch.Tensor) -> torch.Tensor:
         """Return features of the same steps and pixels."""
         around_BFSHW = torch.cat([x_BFSHW[:, :, -1:], x_BFSHW, x_BFSHW[:, :, :1]], dim=2)
-        found: torch.Tensor = self.layers(around_BFSHW.contiguous(memory_format=torch.channels_last_3d))
+        found: torch.Tensor = self.layers(features_last(around_BFSHW))
         return found

@@ -26,6 +26,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from engine.models.order import features_last
 from engine.models.spacetime.configs import ConvRecurrentConfig
 from engine.models.spacetime.dates import Present, planes
 from engine.models.spacetime.layers import SpaceTimeNetwork, conv_norm
@@ -75,7 +76,7 @@ class Cell(nn.Module, ABC):
             (B, T, F, H, W), the state that others see after each date.
         """
         batch, _, _, height, width = x_BTFHW.shape
-        read_BTGHW = self.read(x_BTFHW.flatten(0, 1)).unflatten(0, x_BTFHW.shape[:2])
+        read_BTGHW = self.read(x_BTFHW.flatten(0, 1)).reshape(*x_BTFHW.shape[:2], -1, height, width)
         state: State = (x_BTFHW.new_zeros(batch, self.width, height, width),) * self.images
         seen: dict[int, torch.Tensor] = {}
         reads, valids = read_BTGHW.unbind(1), valid_BTHW[:, :, None].unbind(1)
@@ -117,7 +118,8 @@ class GruCell(Cell):
         looked = self.look(old_BFHW).chunk(3, dim=1)
         reset, update, new = read_BGHW.chunk(3, dim=1)
         new_BFHW = torch.tanh(new + torch.sigmoid(reset + looked[0]) * looked[2])
-        return (torch.lerp(new_BFHW, old_BFHW, torch.sigmoid(update + looked[1])),)
+        kept_BFHW = torch.sigmoid(update + looked[1])
+        return (new_BFHW + kept_BFHW * (old_BFHW - new_BFHW),)
 
 
 class StarCell(Cell):
@@ -129,9 +131,9 @@ class StarCell(Cell):
         """Return the state."""
         (old_BFHW,) = state
         gate, new = read_BGHW.chunk(2, dim=1)
-        kept_BFHW = torch.sigmoid(gate + self.look(old_BFHW))
-        new_BFHW = torch.tanh(new.contiguous(memory_format=torch.channels_last))
-        return (torch.tanh(torch.lerp(old_BFHW, new_BFHW, kept_BFHW)),)
+        taken_BFHW = torch.sigmoid(gate + self.look(old_BFHW))
+        new_BFHW = torch.tanh(features_last(new))
+        return (torch.tanh(old_BFHW + taken_BFHW * (new_BFHW - old_BFHW)),)
 
 
 class _Layer(nn.Module):

@@ -64,7 +64,7 @@ class AttentionUNet3d(CalendarNetwork):
         are 0 where it has no valid date.
         """
         weights_BASHW = self.scores(self._decoded(x_BTCHW, valid_BTHW, days)).softmax(dim=2)
-        days_BT = by_sample(days, len(x_BTCHW))
+        days_BT = by_sample(days)
         shares_BTS = step_shares(days_BT, self.steps, self.years)
         made_BTSHW = shares_BTS[..., None, None] * counted(valid_BTHW, days_BT)[:, :, None]
         made_BTSHW = made_BTSHW / made_BTSHW.sum(dim=1, keepdim=True).clamp_min(_LITTLE)

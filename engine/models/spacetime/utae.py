@@ -55,7 +55,7 @@ class Utae(SpaceTimeNetwork):
 
     def features(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor, days: torch.Tensor) -> torch.Tensor:
         """Compute the last hidden features, (B, F, H, W); arguments as of `forward`."""
-        days_BT = by_sample(days, len(x_BTCHW))
+        days_BT = by_sample(days)
         valid_BTHW = counted(valid_BTHW, days_BT)
         levels = self._levels(x_BTCHW, valid_BTHW)
         shares = _shares(valid_BTHW, len(levels))
@@ -71,7 +71,7 @@ class Utae(SpaceTimeNetwork):
 
         The weights of a pixel add up to 1; all are 0 where it has no valid date.
         """
-        days_BT = by_sample(days, len(x_BTCHW))
+        days_BT = by_sample(days)
         valid_BTHW = counted(valid_BTHW, days_BT)
         levels = self._levels(x_BTCHW, valid_BTHW)
         weights_BATHW, _ = self.dates(levels[-1], _shares(valid_BTHW, len(levels))[-1], days_BT)
@@ -156,7 +156,7 @@ def raised(weights_BATHW: torch.Tensor, share_BTHW: torch.Tensor) -> torch.Tenso
     """Bring weights to a finer resolution, where a date counts by its share; they add up to 1, or are all 0."""
     finer_BATHW = functional.interpolate(
         weights_BATHW.flatten(0, 1), size=share_BTHW.shape[-2:], mode="bilinear", align_corners=False
-    ).unflatten(0, weights_BATHW.shape[:2])
+    ).reshape(*weights_BATHW.shape[:2], *share_BTHW.shape[1:])
     return _shared_out((finer_BATHW + _LEAST) * share_BTHW[:, None], dim=2)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from engine.values.bands import BANDS, common_name
+from engine.values.bands import BANDS, find_band
 from engine.values.errors import InputError
 
 SENTINEL2 = tuple(band.name for band in BANDS if band.kind == "reflectance")
@@ -169,10 +169,8 @@ def _first(given: torch.Tensor, own: torch.Tensor, dates: int, columns: list[int
 
 def _normal(name: str) -> str:
     """Return landweave's name of a band; indices and layers keep theirs."""
-    try:
-        return common_name(name)
-    except InputError:
-        return name
+    found = find_band(name)
+    return name if found is None else found.name
 
 
 def _not_of_this(names: Sequence[str]) -> InputError:

@@ -9,7 +9,7 @@ Each head weighs the dates for its own group of channels, so that one may look a
 month: a light form of the attention of Sainte Fare Garnot and Landrieu 2020 (L-TAE, doi:10.1007/978-3-030-65742-0_12)
 whose queries are learnt, with the days of the year as sines and cosines of a year's first harmonics.
 
-Shape suffixes: B batch, T date, F feature, G head, E encoding of a day, H row, W column.
+Shape suffixes: B batch, T date, F feature, G head, E encoding of a day, C channel of a head, H row, W column.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class WeighDates(nn.Module):
     def forward(self, x_BTFHW: torch.Tensor, share_BTHW: torch.Tensor, day_BTE: torch.Tensor) -> torch.Tensor:
         """Return the sums (B, F, H, W), 0 where no date is there; arguments as of `weights`."""
         weight_BTGHW = self.weights(x_BTFHW, share_BTHW, day_BTE)
-        dates, features = x_BTFHW.shape[1:3]
-        each = features // self.heads
-        total_BFHW = torch.zeros_like(x_BTFHW[:, 0])
-        for date in range(dates):  # date by date: the product of all would be the largest thing in memory
-            weight_BFHW = weight_BTGHW[:, date].repeat_interleave(each, dim=1)
-            total_BFHW = total_BFHW + x_BTFHW[:, date] * weight_BFHW
-        return total_BFHW
+        total_BGCHW = self._weighed(x_BTFHW, weight_BTGHW, 0)
+        for date in range(1, x_BTFHW.shape[1]):  # one by one: the products of all would fill the memory
+            total_BGCHW = total_BGCHW + self._weighed(x_BTFHW, weight_BTGHW, date)
+        return total_BGCHW.flatten(1, 2)
+
+    def _weighed(self, x_BTFHW: torch.Tensor, weight_BTGHW: torch.Tensor, date: int) -> torch.Tensor:
+        return x_BTFHW[:, date].unflatten(1, (self.heads, -1)) * weight_BTGHW[:, date, :, None]
 
     def weights(self, x_BTFHW: torch.Tensor, share_BTHW: torch.Tensor, day_BTE: torch.Tensor) -> torch.Tensor:
         """Return how much each date counts.
@@ -62,7 +62,7 @@ class WeighDates(nn.Module):
         Returns:
             (B, T, G, H, W) float32; sums to 1 over the dates, all 0 where none is there.
         """
-        score_BTGHW = self.by_look(x_BTFHW.flatten(0, 1)).unflatten(0, x_BTFHW.shape[:2])
+        score_BTGHW = self.by_look(x_BTFHW.flatten(0, 1)).unflatten(0, (-1, x_BTFHW.shape[1]))
         score_BTGHW = score_BTGHW + self.by_day(day_BTE)[..., None, None]
         share_BT1HW = share_BTHW[:, :, None]
         gone = torch.finfo(score_BTGHW.dtype).min
@@ -77,14 +77,15 @@ def encoded_days(days: torch.Tensor | None, x_BT: torch.Tensor) -> torch.Tensor:
 
     Args:
         days: Running days (`engine.values.days`), float32 (T,) or (B, T); 0 = no date; None: not known.
-        x_BT: What they are the days of: (B, T, ...), for shape, dtype and device.
+        x_BT: What they are the days of: (B, T, ...), for the number of dates, dtype and device.
 
     Returns:
-        (B, T, E), on the unit circle of each harmonic; 0 where the day is not known.
+        (B, T, E), or (1, T, E) for days that all have in common, on the unit circle of each harmonic; 0 where the
+        day is not known.
     """
     if days is None:
-        return x_BT.new_zeros((*x_BT.shape[:2], 2 * HARMONICS))
-    days_BT1 = days.to(x_BT).expand(x_BT.shape[:2])[..., None]
+        return x_BT.new_zeros((1, x_BT.shape[1], 2 * HARMONICS))
+    days_BT1 = (days if days.ndim == 2 else days[None]).to(x_BT)[..., None]
     order_E = torch.arange(1, HARMONICS + 1, device=x_BT.device)
     angle_BTE = days_BT1 * order_E * (2 * math.pi / YEAR_DAYS)
     return torch.cat([angle_BTE.sin(), angle_BTE.cos()], dim=2) * (days_BT1 > 0)

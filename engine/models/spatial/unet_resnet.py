@@ -33,6 +33,9 @@ from engine.models.spatial.seasons import WeighDates, encoded_days
 from engine.models.unet import ConvNorm, two_convolutions, upsampler
 from engine.values.errors import InputError
 
+_NO_DAY = 40_000.0
+"""Later than any running day, which are int16."""
+
 
 class ResNetUNet(nn.Module):
     """The network with dates side by side; see the module's drawing.
@@ -119,7 +122,7 @@ class SeasonUNet(ResNetUNet):
     ) -> torch.Tensor:
         """Return how much each date counts at full resolution, (B, G, T, H, W) float32; arguments as of `forward`."""
         _check(self.config, x_BTCHW)
-        x_BTFHW = self.stem(_planes(x_BTCHW, valid_BTHW)).unflatten(0, x_BTCHW.shape[:2])
+        x_BTFHW = self.stem(_planes(x_BTCHW, valid_BTHW)).unflatten(0, (-1, x_BTCHW.shape[1]))
         day_BTE = encoded_days(days, x_BTFHW)
         weight_BTGHW: torch.Tensor = self.weigh[0].weights(x_BTFHW, valid_BTHW, day_BTE)  # type: ignore[operator]
         return weight_BTGHW.transpose(1, 2)
@@ -136,7 +139,7 @@ class SeasonUNet(ResNetUNet):
         found = []
         for level, x_NFHW in enumerate(self._of_each_date(_planes(x_BTCHW, valid_BTHW), there_N)):
             share_BTHW = functional.avg_pool2d(valid_BTHW, 2**level) if level else valid_BTHW
-            found.append(self.weigh[level](x_NFHW.unflatten(0, x_BTCHW.shape[:2]), share_BTHW, day_BTE))
+            found.append(self.weigh[level](x_NFHW.unflatten(0, (-1, x_BTCHW.shape[1])), share_BTHW, day_BTE))
         return found
 
     def _of_each_date(self, x_NFHW: torch.Tensor, there_N: torch.Tensor) -> list[torch.Tensor]:
@@ -170,10 +173,15 @@ def _planes(x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> torch.Tensor:
 
 
 def _by_day(x_BT: torch.Tensor, days: torch.Tensor) -> torch.Tensor:
-    """Order the dates of (B, T, ...) by their days; those without one come last."""
-    days_BT = days.expand(x_BT.shape[:2])
-    order_BT = torch.argsort(torch.where(days_BT > 0, days_BT, torch.inf), dim=1, stable=True)
-    return torch.take_along_dim(x_BT, order_BT.view(*order_BT.shape, *[1] * (x_BT.ndim - 2)), dim=1)
+    """Order the dates of (B, T, ...) by their days, those of one day as they come; dates without a day come last."""
+    count = days.shape[-1]
+    place = torch.where(days > 0, days, _NO_DAY).to(torch.int64) * count + torch.arange(
+        count, device=days.device
+    )
+    order = torch.argsort(place, dim=-1)
+    if order.ndim == 1:
+        return x_BT.index_select(1, order)
+    return torch.take_along_dim(x_BT, order.view(*order.shape, *[1] * (x_BT.ndim - 2)), dim=1)
 
 
 def _check(config: ResNetUNetConfig, x_BTCHW: torch.Tensor) -> None:

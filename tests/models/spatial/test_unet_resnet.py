@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from engine.inference.bundle import Bundle, save_bundle
+from engine.inference.export import export_bundle
+from engine.inference.lane import Lane
 from engine.models.fold import fold_batchnorm
 from engine.models.registry import build, check_config
 from engine.models.spatial.seasons import encoded_days
 from engine.values.errors import InputError
+from engine.values.lattice import Lattice
+from tests.inference.bundles import FIELDS
 from tests.models.conformance import Case, NetworkConformance
 
 SMALL = {"width": 8, "stem": 8}
@@ -102,3 +110,18 @@ def test_a_wrong_window_cube_or_configuration_is_refused() -> None:
         check_config("unet_seasons", {"n_bands": 3, "n_classes": 2, "stem": 10})
     with pytest.raises(InputError, match="n_dates"):
         check_config("unet_resnet", {"n_bands": 3, "n_classes": 2})
+
+
+@pytest.mark.parametrize("name", ["unet_resnet", "unet_seasons"])
+def test_an_exported_graph_gives_the_same_map(name: str, tmp_path: Path) -> None:
+    lattice = Lattice(32, 0)
+    bundle = save_bundle(
+        tmp_path / "own", _net(name, n_dates=2, n_classes=4), name, replace(FIELDS, lattice=lattice)
+    )
+    days = (135, 46)  # not in order
+    graph = export_bundle(bundle, tmp_path / "onnx", "onnx", days)
+    assert isinstance(graph, Bundle)
+    x_BTCHW = np.random.default_rng(0).integers(1, 5000, (2, 2, 3, 32, 32)).astype(np.uint16)
+    x_BTCHW[0, 0, :, :9] = 0
+    found, expected = Lane(graph).run(x_BTCHW), Lane(bundle, days=days).run(x_BTCHW)
+    assert np.abs(found - expected).max() <= 7  # of 65535

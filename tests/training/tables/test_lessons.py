@@ -75,6 +75,7 @@ def test_the_normalisation_is_that_of_the_training_part_alone() -> None:
     lessons = _lessons(gaps=0.2)
     mine = lessons.x[lessons.parts == TRAIN].astype(float)
     there = (mine != 0).all(axis=2)
+    assert lessons.normalisation.groups == ("optical", "optical", "static")
     assert lessons.normalisation.mean == pytest.approx(mine[there].mean(axis=0), rel=1e-4)
     assert lessons.normalisation.std == pytest.approx(mine[there].std(axis=0), rel=1e-4)
 
@@ -88,6 +89,18 @@ def test_gaps_are_missing_dates_and_days_run_over_new_year() -> None:
     assert float(values[gap[:, :, None].expand_as(values)].abs().max()) == 0
     assert batch.dates[0, :3].tolist() == [309, 339, 370]  # 5 November, 5 December, 4 January
     assert bool((batch.dates.diff(dim=1) > 0).all())
+
+
+def test_samples_with_different_numbers_of_dates_ask_for_a_network_that_takes_any() -> None:
+    table = made_table()
+    parts = np.full(120, TRAIN, np.uint8)
+    assert TableLessons.of(table, parts, planes_of_table(table)).n_dates == 8
+    dates, values = table.dates.copy(), table.values.copy()
+    dates[5, -1], values[5, -1] = np.datetime64("NaT"), np.nan
+    some = TableLessons.of(replace(table, dates=dates, values=values), parts, planes_of_table(table))
+    assert some.n_dates is None
+    none = np.full(dates.shape, np.datetime64("NaT"), "datetime64[D]")
+    assert TableLessons.of(replace(table, dates=none), parts, planes_of_table(table)).n_dates == 8
 
 
 def test_weights_of_zero_are_never_drawn() -> None:
