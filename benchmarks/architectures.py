@@ -9,6 +9,8 @@ and the same seconds of one core's processor time to train, from which the numbe
 network takes few steps: the table says what this budget buys, not what each network reaches in the end. Batches
 are 8 patches of 32 x 32 px; of pixel-wise networks, to which neighbours tell nothing, 16 of 16 x 16 px.
 
+Networks whose name begins with ``fusion`` also see Sentinel-1 (vv, vh).
+
 Blocks of 256 px are drawn into training, validation (one in eight) and test (one in four), 16 px apart. Test
 blocks are scored against the truth, fields without labels and field borders included, in the same places for all;
 windows of 128 px answer their inner 96. The temperature is fitted on windows of the validation blocks, against
@@ -41,6 +43,7 @@ from engine.cube.cube import open_cube
 from engine.inference.blend import ROWS
 from engine.inference.bundle import Bundle, BundleFields, save_bundle
 from engine.inference.lane import Lane
+from engine.inference.planes import with_planes
 from engine.inference.predict import days_of
 from engine.models.normalise import Standard
 from engine.models.registry import architectures, pixelwise
@@ -48,16 +51,18 @@ from engine.values.classes import ClassScheme
 from engine.values.grid import Box, Grid
 from engine.values.lattice import Lattice
 from engine.values.spec import CubeSpec
-from pipelines.config import SourceConfig
-from pipelines.cube_area import area_of, find_scenes, grid_and_box
+from pipelines.config import RadarConfig, SourceConfig
+from pipelines.cube_area import area_of, find_radar, find_scenes, grid_and_box
 from pipelines.demo import SOURCE
 from pipelines.sample.archive import SampleArchive, make_sample_archive, open_sample_archive
+from pipelines.sample.stac import RADAR_COLLECTION
 from training.calibration.reliability import Reliability, equal_widths, reliability
 from training.calibration.scaling import fit_temperature, softmax
 from training.intervals import confusions
 from training.labels import LabelRaster, PolygonSource, rasterise
 from training.loop import Progress, TrainOptions, train
 from training.metrics import Scores
+from training.sources import seen_of
 from training.splits import TEST, TRAIN, VAL, Split
 
 BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")  # whole groups of Presto's
@@ -75,10 +80,12 @@ CONFIGS: dict[str, dict[str, Any]] = {"presto": {"bands": list(BANDS), "head": "
 class Scene:
     """The sample archive as one training sees it.
 
-    `truth` (y, x) holds class indices, 255 = unknown; `labels` those pixels that are annotated.
+    `values` (time, plane, y, x) is what networks see; `truth` (y, x) holds class indices, 255 = unknown; `labels`
+    those pixels that are annotated.
     """
 
     cube: xr.Dataset
+    values: NDArray[np.uint16]
     box: Box
     truth: NDArray[np.uint8]
     labels: LabelRaster
@@ -94,26 +101,34 @@ class Scene:
 # --- the scene ------------------------------------------------------------------------------------------
 
 
-def scene_of(work: Path) -> Scene:
-    """Make the archive and read its cube once; both are kept."""
+def scene_of(work: Path, radar: bool = False) -> Scene:
+    """Make the archive and read its cube once, with Sentinel-1 or without; all is kept."""
     archive = _archive(work / "archive")
     config = SourceConfig.model_validate(
         SOURCE
         | {"area": {"name": "Weavonia", "file": str(archive.territory)}, "catalog": str(archive.catalog)}
     )
-    spec, area = CubeSpec(bands=BANDS, period="1MS", reducer="median", mask="scl"), area_of(config.area)
+    spec = CubeSpec(bands=BANDS, period="1MS", reducer="median", mask="scl", sentinel1=radar or None)
+    area, lies = area_of(config.area), {"catalog": str(archive.catalog), "collection": RADAR_COLLECTION}
+    config = config.model_copy(update={"sentinel1": RadarConfig.model_validate(lies)})
     grid, box = grid_and_box(area, None, spec.resolution_m)
-    lazy = open_cube(find_scenes(config, area), spec, grid=grid, box=box)
-    stored = work / "cube.npy"
+    radar_scenes = find_radar(config, area, spec)
+    cube = open_cube(find_scenes(config, area), spec, grid=grid, box=box, sentinel1=radar_scenes)
+    stored = work / ("planes.npy" if radar else "cube.npy")
+    seen, planes = seen_of(cube)
     if not stored.exists():
-        np.save(work / "cube.part.npy", lazy["reflectance"].compute(scheduler="threads").values)
-        (work / "cube.part.npy").rename(stored)
-    cube = lazy.assign(reflectance=(lazy["reflectance"].dims, np.load(stored)))
+        np.save(stored.with_suffix(".part.npy"), seen.compute(scheduler="threads").values)
+        stored.with_suffix(".part.npy").rename(stored)
+    values = np.load(stored)
+    if planes:
+        cube = with_planes(cube, values, planes)
+    else:
+        cube = cube.assign(reflectance=(cube["reflectance"].dims, values))
     classes = ClassScheme.from_file(archive.classes)
     labels = rasterise(PolygonSource(archive.labels, "class_name"), classes, grid, box)
     split = SPLIT.on(grid)
     truth = _truth(archive, grid, box, classes)
-    return Scene(cube, box, truth, labels, split.parts(box), spec, split)
+    return Scene(cube, values, box, truth, labels, split.parts(box), spec, split)
 
 
 def _archive(folder: Path) -> SampleArchive:
@@ -220,7 +235,7 @@ def trained_trees(scene: Scene, name: str, seed: int, args: argparse.Namespace, 
     values = _training_labels(scene).values
     ys, xs = np.nonzero(values)
     drawn = np.random.default_rng(seed).permutation(len(ys))[:FOREST_PIXELS]
-    x_TCN = scene.cube["reflectance"].values[:, :, ys[drawn], xs[drawn]]
+    x_TCN = scene.values[:, :, ys[drawn], xs[drawn]]
     x_TCN = np.where((x_TCN != 0).all(axis=1, keepdims=True), x_TCN, 0)
     rows, truth = x_TCN.reshape(-1, len(drawn)).T.astype(np.float32), values[ys[drawn], xs[drawn]]
     kind = RandomForestClassifier if name == "random_forest" else HistGradientBoostingClassifier
@@ -263,12 +278,12 @@ class Answers:
 def answers(scene: Scene, bundle: Bundle, part: int, *, annotated: bool = False) -> Answers:
     """Let prediction's lane answer in the places of a part; with `annotated` where labels are."""
     days = days_of(scene.cube) if bundle.takes_days else ()
-    lane, values = Lane(bundle, days=days), scene.cube["reflectance"].values
+    lane, values, n_bands = Lane(bundle, days=days), scene.values, len(BANDS)
     truth = np.where(scene.labels.values > 0, scene.truth, 255) if annotated else scene.truth
     logits, truths, blocks, seconds = [], [], [], 0.0
     for number, box in places(scene, part):
         at = box.slices_in(scene.box)
-        known = (truth[at] != 255) & (values[(..., *at)] != 0).all(axis=1).any(axis=0)
+        known = (truth[at] != 255) & (values[(slice(None), slice(n_bands), *at)] != 0).all(axis=1).any(axis=0)
         begun = time.process_time()
         z_KYX = _logits(lane, values, box, scene.box)
         seconds += time.process_time() - begun
@@ -343,12 +358,17 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def run(args: argparse.Namespace) -> None:
     """Make what is missing, one architecture and seed after the other."""
-    results, scene = args.work / "results.jsonl", None
+    results, scenes = args.work / "results.jsonl", dict[bool, Scene]()
     done = {(r["architecture"], r["seed"]) for r in rows_of(results) if r["budget"] == budget(args)}
     for name, seed in ((n, s) for s in range(args.seeds) for n in args.only or usual()):
         if (name, seed) in done:
             continue
-        scene = scene or scene_of(args.work)
+        radar = name.startswith("fusion")
+        if radar not in scenes:
+            scenes = {
+                radar: scene_of(args.work, radar)
+            }  # one at a time: each takes more than half a gigabyte
+        scene = scenes[radar]
         print(f"{name}, seed {seed} ...", end=" ", flush=True)
         try:
             row = one(scene, name, seed, args)

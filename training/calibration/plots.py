@@ -42,5 +42,5 @@ def _panel(upper: Any, lower: Any, name: str, told: Mapping[str, Any]) -> None:
         lower.bar(middle, b["items"] / total, width=0.95 * width, color="tab:blue")
     upper.set(title=name, ylabel="share of right labels", xlim=(0, 1), ylim=(0, 1))
     lower.set(xlabel="confidence", ylabel="share of items")
-    upper.legend(fontsize=8, loc="upper left")
+    upper.legend(fontsize=8, loc="lower right")
     upper.grid(alpha=0.3)
