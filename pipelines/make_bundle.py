@@ -28,7 +28,7 @@ from engine.inference.bundle import (
     load_bundle,
     save_bundle,
 )
-from engine.inference.manifest import Layout, Precision
+from engine.inference.manifest import NAME, Layout, Precision
 from engine.models.normalise import Normalisation
 from engine.models.registry import pixelwise
 from engine.values.classes import ClassScheme
@@ -47,7 +47,7 @@ class BundleConfig(BaseModel):
     """What must be known of a network: its weights in one of three forms, and everything around them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str = Field(description="Short name of the model.")
+    name: str = Field(pattern=NAME, description="Short name of the model.")
     onnx: str | None = Field(default=None, description="An ONNX file.")
     pt2: str | None = Field(default=None, description="A graph of torch.export; needs --trust-model.")
     weights: str | None = Field(

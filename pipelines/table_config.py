@@ -23,6 +23,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engine.inference.manifest import NAME
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.spec import CubeSpec
@@ -112,7 +113,9 @@ class TableTrainConfig(BaseModel):
         description="Projected CRS in which a split counts blocks and distances, of cube.resolution_m.",
     )
     bundle: str = Field(description="Folder of the bundle to write.")
-    name: str = Field(default="landweave model", description="Short name of the model.")
+    name: str = Field(
+        default="landweave model", pattern=NAME, description="Short name: letters, digits, . _ - and blanks."
+    )
     licence: str = Field(default="other", description="SPDX identifier of the weights' licence.")
     options: TableOptions = Field(default_factory=TableOptions, description="Network, steps, split, seed.")
     calibration: Calibration = Field(

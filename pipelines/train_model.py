@@ -12,6 +12,7 @@ from pydantic import Field
 from engine.archive.search import parse_time
 from engine.cube.cube import open_cube
 from engine.inference.bundle import Bundle, save_bundle
+from engine.inference.manifest import NAME
 from engine.inference.planes import with_planes
 from engine.inference.receptive import edge_share, propose_lattice, receptive_field
 from engine.models.registry import pixelwise
@@ -53,7 +54,9 @@ class TrainConfig(SourceConfig):
     cube: CubeSpec = Field(description="Bands, resolution, period, reducer, mask.")
     labels: LabelsConfig = Field(description="What is annotated.")
     bundle: str = Field(description="Folder of the bundle to write.")
-    name: str = Field(default="landweave model", description="Short name of the model.")
+    name: str = Field(
+        default="landweave model", pattern=NAME, description="Short name: letters, digits, . _ - and blanks."
+    )
     licence: str = Field(default="other", description="SPDX identifier of the weights' licence.")
     lattice: LatticeConfig | None = Field(
         default=None,

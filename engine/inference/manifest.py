@@ -131,6 +131,10 @@ class ManifestFields(BaseModel):
         return self.planes or reflectance_planes(self.cube.bands)
 
 
+NAME = r"^[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]$"
+"""Pattern of a model's name, as the MLM extension has it."""
+
+
 class Description(BaseModel):
     """What a person wants to know, and no byte of a map depends on.
 
@@ -145,7 +149,7 @@ class Description(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str = Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]$")
+    name: str = Field(pattern=NAME)
     description: str = ""
     licence: str = "other"
     framework: str = "PyTorch"
