@@ -66,8 +66,7 @@ def _cell(cell: Cell, n_in: int, width: int) -> nn.LSTM | nn.GRU:
     found = _CELLS[cell](n_in, width, batch_first=True)
     if isinstance(found, nn.LSTM):
         with torch.no_grad():
-            bias: torch.Tensor = found.get_parameter("bias_hh_l0")
-            bias[width : 2 * width] += 1.0
+            found.get_parameter("bias_hh_l0")[width : 2 * width] += 1.0
     return found
 
 
