@@ -40,7 +40,7 @@ TIME = "2023-04/2023-07"
 BANDS = ("blue", "green", "red", "nir")
 SPLIT = Split(block_px=64, buffer_px=4, val=0.15, test=0.3, seed=5)
 UNET = {"width": 16, "stem": 16, "depth": 3}
-FUSED = {"width": 16, "series": 8, "depth": 3}
+FUSED = {"width": 16, "depth": 3}
 NETWORKS: dict[str, tuple[bool, str, dict[str, Any]]] = {
     "U-Net, optical alone": (False, "unet", UNET),
     "U-Net, planes stacked": (True, "unet", UNET),

@@ -57,8 +57,8 @@ class FusionUNetConfig(FusionConfig):
 
     fusion: Literal["early", "late"] = "early"
     weights: Literal["separate", "shared"] = "separate"
-    series: int = Field(default=8, ge=1)
-    series_depth: int = Field(default=2, ge=1, le=8)
+    series: int = Field(default=16, ge=1)
+    series_depth: int = Field(default=1, ge=1, le=8)
     heads: int = Field(default=4, ge=1, le=64)
     width: int = Field(default=16, ge=1)
     width_max: int = Field(default=64, ge=1)
