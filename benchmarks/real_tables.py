@@ -35,7 +35,7 @@ _BASELINES = ("forest", "boosting")
 COMMITTEES: dict[str, tuple[str, ...]] = {
     "networks": ("mlp", "cnn1d"),
     "networks + deep forest": ("mlp", "cnn1d", "deep-forest"),
-    "networks + Presto": ("mlp", "cnn1d", "presto", "presto-forest"),
+    "networks + forest": ("mlp", "cnn1d", "forest"),
 }
 """Means of models' shares: nothing is trained for them."""
 
@@ -85,38 +85,46 @@ def _markdown(task: Task, stem: Path, folds: list[int]) -> str:
         "|---|---|---|---|---|",
     ]
     for name, deals in found.items():
-        (f1,) = bootstrap(np.stack(deals, axis=1), lambda m_DKK: (_mean_f1(m_DKK),))
+        (f1,) = bootstrap(np.stack(list(deals.values()), axis=1), lambda m_DKK: (_mean_f1(m_DKK),))
         accuracy = np.mean([Scores.of(m_KK).accuracy for m_KK in sum_over_units(deals)])
         against = "" if best in (None, name) else _difference(deals, found[str(best)])
         lines.append(f"| {name} | {len(deals)} | {f1.line()} | {against} | {accuracy:.3f} |")
     return "\n".join([*lines, ""])
 
 
-def sum_over_units(deals: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+_Deals = dict[int, NDArray[np.int64]]
+"""Deal to the confusion matrix of each unit, (G, K, K)."""
+
+
+def sum_over_units(deals: _Deals) -> NDArray[np.int64]:
     """Return the confusion matrix of each deal, (D, K, K)."""
-    return np.stack([matrices_GKK.sum(axis=0) for matrices_GKK in deals])
+    return np.stack([matrices_GKK.sum(axis=0) for matrices_GKK in deals.values()])
 
 
 def _mean_f1(matrices_DKK: NDArray[np.int64]) -> float:
     return float(np.mean([Scores.of(matrix_KK).mean_f1 for matrix_KK in matrices_DKK]))
 
 
-def _difference(mine: list[NDArray[np.int64]], other: list[NDArray[np.int64]]) -> str:
+def _difference(mine: _Deals, other: _Deals) -> str:
     """Compare on the deals that both have, each time on the same units."""
-    n = min(len(mine), len(other))
-    pairs_GDPKK = np.stack([np.stack(mine[:n], axis=1), np.stack(other[:n], axis=1)], axis=2)
-    (found,) = bootstrap(pairs_GDPKK, lambda m: (_mean_f1(m[:, 0]) - _mean_f1(m[:, 1]),))
+    both = sorted(set(mine) & set(other))
+    if not both:
+        return ""
+    pairs_GDPKK = np.stack([np.stack([mine[d], other[d]], axis=1) for d in both], axis=1)
+    (found,) = bootstrap(pairs_GDPKK, lambda m_DPKK: (_mean_f1(m_DPKK[:, 0]) - _mean_f1(m_DPKK[:, 1]),))
     return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
-def _matrices(task: Task, stem: Path, folds: list[int], members: tuple[str, ...]) -> list[NDArray[np.int64]]:
-    """Return the confusion matrices of each unit (G, K, K) of each deal that is whole."""
+def _matrices(task: Task, stem: Path, folds: list[int], members: tuple[str, ...]) -> _Deals:
+    """Return the confusion matrices of the deals that are whole."""
     truth_N, units_N = real_models.classes_of(task), task.drawn_units()
-    answers = [_answer(stem, deal, n, members) for deal, n in enumerate(folds)]
-    n_classes, found = len(task.table.classes.classes), []
-    for index_N, shares_NK in (answer for answer in answers if answer is not None):
-        predicted_N = shares_NK.argmax(axis=1)
-        found.append(confusions(truth_N[index_N], predicted_N, units_N[index_N].astype(str), n_classes))
+    n_classes, found = len(task.table.classes.classes), {}
+    for deal, n in enumerate(folds):
+        answer = _answer(stem, deal, n, members)
+        if answer is not None:
+            index_N, shares_NK = answer
+            units = units_N[index_N].astype(str)
+            found[deal] = confusions(truth_N[index_N], shares_NK.argmax(axis=1), units, n_classes)
     return found
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.inference.bundle import Bundle, load_bundle
+from engine.inference.planes import plane_array, planes_in, with_planes
 from engine.values.errors import InputError
 from engine.values.spec import CubeSpec
 from pipelines.table_config import TableTrainConfig
@@ -175,7 +176,10 @@ def cube_material(bundle: Bundle, config: TrainConfig) -> Material:
             "crop_px": _patch_px(bundle, config),
         }
     )
-    lessons = CubeLessons.of(ready.cube, ready.labels, options)
+    cube = ready.cube
+    if planes_in(cube) != bundle.planes:  # it may hold more than this network asks for
+        cube = with_planes(cube, plane_array(cube, bundle.planes), bundle.planes)
+    lessons = CubeLessons.of(cube, ready.labels, options)
     times = ready.cube["time"].values if "time" in ready.cube.coords else np.array([], "datetime64[D]")
     bands = tuple(plane.name for plane in bundle.planes)
     return Material(lessons, bands, date_names(times), options.crop_px)

@@ -14,9 +14,11 @@ from engine.cube.cube import open_cube
 from engine.inference.bundle import Bundle, save_bundle
 from engine.inference.planes import with_planes
 from engine.inference.receptive import edge_share, propose_lattice, receptive_field
+from engine.models.registry import pixelwise
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.georef import georef_of
+from engine.values.lattice import Lattice
 from engine.values.redact import without_secrets
 from engine.values.spec import CubeSpec
 from pipelines.config import CardConfig, LatticeConfig, SourceConfig, parse_config, read_yaml, with_overrides
@@ -53,7 +55,11 @@ class TrainConfig(SourceConfig):
     bundle: str = Field(description="Folder of the bundle to write.")
     name: str = Field(default="landweave model", description="Short name of the model.")
     licence: str = Field(default="other", description="SPDX identifier of the weights' licence.")
-    lattice: LatticeConfig = Field(default_factory=LatticeConfig, description="Windows of the map.")
+    lattice: LatticeConfig | None = Field(
+        default=None,
+        description="Windows of the map; by default 256 px that share 96, or single pixels where the network looks at"
+        " no others.",
+    )
     options: TrainOptions = Field(default_factory=TrainOptions, description="Network, steps, split, seed.")
     calibration: Calibration = Field(
         default="temperature", description="How probabilities are mended by the validation blocks."
@@ -155,7 +161,7 @@ def train_model(
     options = state_beside(config.options, config.bundle).model_copy(update={"split": ready.split})
     trained = train(ready.cube, ready.labels, options, progress)
     spec = CubeSpec.model_validate_json(ready.cube.attrs["landweave_spec"])
-    fields = trained.bundle_fields(config.name, spec, config.lattice.lattice(), config.licence)
+    fields = trained.bundle_fields(config.name, spec, lattice_of(config), config.licence)
     lessons = CubeLessons.of(ready.cube, ready.labels, options)
     fields = examine(trained, lessons, config.calibration).given_to(fields)
     fields = replace(fields, training=fields.training | _told(config, ready))
@@ -194,6 +200,14 @@ def _told(config: TrainConfig, ready: Prepared) -> dict[str, Any]:
     catalog = without_secrets(config.catalog) if "://" in config.catalog else Path(config.catalog).name
     data = {"area": place, "time": config.time, "catalog": catalog} | ready.lines()
     return {"data": data, "card": config.card.model_dump(mode="json")}
+
+
+def lattice_of(config: TrainConfig) -> Lattice:
+    """Return the windows of the map: as given, else what suits the network."""
+    if config.lattice is not None:
+        return config.lattice.lattice()
+    alone = pixelwise(config.options.architecture, config.options.config)
+    return Lattice(1, 0) if alone else LatticeConfig().lattice()
 
 
 def split_path(config: TrainConfig) -> Path:

@@ -221,7 +221,7 @@ class CubeLessons:
         """Give batches of patches of the training part without end; see `Lessons`."""
         rank, options = rank or Rank(), self.options
         draw = Draw(
-            steps=options.steps * rank.count,
+            steps=options.steps * options.accumulate * rank.count,
             batch=options.batch,
             crop_px=options.crop_px,
             balance=options.balance,

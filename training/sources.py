@@ -115,7 +115,7 @@ def seen_of(cube: xr.Dataset) -> tuple[xr.DataArray, tuple[Plane, ...]]:
         SpecError: If reflectance or planes are not uint16.
     """
     planes = planes_in(cube)
-    if all(plane.kind == "reflectance" for plane in planes):
+    if PLANES not in cube and all(plane.kind == "reflectance" for plane in planes):
         _require_reflectance(cube)
         return cube["reflectance"], ()
     if PLANES in cube and isinstance(cube[PLANES].data, np.ndarray):  # gathered before

@@ -17,7 +17,7 @@ from engine.cube.composites import Evidence, composite
 from engine.cube.cube import open_cube
 from engine.cube.geomedian import geometric_median
 from engine.cube.plan import Step, plan_cube, touches
-from engine.cube.stack import read_stack
+from engine.cube.stack import read_stack, require_bands
 from engine.cube.variability import variability
 from engine.values.errors import InputError
 from engine.values.grid import Box
@@ -174,3 +174,8 @@ def test_variability_follows_the_calendar_of_its_region(tmp_path: Path) -> None:
 
 def test_without_variability_there_is_none() -> None:
     assert set(_open().data_vars) == {"reflectance", "observations"}
+
+
+def test_a_cube_of_scenes_needs_a_band() -> None:
+    with pytest.raises(InputError, match="needs bands"):
+        require_bands(CubeSpec(bands=()))

@@ -12,7 +12,6 @@ Shape suffixes: B batch, T date, C band, H row, W column, K class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -128,13 +127,6 @@ class NetworkConformance:
     @pytest.fixture
     def case(self) -> Case:
         raise NotImplementedError("give the architecture's own case")
-
-    @pytest.fixture(autouse=True)
-    def _one_thread(self) -> Iterator[None]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(before)
 
     def bundle_fields(self, case: Case) -> BundleFields:
         """Return what its bundle says; override where a cube of reflectance is not its input."""

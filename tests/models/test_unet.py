@@ -10,6 +10,13 @@ from hypothesis import strategies as st
 from engine.models.fold import fold_batchnorm
 from engine.models.registry import build
 from engine.values.errors import InputError
+from tests.models.conformance import Case, NetworkConformance
+
+
+class TestUNet(NetworkConformance):
+    @pytest.fixture
+    def case(self) -> Case:
+        return Case("unet", {"n_dates": 5, "width": 8, "stem": 8, "depth": 2}, side_px=16)
 
 
 def _net(**fields: object) -> torch.nn.Module:

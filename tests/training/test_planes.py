@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from engine.inference.bundle import load_bundle, save_bundle
-from engine.inference.planes import plane_array, planes_in
+from engine.inference.planes import plane_array, planes_in, with_planes
 from engine.inference.predict import predict
 from engine.models.normalise import prepare
 from engine.values.georef import georef_coords
@@ -166,6 +166,16 @@ def test_a_small_turn_keeps_radar_that_clouds_do_not_hide(made: tuple[xr.Dataset
     inside = turned.x.int()[:, :, :, 2:-2, 2:-2]
     assert bool((inside[:, :, 3:] > 0).all())
     assert bool((inside[:, :, 0] == 0).any())
+
+
+def test_planes_alone_are_enough_whatever_they_are(made: tuple[xr.Dataset, LabelRaster]) -> None:
+    cube, labels = made
+    for planes in (PLANES[:2], PLANES[2:3]):
+        own = with_planes(cube.drop_vars(list(cube.data_vars)), plane_array(cube, planes).compute(), planes)
+        lessons = CubeLessons.of(own, labels, OPTIONS)
+        assert lessons.cube.planes == planes
+        assert lessons.normalisation.groups is None
+        assert next(lessons.batches()).x.shape[2] == len(planes)
 
 
 def _cut(change: Callable[[xr.Dataset], xr.Dataset], cube: xr.Dataset) -> tuple[Plane, ...]:

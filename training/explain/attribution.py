@@ -86,7 +86,7 @@ def gradients(lens: Lens, examples: Examples, season: Season, told: Told | None 
         slope = method.attribute(
             inputs.x.requires_grad_(), abs=False, additional_forward_args=_given(examples, inputs)
         )
-        values[inputs.which] = _summed(slope, inputs.valid)
+        values[inputs.which] = _summed(slope, lens.there(inputs))
         _tell(told, inputs, examples)
     zeros = np.zeros(len(examples))
     return Attribution(season.summed(values), examples.of, zeros, zeros)
@@ -112,7 +112,7 @@ def integrated_gradients(
         nothing = average(inputs.x)
         method = from_captum.IntegratedGradients(score, multiply_by_inputs=True)
         part = method.attribute(inputs.x, nothing, additional_forward_args=given, n_steps=steps)
-        values[inputs.which] = _summed(part, inputs.valid)
+        values[inputs.which] = _summed(part, lens.there(inputs))
         with torch.no_grad():
             gain[inputs.which] = (score(inputs.x, *given) - score(nothing, *given)).numpy()
         _tell(told, inputs, examples)
@@ -141,11 +141,9 @@ def _given(examples: Examples, inputs: Inputs) -> tuple[torch.Tensor, ...]:
     return inputs.valid, inputs.days, examples.mine[inputs.which], of_B
 
 
-def _summed(values_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor) -> NDArray[np.float64]:
-    """Sum over the pixels that are valid; what is not is no input."""
-    found: NDArray[np.float64] = (
-        (values_BTCHW * valid_BTHW[:, :, None]).sum(dim=(3, 4)).detach().numpy().astype(np.float64)
-    )
+def _summed(values_BTCHW: torch.Tensor, there_BTCHW: torch.Tensor) -> NDArray[np.float64]:
+    """Sum over the pixels that hold something; what does not is no input."""
+    found: NDArray[np.float64] = (values_BTCHW * there_BTCHW).sum(dim=(3, 4)).detach().double().numpy()
     return found
 
 

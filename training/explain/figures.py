@@ -89,8 +89,9 @@ def draw_in_season(found: InSeason, classes: ClassScheme, names: tuple[str, ...]
     titled(left, "with the dates up to")
     for k, colour in enumerate(_colours(classes)):
         if np.isfinite(found.recall[:, k]).any():
-            right.plot(steps, found.recall[:, k], color=colour, linewidth=1.8, label=classes.names[k])
-    titled(right, "recall of each class")
+            told = f"{classes.names[k]} ({found.support[k]:,})"
+            right.plot(steps, found.recall[:, k], color=colour, linewidth=1.8, label=told)
+    titled(right, "recall of each class (its annotated pixels)")
     for axes in (left, right):
         axes.set_ylim(0, 1.02)
         bare(axes)
@@ -134,7 +135,7 @@ def draw_attribution(
         titled(axes, f"{classes.names[k]}  ±{limit:.2g}", 9)
     for axes in grid[len(shown) + 1 :]:
         axes.set_axis_off()
-    scale_bar(figure, drawn, list(grid), f"against (-) or for (+) the class, of ± as told, in {unit}")
+    scale_bar(figure, drawn, list(grid), f"for (+) or against (-), of ± {unit}")
     return figure
 
 
@@ -222,13 +223,14 @@ def draw_hidden(found: Hidden, classes: ClassScheme, of_N: NDArray[np.int64]) ->
 
 
 def _scatter(axes: Axes, points_N2: NDArray[Any], classes: ClassScheme, of_N: NDArray[np.int64]) -> None:
+    size = float(np.clip(2500 / len(of_N), 6, 30))
     for k, colour in enumerate(_colours(classes)):
         mine = of_N == k
         if mine.any():
             axes.scatter(
                 points_N2[mine, 0],
                 points_N2[mine, 1],
-                s=9,
+                s=size,
                 color=colour,
                 label=classes.names[k],
                 alpha=0.85,

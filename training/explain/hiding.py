@@ -49,12 +49,14 @@ class InSeason:
         accuracy: (S,) float64, with the dates up to and including each step.
         f1: (S,) float64, mean over the classes.
         recall: (S, K) float64, of each class; NaN without pixels.
+        support: (K,) pixels of each class.
         chance: Share of the most frequent class: what knowing nothing would get.
     """
 
     accuracy: NDArray[np.float64]
     f1: NDArray[np.float64]
     recall: NDArray[np.float64]
+    support: tuple[int, ...]
     chance: float
 
     def reached(self, share: float = 0.95) -> int:
@@ -83,6 +85,7 @@ def in_season(lens: Lens, examples: Examples, season: Season, told: Told | None 
         np.array([s.accuracy for s in scores]),
         np.array([s.mean_f1 for s in scores]),
         np.array([s.recall for s in scores]),
+        scores[-1].support,
         float(np.bincount(answers[0].truth).max() / len(answers[0].truth)),
     )
 

@@ -171,6 +171,12 @@ class Lens:
         kind = torch.float32 if parameter is None else parameter.dtype
         return Inputs(x_BTCHW.to(kind), valid_BTHW.to(kind), batch.dates.to(kind), which)
 
+    def there(self, inputs: Inputs) -> torch.Tensor:
+        """Tell where there is input, bool (B, T, C, H, W): on valid dates; of groups of planes those that are there."""
+        if getattr(self.normalisation, "groups", None) is not None:
+            return inputs.x != 0
+        return (inputs.valid > 0)[:, :, None].expand_as(inputs.x)
+
     def logits(self, inputs: Inputs) -> torch.Tensor:
         """Return ``logits_BKHW``, calibrated as in the map."""
         found: torch.Tensor = self.call(self.module, inputs)

@@ -41,8 +41,8 @@ class Layer(nn.Module):
 
     def __init__(self, cell: Cell, n_in: int, config: RecurrentConfig) -> None:
         super().__init__()
-        self.onward = _CELLS[cell](n_in, config.width, batch_first=True)
-        self.back = _CELLS[cell](n_in, config.width, batch_first=True) if config.bidirectional else None
+        self.onward = _cell(cell, n_in, config.width)
+        self.back = _cell(cell, n_in, config.width) if config.bidirectional else None
 
     def forward(self, x_NTF: torch.Tensor, turned_NT: torch.Tensor) -> torch.Tensor:
         """Return the state after each date, that of the way back beside that of the way on.
@@ -56,6 +56,18 @@ class Layer(nn.Module):
             return states_NTF
         back_NTF = take_dates(self.back(take_dates(x_NTF, turned_NT))[0], turned_NT)
         return torch.cat([states_NTF, back_NTF], dim=2)
+
+
+def _cell(cell: Cell, n_in: int, width: int) -> nn.LSTM | nn.GRU:
+    """Build one; the forget gate of an LSTM begins open, so that it learns from early dates too.
+
+    Jozefowicz et al. 2015 (Proceedings of ICML 37:2342).
+    """
+    found = _CELLS[cell](n_in, width, batch_first=True)
+    if isinstance(found, nn.LSTM):
+        with torch.no_grad():
+            found.bias_hh_l0[width : 2 * width] += 1.0
+    return found
 
 
 class States(nn.Module):

@@ -92,6 +92,17 @@ def test_training_in_pieces_gives_the_same_derivatives(name: str, monkeypatch: p
         torch.testing.assert_close(grads[1][n], grad, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_half_precision_gives_nearly_the_same(name: str) -> None:
+    net, x_BTCHW = _network(name), torch.randn(1, 6, 3, 4, 4)
+    valid_BTHW = torch.ones(1, 6, 4, 4)
+    with torch.no_grad():
+        expected = net(x_BTCHW, valid_BTHW, DAYS)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = net(x_BTCHW, valid_BTHW, DAYS)
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.05)
+
+
 def test_other_bands_or_dates_are_refused() -> None:
     net = _network("ltae", n_dates=6)
     with pytest.raises(InputError, match="5 dates x 3 bands"):

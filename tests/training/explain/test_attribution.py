@@ -107,6 +107,23 @@ def test_dates_that_are_not_there_bring_nothing() -> None:
         assert found[0].any()
 
 
+def test_a_plane_that_is_missing_on_a_valid_date_brings_nothing() -> None:
+    """Radar is missing in the first example, the optical bands are there: the date is valid."""
+    weight = np.zeros((2, DATES, BANDS))
+    weight[1] = 1.0
+    grouped = NORMAL.model_copy(update={"groups": ("optical", "optical", "radar")})
+    values = np.full((2, DATES, BANDS), 1.0)
+    made = examples(values, np.array([1, 1]))
+    made.batch.x[0, 2, 2] = 0
+    lens = Lens(Linear(weight), grouped)
+    for method in (gradients, integrated_gradients):
+        found = method(lens, made, season(made)).values
+        expected = np.ones((DATES, BANDS))
+        np.testing.assert_allclose(found[1], expected, atol=1e-4)
+        expected[2, 2] = 0
+        np.testing.assert_allclose(found[0], expected, atol=1e-4)
+
+
 def test_log_odds_are_those_of_the_softmax() -> None:
     torch.manual_seed(0)
     logits = torch.randn(4, 3, 2, 2, dtype=torch.float64)

@@ -32,6 +32,7 @@ def test_the_curve_rises_where_the_class_shows(date: int) -> None:
     np.testing.assert_allclose(found.accuracy[:date], 0.5)
     np.testing.assert_allclose(found.accuracy[date:], 1.0)
     np.testing.assert_allclose(found.f1[date:], 1.0)
+    assert found.support == (30, 30)
     assert found.chance == 0.5
     assert found.reached() == date
 
@@ -64,6 +65,6 @@ def test_series_with_dates_of_their_own_are_hidden_month_by_month() -> None:
 
 def test_the_last_fall_decides_from_when_on_it_holds() -> None:
     accuracy = np.array([0.97, 0.5, 0.96, 1.0])
-    assert InSeason(accuracy, accuracy, accuracy[:, None], 0.3).reached() == 2
-    assert InSeason(accuracy, accuracy, accuracy[:, None], 0.3).reached(0.99) == 3
-    assert InSeason(np.ones(3), np.ones(3), np.ones((3, 1)), 0.3).reached() == 0
+    assert InSeason(accuracy, accuracy, accuracy[:, None], (9,), 0.3).reached() == 2
+    assert InSeason(accuracy, accuracy, accuracy[:, None], (9,), 0.3).reached(0.99) == 3
+    assert InSeason(np.ones(3), np.ones(3), np.ones((3, 1)), (9,), 0.3).reached() == 0

@@ -60,6 +60,34 @@ def test_it_estimates_the_cross_entropy_with_all_labels() -> None:
     assert found.item() == pytest.approx(full.item(), rel=0.01)
 
 
+def test_it_finds_the_class_where_unlabelled_taken_for_negative_misses_half_of_it() -> None:
+    """Two bells, a seventh of the positives labelled: a line by either loss, scored with the truth of all."""
+    rng = np.random.default_rng(1)
+    truth = rng.random(6000) < 0.5
+    x = torch.from_numpy(rng.normal(np.where(truth, 1.2, -1.2), 1.0))
+    labelled = torch.from_numpy(rng.normal(1.2, 1.0, 900))
+    values = torch.cat([x, labelled])[None, None, None]
+    target = torch.cat([torch.zeros(6000), torch.ones(900)]).long()[None, None]
+    found = {}
+    for name in ("positive_unlabelled", "cross_entropy"):
+        line = torch.nn.Parameter(torch.zeros(2, 2, dtype=torch.float64))
+        optimiser = torch.optim.Adam([line], lr=0.1)
+        for _ in range(150):
+            logits = torch.cat([line[k, 0] * values + line[k, 1] for k in range(2)], dim=1)
+            if name == "cross_entropy":
+                loss = torch.nn.functional.cross_entropy(logits, target)
+            else:
+                loss = positive_unlabelled(logits, target, Positives(0, (0.0, 0.5)))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        positive = (logits[0, 1, 0, :6000] > logits[0, 0, 0, :6000]).numpy()
+        found[name] = float((positive & truth).sum() / truth.sum()), float((positive == truth).mean())
+    best = float(((x.numpy() > 0) == truth).mean())
+    assert found["cross_entropy"][0] < 0.2
+    assert found["positive_unlabelled"][1] == pytest.approx(best, abs=0.02)
+
+
 def test_gradients_match_differences() -> None:
     made, positives = case(3), Positives(unlabelled=2, priors=(0.2, 0.3, 0.0))
     assert torch.autograd.gradcheck(
