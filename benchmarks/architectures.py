@@ -120,10 +120,11 @@ def scene_of(work: Path, radar: bool = False) -> Scene:
         np.save(stored.with_suffix(".part.npy"), seen.compute(scheduler="threads").values)
         stored.with_suffix(".part.npy").rename(stored)
     values = np.load(stored)
-    plain = cube.assign(
-        reflectance=(cube["reflectance"].dims, values if not planes else values[:, : len(BANDS)])
+    cube = (
+        with_planes(cube, values, planes)
+        if planes
+        else cube.assign(reflectance=(cube["reflectance"].dims, values))
     )
-    cube = with_planes(plain, values, planes) if planes else plain
     classes = ClassScheme.from_file(archive.classes)
     labels = rasterise(PolygonSource(archive.labels, "class_name"), classes, grid, box)
     split = SPLIT.on(grid)

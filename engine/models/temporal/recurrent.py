@@ -66,7 +66,8 @@ def _cell(cell: Cell, n_in: int, width: int) -> nn.LSTM | nn.GRU:
     found = _CELLS[cell](n_in, width, batch_first=True)
     if isinstance(found, nn.LSTM):
         with torch.no_grad():
-            found.bias_hh_l0[width : 2 * width] += 1.0
+            bias: torch.Tensor = found.get_parameter("bias_hh_l0")
+            bias[width : 2 * width] += 1.0
     return found
 
 
