@@ -76,7 +76,7 @@ def measure(case: dict[str, int]) -> None:
     watcher.join()
     tile = TileShape(
         Box(0, 0, side, side), lattice, Reading(n, 1, side), case["dates"], case["classes"],
-        channels=finest_channels(bundle),
+        channels=finest_channels(bundle, case["dates"]),
     )  # fmt: skip
     projected = tile_bytes(tile)["batch"]
     told = ", ".join(f"{k} {v}" for k, v in case.items() if k != "bands")

@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args
 
 from cluster.size import size_of
 from engine.archive.items import ItemTable
-from engine.cube.reading import Archive
 from engine.inference.bundle import Bundle
 from engine.inference.ensemble import halo_px, layers_for, load_model
 from engine.inference.lane import instruction_set
@@ -171,7 +170,7 @@ def tile_px_of(config: RunConfig) -> int:
         return known
     with tempfile.TemporaryDirectory(prefix="landweave-plan-") as folder:
         made = design(config, inputs_dir=folder)
-        archive = Archive(made.table.items, made.job.spec, made.job.cube_grid)
+        archive = made.job.archive(made.table)
         cluster = size_of(config.cluster)
         at_once = tiles_at_once(config.cluster)
         sizes = compare_sizes(made.job, archive, Bounds(Workers(1), None, made.steps, at_once))

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from engine.archive.items import ItemTable
 from engine.cube.cube import open_cube
 from engine.cube.masks import inside_outline
+from engine.cube.reading import Archive
 from engine.cube.stored import open_stored
 from engine.inference.decide import Layers
 from engine.inference.ensemble import Model, evaluations
@@ -310,6 +311,17 @@ class MapJob:
     def _radar_near(self, core: Box) -> ItemTable | tuple[()]:
         radar = self._radar()
         return () if radar is None or not core else self._near(radar, core)
+
+    def archive(self, table: ItemTable) -> Archive:
+        """Say how large the files of the map's scenes are, and of its radar scenes."""
+        return Archive((*table.items, *(self._radar() or ())), self.spec, self.cube_grid)
+
+    def bytes_read(self, archive: Archive, scenes: ItemTable, box: Box) -> float:
+        """Count what reading pixels of the cube takes; `scenes` are the optical ones near them."""
+        radar = self._radar()
+        near = () if radar is None else radar.in_bounds(self.cube_grid.bounds_of_box(box), self.grid.crs)
+        pieces = max(1, round(max(box.shape_yx) / self.chunk_px))
+        return archive.bytes_in((*scenes, *near), box, pieces)
 
     def scenes_among(self, table: ItemTable, tile: TileKey) -> ItemTable:
         """Return those of other scenes that a tile would read."""

@@ -265,7 +265,7 @@ def tile_shape(job: MapJob, steps: tuple[int, int], at_once: int = 1) -> TileSha
         n_dates=steps[0],
         more_planes=len(bundle.planes) - len(spec.bands),
         n_classes=len(bundle.classes.values),
-        channels=max(finest_channels(b) for b in members),
+        channels=max(finest_channels(b, steps[0]) for b in members),
         filled=spec.gap_fill is not None,
         layer_bytes=1 + layers.n_planes * layers.dtype.itemsize,
         at_once=at_once,
@@ -294,8 +294,11 @@ def widest_core(job: MapJob) -> Box:
     return max(cores, key=lambda core: job.outer(core).area_px, default=whole)
 
 
-def finest_channels(bundle: Bundle) -> int:
+def finest_channels(bundle: Bundle, n_dates: int) -> int:
     """Return the channels of a network's finest level, by what they need; a wide first layer counts a fifth."""
+    known = bundle.config.channels_at_once(n_dates) if bundle.config else None
+    if known is not None:
+        return known
     width, stem = (getattr(bundle.config, name, None) for name in ("width", "stem"))
     return _CHANNELS if width is None else max(int(width), -(-int(stem or 0) // 5))
 

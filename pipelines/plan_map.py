@@ -127,7 +127,7 @@ class _Surveyed:
 
     @classmethod
     def of(cls, made: Design, step: Step) -> _Surveyed:
-        archive = Archive(made.table.items, made.job.spec, made.job.cube_grid)
+        archive = made.job.archive(made.table)
         return cls(
             made.job,
             made.table,

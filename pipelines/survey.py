@@ -17,7 +17,9 @@ from engine.cube.reading import Archive
 from engine.inference.ensemble import halo_px
 from engine.runs.estimate import Load, TileSize, TileTimes, Way, WayCost, Workers, choose_way, run_seconds
 from engine.values.budget import tile_bytes
-from engine.values.grid import Box, TileKey
+from engine.values.grid import TileKey
+from engine.values.planes import planes_of
+from engine.values.spec import CubeSpec
 from pipelines.map_job import MapJob
 from pipelines.plan_area import tile_shape
 from pipelines.tile_inputs import outline_in
@@ -95,8 +97,8 @@ def survey(job: MapJob, archive: Archive, step: Step | None = None) -> Survey:
             rows.append(
                 (
                     tile,
-                    Load(_bytes(job, archive, scenes, job.outer(core)), n_windows),
-                    _bytes(job, archive, scenes, job.fine(core)),
+                    Load(job.bytes_read(archive, scenes, job.outer(core)), n_windows),
+                    job.bytes_read(archive, scenes, job.fine(core)),
                 )
             )
         made += 1
@@ -114,11 +116,6 @@ def survey(job: MapJob, archive: Archive, step: Step | None = None) -> Survey:
         cores_bytes=tuple(once for _, _, once in rows),
         sizes=str(archive.sizes),
     )
-
-
-def _bytes(job: MapJob, archive: Archive, scenes: ItemTable, box: Box) -> float:
-    pieces = max(1, round(max(box.shape_yx) / job.chunk_px))
-    return archive.bytes_in(scenes, box, pieces)
 
 
 def _outline(job: MapJob) -> Any:
@@ -161,7 +158,7 @@ def _size(job: MapJob, archive: Archive, bounds: Bounds, sampled: int = 150) -> 
         core = job.core(tile)
         scenes = job.scenes_near(core)
         loads.append(
-            Load(_bytes(job, archive, scenes, job.outer(core)), job.windows(tile))
+            Load(job.bytes_read(archive, scenes, job.outer(core)), job.windows(tile))
             if scenes is not None and len(scenes)
             else Load(0.0, 0.0)
         )
@@ -195,7 +192,7 @@ def compare_ways(job: MapJob, seen: Survey, archive: Archive, bounds: Bounds) ->
     """Cost the two ways. Staged, the archive is read once for each block that a window may look at."""
     once, pixels, tiles = _staged(job, archive, seen)
     n_bands, dates = len(job.spec.bands), bounds.steps[0]
-    pixel_bytes = dates * (2 * n_bands + (2 if job.spec.gap_fill else 1))
+    pixel_bytes = dates * (2 * n_bands + (2 if job.spec.gap_fill else 1)) + _more_bytes(job.spec, dates)
     cube_raw = pixels * pixel_bytes
     read_raw = _halo_pixels(job, seen) * pixel_bytes
     times, slots = bounds.times, bounds.workers.slots
@@ -213,6 +210,12 @@ def compare_ways(job: MapJob, seen: Survey, archive: Archive, bounds: Bounds) ->
     )
 
 
+def _more_bytes(spec: CubeSpec, dates: int) -> int:
+    """Return the bytes of a pixel in a staged cube's floats: indices and radar of each date, layers once."""
+    times = {"index": dates, "backscatter": dates, "layer": 1, "reflectance": 0}
+    return 4 * sum(times[plane.kind] for plane in planes_of(spec))
+
+
 def _halo_pixels(job: MapJob, seen: Survey) -> float:
     """Return the pixels that all tiles look at, halos included."""
     areas = [job.outer(job.core(tile)).area_px for tile in seen.sample]
@@ -226,7 +229,7 @@ def _staged(job: MapJob, archive: Archive, seen: Survey) -> tuple[float, float, 
         part = job.fine(job.core(tile)).snap_out(BLOCK_PX) & job.fine(job.box(tile))
         scenes = job.scenes_of(tile)
         pixels += part.area_px
-        once += _bytes(job, archive, scenes, part) if scenes is not None else 0.0
+        once += job.bytes_read(archive, scenes, part) if scenes is not None else 0.0
     scale = seen.tiles / max(1, len(seen.sample))
     ring = _ring(job)
     return once * scale * ring, pixels * scale * ring, round(seen.tiles * ring)
@@ -241,6 +244,6 @@ def _ring(job: MapJob) -> float:
 
 def cheaper_way(job: MapJob, table: ItemTable, steps: tuple[int, int]) -> Way:
     """Choose the way that moves fewer bytes, where nothing was measured."""
-    archive = Archive(table.items, job.spec, job.cube_grid)
+    archive = job.archive(table)
     ways = compare_ways(job, survey(job, archive), archive, Bounds(Workers(1), None, steps))
     return choose_way(ways.fused, ways.staged)

@@ -37,11 +37,13 @@ from engine.values.spec import CubeSpec
 from training.checkpoints import CheckpointFile, digest_of
 from training.learner import Learner, Tuning, drawn_batches, make_learner
 from training.lessons import CubeLessons, Lessons, statistics
+from training.loader import Rank
 from training.metrics import Scores
 from training.options import TrainOptions
 from training.pixels import Streamed
 from training.scoring import Evaluation
 from training.splits import TEST, VAL
+from training.together import Group
 from training.transfer import start_fields, started
 
 if TYPE_CHECKING:
@@ -365,9 +367,10 @@ def _begin(learner: Learner, lessons: Lessons) -> tuple[_State, CheckpointFile |
     asked = learner.options.checkpoint
     if asked is None:
         return _State(), None
-    rank = learner.group.rank
-    with drawn_batches(lessons, 0, learner.group) as drawn:
-        digest = digest_of(learner.options, learner.module, next(drawn), rank.count)
+    # all processes know the state by the first one's first batch
+    first = Group(Rank(0, learner.group.rank.count), learner.group.device)
+    with drawn_batches(lessons, 0, first) as drawn:
+        digest = digest_of(learner.options, learner.module, next(drawn), first.rank.count)
     file = CheckpointFile(asked, digest)
     saved = file.read(learner.group.device)
     if saved is None:

@@ -45,12 +45,13 @@ _BYTES_A_PIXEL = {"reflectance": 2, "class": 1, "probability": 1, "backscatter":
 
 
 def bands_read(spec: CubeSpec) -> dict[str, int]:
-    """Say how often each band of a scene is read for a cube: bands, masks, sharpening, cloud distances.
+    """Say how often each band of a scene is read for a cube: bands, masks, sharpening, cloud distances, radar.
 
     >>> bands_read(CubeSpec(bands=["red", "swir16"], sharpen="ratio"))
     {'red': 2, 'swir16': 1, 'blue': 1, 'green': 1, 'nir': 1, 'scl': 1}
     """
     times = Counter(spec.bands)
+    times.update(spec.sentinel1.polarisations if spec.sentinel1 else ())
     if spec.sharpen is not None and any(map(is_coarse, spec.bands)):
         times.update(PAN)
     masks: Counter[str] = Counter()
@@ -85,7 +86,7 @@ class Archive:
     """The scenes of a cube as sizes and footprints in its grid.
 
     Args:
-        items: The scenes.
+        items: The scenes, those of the radar among them.
         spec: What is read of them.
         grid: The cube's grid.
     """

@@ -26,6 +26,10 @@ class NetworkConfig(BaseModel):
         """Windows must be a multiple of this many pixels."""
         return 1
 
+    def channels_at_once(self, n_dates: int) -> int | None:
+        """Return how many channels of a U-Net's finest level take as much memory as a pixel here; None: not known."""
+        return None
+
 
 class UNetConfig(NetworkConfig):
     """What `engine.models.unet.UNet` is built from.

@@ -156,7 +156,7 @@ def test_a_network_of_a_table_is_explained_by_what_its_classes_are_made_of(tmp_p
     assert found.about["part of the split"] == "test"
     assert set(found.not_made) == {"training"}
     sheets = {sheet.name: sheet for sheet in found.sheets}
-    assert "Shuffling nir costs most" in sheets["permutation"].sentence
+    assert "Of the bands nir costs most" in sheets["permutation"].sentence
     cells = sheets["integrated"].table
     strongest = cells.loc[cells.groupby("class")["mean_absolute"].idxmax()]
     assert set(strongest["band"]) == {"nir"}

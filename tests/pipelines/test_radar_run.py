@@ -14,6 +14,7 @@ import yaml
 from distributed import Client
 
 from engine.cube.cube import open_cube
+from engine.cube.reading import Archive
 from engine.inference.bundle import load_bundle
 from engine.inference.ensemble import load_model
 from engine.inference.predict import predict
@@ -24,6 +25,7 @@ from pipelines.make_ensemble import make_ensemble
 from pipelines.map_area import MapResult, design, map_area
 from pipelines.sample.archive import SampleArchive
 from pipelines.sample.stac import RADAR_COLLECTION
+from pipelines.tile_inputs import items_in
 from pipelines.train_model import load_train_config, train_model
 from tests.pipelines.test_ensemble_run import middle_of
 
@@ -160,3 +162,16 @@ def test_radar_scenes_are_a_part_of_a_tiles_key(project: Path) -> None:
     inputs = {name: job.inputs(next(iter(job.tiles()))) for name, job in jobs.items()}
     assert inputs["fused"]["radar"]
     assert "radar" not in inputs["optical"]
+
+
+def test_what_a_plan_reads_counts_the_radar(project: Path) -> None:
+    made = design(load_config(project / "run.yaml", settings(project, "fused", "cost")))
+    job, tile = made.job, next(iter(made.job.tiles()))
+    core = job.core(tile)
+    scenes, outer = job.scenes_near(core), job.outer(core)
+    assert scenes is not None
+    optical = Archive(scenes.items, job.spec, job.cube_grid).bytes_in(scenes, outer)
+    read = job.bytes_read(job.archive(made.table), scenes, outer)
+    files = [Path(asset.href) for item in items_in(job.run_dir, job.radar) for asset in item.assets]
+    most = sum(file.stat().st_size for file in files if "vv" in file.name.lower())
+    assert optical < read <= optical + most

@@ -79,11 +79,9 @@ def permutation_sheet(found: Permutation, legend: Legend) -> Sheet:
         for i, name in enumerate(told)
         for r in range(accuracy.shape[1])
     ]
-    band = _largest(found.bands.mean(axis=1), legend.bands)
-    seen = f"Shuffling {band[0]} costs most of the bands: {_points(band[1])} of accuracy"
+    seen = _cost("Of the bands", found.bands.mean(axis=1), legend.bands)
     if names:
-        date = _largest(found.dates.mean(axis=1), names)
-        seen += f"; of the dates {date[0]}: {_points(date[1])}"
+        seen += f"; {_cost('of the dates', found.dates.mean(axis=1), names)}"
     return Sheet(
         "permutation",
         "Permutation importance",
@@ -106,12 +104,11 @@ def occlusion_sheet(found: Occlusion, legend: Legend, axis: str) -> Sheet:
         }
         for j, name in enumerate(names)
     ]
-    most = _largest(found.accuracy, names)
     how = "is hidden, as under a cloud" if axis == "dates" else "is flattened to its mean"
     return Sheet(
         f"occlusion_{axis}",
         f"Occlusion of {axis}",
-        f"How much is lost when a {axis[:-1]} {how}. {most[0]} costs most: {_points(most[1])} of accuracy.",
+        f"How much is lost when a {axis[:-1]} {how}. {_cost('Of them', found.accuracy, names)}.",
         pd.DataFrame(rows),
         partial(figures.draw_occlusion, found, legend.classes, names, axis),
         {"accuracy": found.whole.scores.accuracy, "mean_f1": found.whole.scores.mean_f1},
@@ -286,5 +283,9 @@ def _largest(values: NDArray[Any], names: tuple[str, ...]) -> tuple[str, float]:
     return names[place], float(values[place])
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:.1f} points"
+def _cost(which: str, losses: NDArray[Any], names: tuple[str, ...]) -> str:
+    """Say what costs most accuracy, if anything does."""
+    name, loss = _largest(losses, names)
+    if loss < 0.0005:
+        return f"{which} none costs any accuracy"
+    return f"{which} {name} costs most: {100 * loss:.1f} points of accuracy"

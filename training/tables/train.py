@@ -33,7 +33,7 @@ class TableOptions(TrainOptions):
         jitter: Augmentation of series.
     """
 
-    architecture: str = "tempcnn"
+    architecture: str = "cnn1d"
     steps: int = Field(default=1000, ge=1)
     batch: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)

@@ -46,6 +46,7 @@ class FusionUNetConfig(FusionConfig):
         weights: Whether the sensors' branches are ``separate`` or have ``shared`` weights beyond the first layer.
         series: Channels of the branches, which look at neighbours in time and space.
         series_depth: Convolutions of a branch over 3 dates x 3 x 3 pixels.
+        heads: Ways in which a branch's dates are weighed when they are pooled.
         width: Channels of the U-Net at full resolution; each level below has twice as many, up to `width_max`.
         width_max: Largest number of channels of any level.
         depth: Poolings; a window must be a multiple of ``2**depth`` pixels.
@@ -58,6 +59,7 @@ class FusionUNetConfig(FusionConfig):
     weights: Literal["separate", "shared"] = "separate"
     series: int = Field(default=8, ge=1)
     series_depth: int = Field(default=2, ge=1, le=8)
+    heads: int = Field(default=4, ge=1, le=64)
     width: int = Field(default=16, ge=1)
     width_max: int = Field(default=64, ge=1)
     depth: int = Field(default=3, ge=1, le=7)

@@ -2,22 +2,24 @@
 
 ::
 
-    early   optical ─ encoder ─ mean of its dates ─┐
-            radar ─── encoder ─ mean of its dates ─┼─ U-Net ─ head
-            layers ─────────────────────── 1 x 1 ──┘
+    early   optical ─ encoder ─ its dates pooled ─┐
+            radar ─── encoder ─ its dates pooled ─┼─ U-Net ─ head
+            layers ────────────────────── 1 x 1 ──┘
 
-    late    optical ─ encoder ─ mean of its dates ─ U-Net ─┐
-            radar ─── encoder ─ mean of its dates ─ U-Net ─┼─ head
-            layers ─────────────────────────────── 1 x 1 ──┘
+    late    optical ─ encoder ─ its dates pooled ─ U-Net ─┐
+            radar ─── encoder ─ its dates pooled ─ U-Net ─┼─ head
+            layers ────────────────────────────── 1 x 1 ──┘
 
 An encoder is a layer that mixes a date's bands, its validity and its season, then convolutions over 3 dates x 3 x 3
 pixels, as in the 3D networks of Ji et al. 2018 (Remote Sensing 10:75) and, for Sentinel-1 beside Sentinel-2 with
 fusion at both places, Rustowicz et al. 2019 (CVPR workshops: 75-82). With shared weights only the first
 layers are the sensors' own. A convolution over dates is written as one over the features of three
-dates side by side: the same sums, in fast two-dimensional code. The mean counts the dates on which the sensor has
-data in that pixel, so any number of dates will do, and a sensor that is missing is zeros.
+dates side by side: the same sums, in fast two-dimensional code. Each head of the pooling shares itself out over
+the dates on which the sensor has data in that pixel, by their features and their place in the season (after Garnot
+and Landrieu 2021, ICCV: 4872), so any number of dates will do, and a sensor that is missing is zeros.
 
-Shape suffixes: B batch, T date, C band, H row, W column, F feature, K output.
+Shape suffixes: B batch, T date, C band, H row, W column, F feature, A head of the pooling, S season,
+K output.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ from torch.nn import functional
 from engine.models.configs import UNetConfig
 from engine.models.fusion.configs import FusionUNetConfig
 from engine.models.fusion.sensors import Sensor, layers, sensor, sensors_of
-from engine.models.temporal.dates import in_order, seasons
+from engine.models.temporal.dates import as_given, in_order, seasons
 from engine.models.unet import ConvNorm, UNet
 
 _HARMONICS = 2
+_NEVER = -1e9
 
 
 class FusionUNet(nn.Module):
@@ -53,14 +56,18 @@ class FusionUNet(nn.Module):
         shared = config.weights == "shared"
         branches = ("all",) if shared else self.sensors
         self.series = nn.ModuleDict({name: _over_dates(config) for name in branches})
+        # Without a constant: one number for all dates would change no share.
+        n_scored = config.series + 2 * _HARMONICS
+        self.scores = nn.ModuleDict({s: nn.Conv2d(n_scored, config.heads, 1, bias=False) for s in branches})
+        pooled = config.heads * config.series
         n_layers, n_sensors = len(config.bands("static")), len(self.sensors)
         self.layers = ConvNorm(2 * n_layers, config.series, 1, config.norm) if n_layers else None
         static = config.series if n_layers else 0
         if config.fusion == "early":
-            self.unets = nn.ModuleDict({"all": _unet(config, config.series * n_sensors + static)})
+            self.unets = nn.ModuleDict({"all": _unet(config, pooled * n_sensors + static)})
             last = config.width
         else:
-            self.unets = nn.ModuleDict({name: _unet(config, config.series) for name in branches})
+            self.unets = nn.ModuleDict({name: _unet(config, pooled) for name in branches})
             last = config.width * n_sensors + static
         self.head = nn.Conv2d(last, config.n_classes, 1)
 
@@ -85,29 +92,44 @@ class FusionUNet(nn.Module):
         """Return what the last layer sees, (B, F, H, W); arguments as of `forward`."""
         x_BTCHW, valid_BTHW, days_BT, _ = in_order(x_BTCHW, valid_BTHW, days)
         series = {s: sensor(self.config, s, x_BTCHW, valid_BTHW) for s in self.sensors}
-        means = {s: self._mean(s, own, days_BT) for s, own in series.items()}
+        pooled = {s: self._pooled(s, own, days_BT)[0] for s, own in series.items()}
         static = [] if self.layers is None else [self.layers(layers(self.config, x_BTCHW))]
         some = {s: own.valid.amax(dim=1, keepdim=True) for s, own in series.items()}
         if self.config.fusion == "early":
-            joined_BFHW = torch.cat([*means.values(), *static], dim=1)
+            joined_BFHW = torch.cat([*pooled.values(), *static], dim=1)
             return _answer(
                 self.unets["all"], joined_BFHW, torch.cat(list(some.values()), 1).amax(1, keepdim=True)
             )
         unet = {s: self.unets["all" if "all" in self.unets else s] for s in self.sensors}
-        return torch.cat([*(_answer(unet[s], means[s], some[s]) for s in self.sensors), *static], dim=1)
+        return torch.cat([*(_answer(unet[s], pooled[s], some[s]) for s in self.sensors), *static], dim=1)
 
-    def _mean(self, name: str, own: Sensor, days_BT: torch.Tensor) -> torch.Tensor:
-        """Encode a sensor's series and average it over the dates on which it has data, (B, F, H, W)."""
-        valid_BT1HW = own.valid[:, :, None]
-        season_BTSHW = seasons(days_BT, _HARMONICS)[..., None, None] + 0.0 * valid_BT1HW
-        x_BTFHW = torch.cat([own.x, valid_BT1HW, season_BTSHW], dim=2)
+    def attention(self, x_BTCHW: torch.Tensor, valid_BTHW: torch.Tensor, days: torch.Tensor) -> torch.Tensor:
+        """Return the share of each date in what is pooled, (B, A, T, H, W), the mean of the sensors that have one.
+
+        Arguments as of `forward`; 1 in sum over the dates of a pixel, 0 without any.
+        """
+        x_BTCHW, valid_BTHW, days_BT, order_BT = in_order(x_BTCHW, valid_BTHW, days)
+        series = [(s, sensor(self.config, s, x_BTCHW, valid_BTHW)) for s in self.sensors]
+        shares_BATHW = torch.stack([self._pooled(s, own, days_BT)[1] for s, own in series]).sum(0)
+        some_BHW = torch.stack([own.valid.amax(dim=1) for _, own in series]).sum(0)
+        return as_given(shares_BATHW / some_BHW.clamp_min(1.0)[:, None, None], order_BT)
+
+    def _pooled(self, name: str, own: Sensor, days_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode a sensor's series and pool its dates: (B, A x F, H, W), and the share of each, (B, A, T, H, W)."""
+        valid_BT1HW, season_BTS = own.valid[:, :, None], seasons(days_BT, _HARMONICS)
+        season_BTSHW = season_BTS[..., None, None] + 0.0 * valid_BT1HW
         present_BT111 = (days_BT > 0).to(own.x.dtype)[..., None, None, None]
+        x_BTFHW = torch.cat([own.x, valid_BT1HW, season_BTSHW], dim=2)
         x_BTFHW = _each_date(self.first[name], x_BTFHW) * present_BT111
-        branch: nn.Module = self.series["all" if "all" in self.series else name]
-        for layer in branch.children():  # beyond the first and last date lies nothing, in each layer
+        branch = "all" if "all" in self.series else name
+        for layer in self.series[branch].children():  # beyond the first and last date lies nothing
             beside = torch.cat([_moved(x_BTFHW, 1), x_BTFHW, _moved(x_BTFHW, -1)], dim=2)
             x_BTFHW = _each_date(layer, beside) * present_BT111
-        return (x_BTFHW * valid_BT1HW).sum(dim=1) / valid_BT1HW.sum(dim=1).clamp_min(1.0)
+        scores_BTAHW = _each_date(self.scores[branch], torch.cat([x_BTFHW, season_BTSHW], dim=2))
+        shares_BTAHW = torch.softmax(scores_BTAHW.masked_fill(valid_BT1HW == 0, _NEVER), dim=1)
+        shares_BTAHW = shares_BTAHW * valid_BT1HW.amax(dim=1, keepdim=True)
+        pooled_BAFHW = torch.einsum("btahw,btfhw->bafhw", shares_BTAHW, x_BTFHW)
+        return pooled_BAFHW.flatten(1, 2), shares_BTAHW.transpose(1, 2)
 
 
 def _over_dates(config: FusionUNetConfig) -> nn.Sequential:

@@ -1,10 +1,12 @@
 """Configurations of the spatio-temporal networks: frozen values, no torch.
 
 All take any number of dates, in any order; ``n_dates`` only records what a bundle was trained on.
+The memory of a window follows what was measured (``benchmarks/spacetime_memory.py``), rounded up.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -58,6 +60,10 @@ class UtaeConfig(NetworkConfig):
         """
         return tuple(min(self.width * 2**level, self.width_max) for level in range(self.depth + 1))
 
+    def channels_at_once(self, n_dates: int) -> int:
+        """Return its memory in channels: all dates at the finest level."""
+        return math.ceil(0.6 * n_dates * self.width)
+
 
 class ConvRecurrentConfig(NetworkConfig):
     """What the networks of `engine.models.spacetime.recurrent` are built from.
@@ -82,6 +88,10 @@ class ConvRecurrentConfig(NetworkConfig):
             raise ValueError(f"the kernel must have an odd side, got {self.kernel}")
         return self
 
+    def channels_at_once(self, n_dates: int) -> int:
+        """Return its memory in channels: gates and states of all dates, those of the ConvLSTM."""
+        return math.ceil((1.5 if self.bidirectional else 1.0) * n_dates * self.width)
+
 
 class CalendarConfig(NetworkConfig):
     """What networks with convolutions over time have in common: dates are first brought onto a calendar.
@@ -95,6 +105,10 @@ class CalendarConfig(NetworkConfig):
     steps: int = Field(default=12, ge=2, le=366)
     years: int = Field(default=1, ge=1, le=10)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    def _channels_of_steps(self, each: float, n_dates: int) -> int:
+        """Return the memory in channels: so much for each step, and what the dates take before."""
+        return math.ceil(each * self.steps + 0.2 * n_dates * (self.n_bands + 1))
 
     def _halved(self, times: int) -> None:
         if self.steps % 2**times:
@@ -119,6 +133,10 @@ class Cnn3dConfig(CalendarConfig):
         self._halved(self.depth - 1)
         return self
 
+    def channels_at_once(self, n_dates: int) -> int:
+        """Return its memory in channels: all steps."""
+        return self._channels_of_steps(0.25 * self.width, n_dates)
+
 
 class Cnn3d2dConfig(CalendarConfig):
     """What `engine.models.spacetime.cnn3d.Cnn3d2d` is built from.
@@ -134,6 +152,10 @@ class Cnn3d2dConfig(CalendarConfig):
     depth: int = Field(default=2, ge=1, le=6)
     hidden: int = Field(default=32, ge=1)
     depth_2d: int = Field(default=2, ge=1, le=6)
+
+    def channels_at_once(self, n_dates: int) -> int:
+        """Return its memory in channels: all steps, and those side by side."""
+        return self._channels_of_steps(0.4 * self.width, n_dates)
 
 
 class UNet3dConfig(CalendarConfig):
@@ -175,3 +197,7 @@ class UNet3dConfig(CalendarConfig):
         (8, 16, 32, 32)
         """
         return tuple(min(self.width * 2**level, self.width_max) for level in range(self.depth + 1))
+
+    def channels_at_once(self, n_dates: int) -> int:
+        """Return its memory in channels: all steps of skip, gate and what they are joined to."""
+        return self._channels_of_steps(1.4 * self.width, n_dates)

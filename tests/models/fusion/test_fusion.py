@@ -26,7 +26,7 @@ PLANES = tuple(
     for i, kind in enumerate(KINDS)
 )
 GROUPS = groups_of(PLANES)
-SMALL = {"fusion_unet": {"series": 6, "width": 8, "depth": 1, "groups": GROUPS}}
+SMALL = {"fusion_unet": {"series": 6, "heads": 2, "width": 8, "depth": 1, "groups": GROUPS}}
 SMALL["fusion_transformer"] = {"width": 16, "heads": 2, "groups": GROUPS}
 
 

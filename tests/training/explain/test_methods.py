@@ -55,9 +55,9 @@ def test_what_was_asked_for_by_name_is_an_error_when_it_cannot_be_had(subject: S
 
 
 def test_sentences_name_what_was_planted(sheets: dict[str, Sheet]) -> None:
-    assert "nir costs most" in sheets["occlusion_bands"].sentence
-    assert "1 Jun costs most: 50.0 points" in sheets["occlusion_dates"].sentence
-    assert "Shuffling nir costs most" in sheets["permutation"].sentence
+    assert "Of them nir costs most" in sheets["occlusion_bands"].sentence
+    assert "Of them 1 Jun costs most: 50.0 points" in sheets["occlusion_dates"].sentence
+    assert "Of the bands nir costs most" in sheets["permutation"].sentence
     assert "held from 1 Jun on" in sheets["in_season"].sentence
     assert "Strongest: nir at 1 Jun, 100% of all" in sheets["integrated"].sentence
     assert sheets["in_season"].facts == {"final_accuracy": 1.0, "held_from": "1 Jun", "chance": 0.5}
