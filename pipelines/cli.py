@@ -115,7 +115,7 @@ def init(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Option(help="map, cube, train or bundle.")] = "map") -> None:
+def schema(kind: Annotated[str, typer.Option(help="map, cube, train, sweep or bundle.")] = "map") -> None:
     """Print the JSON Schema of a run's YAML: every setting with its meaning and limits."""
     from engine.values.errors import InputError
     from pipelines.config import CubeConfig, RunConfig
@@ -127,9 +127,13 @@ def schema(kind: Annotated[str, typer.Option(help="map, cube, train or bundle.")
         from pipelines.train_model import TrainConfig
 
         kinds["train"] = TrainConfig
+    if kind == "sweep":
+        from pipelines.sweep_training import SweepConfig
+
+        kinds["sweep"] = SweepConfig
     if kind not in kinds:
         raise InputError(
-            "no such kind of YAML", where="--kind", found=kind, limit=", ".join([*kinds, "train"])
+            "no such kind of YAML", where="--kind", found=kind, limit=", ".join([*kinds, "train", "sweep"])
         )
     typer.echo(text(kinds[kind]))
 

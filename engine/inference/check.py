@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from engine.inference.blend import ROWS
 from engine.inference.ensemble import Model, bundles_of
 from engine.inference.manifest import MANIFEST, Precision
+from engine.inference.unfamiliar import read_familiarity
 from engine.values.errors import LandweaveError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def check_bundle(
     Returns:
         Findings in order; later ones are left out where the network does not run at all.
     """
-    found = [*_manifest(bundle.path / MANIFEST), _weights(bundle)]
+    found = [*_manifest(bundle.path / MANIFEST), _weights(bundle), *_familiar(bundle)]
     x_BTCHW, days = drawn_windows(bundle), drawn_days(bundle)
     try:
         from engine.inference.lane import Lane
@@ -175,6 +176,18 @@ def _weights(bundle: Bundle) -> Finding:
     return Finding(
         "weights", True, f"{n_bytes:,} bytes of {bundle.kind}, sha256 {bundle.weights_sha256[:16]}…"
     )
+
+
+def _familiar(bundle: Bundle) -> Iterator[Finding]:
+    """Compare the statistics of the features, where there are any, with their checksum."""
+    if bundle.familiar is None:
+        return
+    try:
+        known = read_familiarity(bundle)
+        told = f"{len(known.centres_KF)} classes in {len(known.mean_F)} features, d95 {known.distance:.3g}"
+        yield Finding("familiar", True, told)
+    except LandweaveError as error:
+        yield Finding("familiar", False, str(error))
 
 
 def _slots(bundle: Bundle, x_BTCHW: NDArray[np.uint16], lane_of: Callable[[int], Lane]) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from scipy.spatial.distance import mahalanobis
 
 from engine.inference.augment import TurningLane, views_of
 from engine.inference.bundle import Bundle, load_bundle, save_bundle
+from engine.inference.check import check_bundle
 from engine.inference.ensemble import create_ensemble
 from engine.inference.lane import Lane
 from engine.inference.predict import predict
@@ -174,7 +175,10 @@ def test_the_digest_knows_the_statistics_and_a_damaged_file_is_refused(
         replace(FIELDS, lattice=bundle.lattice, familiarity=_familiarity(8)),
     )
     assert again.digest() == bundle.digest() == load_bundle(bundle.path).digest()
+    told = {f.name: f.passed for f in check_bundle(again)}
+    assert told["familiar"] is True
     (tmp_path / "c" / FILE).write_bytes(b"other")
+    assert not next(f for f in check_bundle(again) if f.name == "familiar").passed
     with pytest.raises(DataError, match="not those that the manifest names"):
         read_familiarity(again)
     (tmp_path / "c" / FILE).unlink()

@@ -142,3 +142,8 @@ def test_a_bundle_without_a_training_has_a_card_too(tmp_path: Path) -> None:
     assert "no scores of an examined training" in card
     assert "Not stated by its maker" in card
     assert not (tmp_path / "reliability.png").exists()
+
+
+def test_the_settings_of_a_sweep_are_told() -> None:
+    told = json.loads(CliRunner().invoke(app, ["schema", "--kind", "sweep"]).output)
+    assert {"space", "trials", "metric", "cluster"} <= set(told["properties"])

@@ -113,9 +113,15 @@ def ask(asker: Asker, stream: Iterable[tuple[Batch, Inner]], seed: int = 0) -> A
 
 @torch.inference_mode()
 def features_of(
-    asker: Asker, stream: Iterable[tuple[Batch, Inner]], most: int
+    asker: Asker, stream: Iterable[tuple[Batch, Inner]], most: int, seed: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return features (N, F) and truth (N,) of annotated items, until there are `most` of them.
+    """Return features (N, F) and truth (N,) of at most `most` annotated items, each as likely as any other.
+
+    Args:
+        asker: The network.
+        stream: Batches; read to their end, so that no corner of an area speaks for all of it.
+        most: Items that are kept.
+        seed: Of the draw.
 
     Raises:
         InputError: If the network shows no features, or nothing is annotated.
@@ -126,7 +132,7 @@ def features_of(
             "the network shows no features", where="familiarity", found=type(asker.module).__name__
         )
     asker.module.eval()
-    found, truths, count = [], [], 0
+    kept, some = _Thinned(most, seed), False
     for batch, inner in stream:
         known_BHW, _ = _known(batch, inner)
         if not known_BHW.any():
@@ -134,14 +140,13 @@ def features_of(
         here = _at_home(batch, asker.module)
         more = (here.dates.to(torch.float32),) if asker.takes_days else ()
         features_BFHW = show(*here.prepared(asker.normalisation), *more)
-        found.append(features_BFHW.float().cpu().numpy().transpose(0, 2, 3, 1)[known_BHW])
-        truths.append(batch.target.numpy()[known_BHW].astype(np.int64))
-        count += len(truths[-1])
-        if count >= most:
-            break
-    if not found:
+        features_NF = features_BFHW.float().cpu().numpy().transpose(0, 2, 3, 1)[known_BHW]
+        kept.add(features_NF, batch.target.numpy()[known_BHW].astype(np.int64))
+        some = True
+    if not some:
         raise InputError("nothing is annotated", where="familiarity", mend="give the split another seed")
-    return np.concatenate(found), np.concatenate(truths)
+    features_NF, truth_N = kept.columns()
+    return features_NF, truth_N
 
 
 def _known(batch: Batch, inner: Inner) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -32,13 +32,14 @@ from training.splits import TEST, VAL
 
 if TYPE_CHECKING:
     from training.batch import Batch
-    from training.lessons import Inner, Lessons
+    from training.lessons import Lessons
     from training.loop import TrainedModel
 
 Calibration = Literal["none", "temperature", "vector"]
 """How probabilities are mended: not at all, by one number, or by two for each class."""
 
 _FEATURE_ITEMS = 30_000
+_FEATURE_BATCHES = 64
 
 
 @dataclass(frozen=True)
@@ -223,9 +224,9 @@ def _decided_again(answers: Answers, after_NK: NDArray[np.float64]) -> NDArray[n
 
 
 def _familiarity(asker: Asker, lessons: Lessons) -> Familiarity:
-    """Measure training features on drawn batches, held-out ones on every few windows of the validation part."""
+    """Measure training features on drawn batches, held-out ones on the whole validation part."""
     with closing(cast("Generator[Batch, None, None]", lessons.batches())) as batches:
-        whole: Iterator[tuple[Batch, Inner]] = ((b, (slice(None), slice(None))) for b in batches)
+        whole = ((b, (slice(None), slice(None))) for b in itertools.islice(batches, _FEATURE_BATCHES))
         features_NF, truth_N = features_of(asker, whole, _FEATURE_ITEMS)
-    held_out_NF, _ = features_of(asker, itertools.islice(lessons.part(VAL), 0, None, 4), _FEATURE_ITEMS)
+    held_out_NF, _ = features_of(asker, lessons.part(VAL), _FEATURE_ITEMS)
     return fit_familiarity(features_NF, truth_N, held_out_NF)
