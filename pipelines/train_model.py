@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 Options = TypeVar("Options", bound=TrainOptions)
 
 
+_PATIENCE_S = 10.0  # for how far the network looks: a remark at the end of a training
+
+
 class TrainConfig(SourceConfig):
     """One network, trained on one area and season."""
 
@@ -244,7 +247,7 @@ def check_training_labels(config: TrainConfig) -> list[tuple[LabelReport, Path]]
 
 def overlap_line(bundle: Bundle) -> str:
     """Measure how far the network looks and say whether half the overlap holds it, else what would."""
-    lattice, field = bundle.lattice, receptive_field(bundle)
+    lattice, field = bundle.lattice, receptive_field(bundle, patience_s=_PATIENCE_S)
     if field.pixelwise or 2 * field.effective_px <= lattice.overlap_px:
         return f"{field.line()}: an overlap of {lattice.overlap_px} px shows it"
     proposed = propose_lattice(field, lattice.window_px)

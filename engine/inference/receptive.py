@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -138,13 +139,16 @@ class LatticeProposal:
     reason: str
 
 
-def receptive_field(bundle: Bundle, windows: NDArray[np.uint16] | None = None) -> ReceptiveField:
+def receptive_field(
+    bundle: Bundle, windows: NDArray[np.uint16] | None = None, patience_s: float = math.inf
+) -> ReceptiveField:
     """Measure how far a bundle's network looks.
 
     Args:
         bundle: The model.
         windows: Real windows (n, T, C, y, x) uint16, 0 = no data, to measure on beside simulated ones; used
             where they are as large as the probe's window.
+        patience_s: No larger window is tried once this much time is gone; the largest tried is told.
 
     Returns:
         The field, in pixels of the input.
@@ -160,11 +164,19 @@ def receptive_field(bundle: Bundle, windows: NDArray[np.uint16] | None = None) -
         return network_of(replace(bundle, lattice=Lattice(side_px, 0)), "cpu", days)
 
     draw = partial(_draw, bundle, windows)
-    return measure_field(network_at, draw, bundle.lattice.window_px, differences=bundle.kind != "safetensors")
+    by_differences = bundle.kind != "safetensors"
+    return measure_field(
+        network_at, draw, bundle.lattice.window_px, differences=by_differences, patience_s=patience_s
+    )
 
 
 def measure_field(
-    network_at: NetworkAt, draw: Draw, window_px: int, *, differences: bool = False
+    network_at: NetworkAt,
+    draw: Draw,
+    window_px: int,
+    *,
+    differences: bool = False,
+    patience_s: float = math.inf,
 ) -> ReceptiveField:
     """Measure a network's field, in windows that grow until they hold it.
 
@@ -173,18 +185,21 @@ def measure_field(
         draw: Gives inputs.
         window_px: Side of the trained window.
         differences: Replace inputs instead of taking derivatives.
+        patience_s: No larger window is tried once this much time is gone.
 
     Returns:
         The field.
     """
     look = _by_differences if differences else _by_gradient
-    found = None
+    found, start = None, time.perf_counter()
     for side_px, network in _growing(network_at, draw, window_px):
         found = side_px, network, *look(network, draw, side_px, 1)
         if not _reaches_edge(found[2], side_px):
             found = side_px, network, *look(network, draw, side_px, INPUTS)
             if not _reaches_edge(found[2], side_px):
                 break
+        if side_px >= window_px and time.perf_counter() - start > patience_s:
+            break
     if found is None:
         raise InputError("the network cannot be run", where="receptive field", found=f"{window_px} px")
     side_px, _, support, effective = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,12 @@ def draw(side_px: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def measured(
-    module: nn.Module, window_px: int, *, differences: bool, largest: int = 10_000
+    module: nn.Module,
+    window_px: int,
+    *,
+    differences: bool,
+    largest: int = 10_000,
+    patience_s: float = math.inf,
 ) -> ReceptiveField:
     module.requires_grad_(False)
 
@@ -49,7 +55,7 @@ def measured(
             raise RuntimeError("too large")
         return lambda x, valid: module(x.flatten(1, 2))
 
-    return measure_field(network_at, draw, window_px, differences=differences)
+    return measure_field(network_at, draw, window_px, differences=differences, patience_s=patience_s)
 
 
 def stack(*layers: tuple[int, int]) -> nn.Sequential:
@@ -83,6 +89,8 @@ def test_a_field_wider_than_the_trained_window_is_measured_in_a_larger_one(diffe
     assert (field.support_px, field.probe_px, field.whole_window) == (12, 32, False)
     fixed = measured(stack(*[(5, 2)] * 3), 16, differences=differences, largest=16)
     assert (fixed.whole_window, fixed.size_free, fixed.probe_px) == (True, False, 16)
+    hasty = measured(stack((3, 1), (5, 1)), 4, differences=differences, patience_s=0.0)
+    assert (hasty.whole_window, hasty.probe_px) == (True, 4), "the trained window is looked at in any case"
 
 
 class Pooled(nn.Module):
