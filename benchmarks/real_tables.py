@@ -34,8 +34,10 @@ _DATA = Path(os.environ.get("LANDWEAVE_TEST_DATA", Path(__file__).parents[2] / "
 _BASELINES = ("forest", "boosting")
 COMMITTEES: dict[str, tuple[str, ...]] = {
     "networks": ("mlp", "cnn1d"),
+    "three networks": ("mlp", "cnn1d", "tempcnn"),
     "networks + deep forest": ("mlp", "cnn1d", "deep-forest"),
     "networks + forest": ("mlp", "cnn1d", "forest"),
+    "three networks + forest": ("mlp", "cnn1d", "tempcnn", "forest"),
 }
 """Means of models' shares: nothing is trained for them."""
 
