@@ -14,6 +14,7 @@ from engine.inference.foreign import presto, presto_classes
 from engine.inference.predict import predict
 from engine.models.registry import build
 from engine.values.classes import ClassScheme
+from engine.values.days import running_days
 from engine.values.errors import InputError
 from engine.values.georef import georef_coords
 from engine.values.grid import Box, Grid
@@ -43,7 +44,7 @@ def _direct(cube: xr.Dataset, net: torch.nn.Module) -> np.ndarray:
     values = cube.reflectance.values.astype(np.float32)
     valid = (values != 0).all(axis=1)
     x_BTCHW = torch.tensor(np.where(valid[:, None], values, 0) / 10000)[None]
-    days = torch.tensor(cube.time.dt.dayofyear.values, dtype=torch.float32)
+    days = torch.tensor(running_days(cube.time.values), dtype=torch.float32)
     with torch.inference_mode():
         return net(x_BTCHW, torch.tensor(valid)[None].float(), days)[0].numpy()
 

@@ -138,7 +138,7 @@ def test_the_threshold_asks_the_same_question_of_every_float32(
     x = (t.view(np.int32) + step).view(np.float32) if abs(t[0]) > 1e-30 else t + np.float32(step)
     theirs = scaled(x.astype(np.float64), one)
     theirs = theirs.astype(np.float32) if rounds else theirs
-    assert (x <= t)[0] == (theirs <= threshold)[0]
+    assert (x <= t)[0] == (theirs <= np.float64(threshold))[0], "a plain number would be rounded to float32"
 
 
 @pytest.mark.parametrize(

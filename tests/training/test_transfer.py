@@ -232,7 +232,12 @@ def test_a_table_starts_from_a_bundle_too(tmp_path: Path) -> None:
         np.ones(120, np.float32),
     )
     options = TableOptions(
-        steps=40, batch=32, checks=1, split=Split(by="groups", val=0.3, buffer_px=0), config={"width": 16}
+        architecture="tempcnn",
+        steps=40,
+        batch=32,
+        checks=1,
+        split=Split(by="groups", val=0.3, buffer_px=0),
+        config={"width": 16},
     )
     first = replace(old[value < 3], classes=two, bands=("red", "nir"))
     trained = train_table(first, options)

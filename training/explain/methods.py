@@ -111,19 +111,23 @@ def explain(
 
         try:
             yield Made(name, tuple(method(subject, hear)))
-        except _NotHereError as error:
+        except _NotHere as here:
             if methods:
-                raise
-            yield Made(name, why_not=error.what)
+                raise InputError(here.why, where=name) from None
+            yield Made(name, why_not=here.why)
 
 
-class _NotHereError(InputError):
-    """This network or these data do not allow the method."""
+class _NotHere(Exception):  # noqa: N818 - no error by itself: all methods were asked for, and one does not apply
+    """This network or these data do not allow a method."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
 
 
 def _permutation(s: Subject, told: Told) -> list[Sheet]:
     if len(s.examples) < 2:
-        raise _NotHereError("there is one example only", where="permutation")
+        raise _NotHere("there is one example only")
     found = permute(s.lens, s.examples, s.legend.season, s.repeats, s.seed, told)
     return [permutation_sheet(found, s.legend)]
 
@@ -140,7 +144,7 @@ def _in_season(s: Subject, told: Told) -> list[Sheet]:
 
 def _attention(s: Subject, _: Told) -> list[Sheet]:
     if not s.lens.has("attention"):
-        raise _NotHereError("the network has no attention over dates", where="attention")
+        raise _NotHere("the network has no attention over dates")
     return [attention_sheet(attention(s.lens, s.examples, s.legend.season), s.legend)]
 
 
@@ -155,15 +159,15 @@ def _integrated(s: Subject, told: Told) -> list[Sheet]:
 
 
 def _hidden(s: Subject, told: Told) -> list[Sheet]:
-    _require_features(s, "hidden")
+    _require_features(s)
     found = over_the_season(s.lens, s.examples, s.legend.season, told)
     return [hidden_sheet(found, s.legend, s.examples.of, "season")]
 
 
 def _training(s: Subject, told: Told) -> list[Sheet]:
     if not s.states:
-        raise _NotHereError("no weights of earlier moments were given (--checkpoints)", where="training")
-    _require_features(s, "training")
+        raise _NotHere("no weights of earlier moments were given (--checkpoints)")
+    _require_features(s)
     found = over_the_training(s.lens, s.states, s.examples, told)
     return [hidden_sheet(found, s.legend, s.examples.of, "training")]
 
@@ -185,14 +189,14 @@ def _confidence(s: Subject, _: Told) -> list[Sheet]:
 
 def _require_layers(layers: tuple[str, ...]) -> None:
     if not layers:
-        raise _NotHereError("none of its layers answers for each example apart", where="activations")
+        raise _NotHere("none of its layers answers for each example apart")
 
 
-def _require_features(s: Subject, where: str) -> None:
+def _require_features(s: Subject) -> None:
     if not s.lens.has("features"):
-        raise _NotHereError("the network offers no hidden features", where=where)
+        raise _NotHere("the network offers no hidden features")
     if len(s.examples) < 3:
-        raise _NotHereError("there are fewer than 3 examples", where=where)
+        raise _NotHere("there are fewer than 3 examples")
 
 
 METHODS: dict[str, Callable[[Subject, Told], list[Sheet]]] = {
