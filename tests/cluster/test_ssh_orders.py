@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 
 import pytest
@@ -74,6 +75,14 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         pass
 
 
-def test_unchecked_host_keys_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_unchecked_host_keys_are_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(
+        logging.WARNING, "landweave.cluster"
+    )  # whatever earlier tests left of logging in this process
+    for name in ("landweave", "landweave.cluster"):
+        monkeypatch.setattr(logging.getLogger(name), "disabled", False)
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     ssh._check_files(_spec(check_host_key=False))
     assert "check_host_key is off" in caplog.text
