@@ -100,6 +100,8 @@ def together(device: str) -> Iterator[Group]:
         dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield Group.here(device)
+        if started:
+            dist.barrier()  # who leaves early closes connections that the others still use, which ends them
     finally:
         if started:
             dist.destroy_process_group()

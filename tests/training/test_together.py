@@ -41,7 +41,7 @@ def _two_processes(out: Path, options: TrainOptions, *kill: str) -> subprocess.C
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_are_two_accumulated_batches(tmp_path: Path) -> None:
     done = _two_processes(tmp_path, options_with(**LEARNT, steps=4))
     assert done.returncode == 0, done.stderr[-2000:]
