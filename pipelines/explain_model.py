@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from training.explain.report import write_index, write_sheet
 from training.explain.season import season_of
 from training.explain.sheets import Legend, Sheet
 from training.lessons import PARTS, CubeLessons, Lessons
+from training.threads import threads
 
 if TYPE_CHECKING:
     import torch
@@ -310,16 +310,3 @@ def _about(bundle: Bundle, part: str, examples: Examples, legend: Legend) -> dic
         "season": f"{legend.season.names[0]} to {legend.season.names[-1]}, {len(legend.season)} steps",
         "bands": ", ".join(legend.bands),
     }
-
-
-@contextmanager
-def threads(n: int) -> Iterator[None]:
-    """Let torch run with so many threads, and set it back afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

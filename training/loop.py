@@ -43,6 +43,7 @@ from training.options import TrainOptions
 from training.pixels import Streamed
 from training.scoring import Evaluation
 from training.splits import TEST, VAL
+from training.threads import threads
 from training.together import Group
 from training.transfer import start_fields, started
 
@@ -261,7 +262,7 @@ def fit(
         ConflictError: If the checkpoint is of another training.
         KeyboardInterrupt: If a signal ended it.
     """
-    with _threads(options.threads):
+    with threads(options.threads):
         learner = make_learner(module, lessons, options, tuning)
         state, file = _begin(learner, lessons)
         if learner.group.first:
@@ -389,13 +390,3 @@ def _signals(file: CheckpointFile | None) -> Iterator[Interrupts | None]:
         return
     with Interrupts() as signals:
         yield signals
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -29,6 +29,7 @@ from training.calibration.reliability import Reliability, equal_masses, reliabil
 from training.calibration.scaling import fit_temperature, fit_vector, softmax, vector_scaled
 from training.intervals import Interval, score_intervals
 from training.splits import TEST, VAL
+from training.threads import threads
 
 if TYPE_CHECKING:
     from training.batch import Batch
@@ -151,7 +152,13 @@ def examine(
     """
     if trained.options.several_labels:
         return Examined(Scale(), None, {}, ("not examined: a pixel may have several classes",))
-    of_blocks = groups or blocks_of(trained.options.split.block_px)
+    with threads(trained.options.threads):  # as it was trained: more of them are slow beside other work
+        return _examined(trained, lessons, calibration, groups or blocks_of(trained.options.split.block_px))
+
+
+def _examined(
+    trained: TrainedModel, lessons: Lessons, calibration: Calibration, of_blocks: Groups
+) -> Examined:
     days = takes_days(trained.options.architecture)
     asker = Asker(trained.module, trained.normalisation, days, of_blocks)
     val, notes = ask(asker, lessons.part(VAL)), []

@@ -61,6 +61,23 @@ def test_scores_are_those_of_the_training_and_lie_in_their_intervals(
     assert examined.parts["test"].groups == len(blocks)
 
 
+def test_it_takes_the_threads_of_the_training_and_gives_them_back(
+    made: tuple[TrainedModel, CubeLessons], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, part = set(), CubeLessons.part
+    monkeypatch.setattr(
+        CubeLessons, "part", lambda self, which: seen.add(torch.get_num_threads()) or part(self, which)
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        examine(*made)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {OPTIONS.threads} == {1}
+
+
 def test_the_temperature_lessens_the_cross_entropy_it_was_fitted_on(
     made: tuple[TrainedModel, CubeLessons], examined: Examined
 ) -> None:
