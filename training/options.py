@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from engine.models.registry import architectures
 from training.augment import AugmentOptions
 from training.losses import WeightKind
 from training.losses.options import (
@@ -125,6 +126,13 @@ class TrainOptions(BaseModel):
     memory_bytes: int | None = Field(default=None, ge=1)
     augment: AugmentOptions | None = None
     transfer: TransferOptions | None = None
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in architectures():
+            raise ValueError(f"there is no network {name!r}; known are {', '.join(architectures())}")
+        return name
 
     @field_validator("loss", mode="before")
     @classmethod

@@ -228,6 +228,9 @@ def test_paths_start_at_the_yaml_and_wrong_settings_are_named(sample: SampleArch
     bad = _settings(sample, tmp_path) | {"name": "wheat, barley"}  # known before training, not after it
     with pytest.raises(InputError, match="name"):
         load_train_config(_write(tmp_path / "train.yaml", bad))
+    bad = _settings(sample, tmp_path) | {"options": {"architecture": "resnetx"}}
+    with pytest.raises(InputError, match=r"options\.architecture.*resnetx.*unet_resnet"):
+        load_train_config(_write(tmp_path / "train.yaml", bad))
 
 
 def test_a_training_starts_from_a_bundle_beside_its_yaml(sample: SampleArchive, tmp_path: Path) -> None:
