@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # Tests that start no cluster of their own run side by side, test by test; those of services and clusters, and those
 # that kill processes, file by file.
 SERVED := $(addprefix tests/,services runs cluster pipelines)
-QUICK  := tests/test_imports.py $(addprefix tests/,values archive cube models inference store products training)
+QUICK  := tests/test_imports.py $(addprefix tests/,values archive cube models inference store products refine assessment training)
 
 .PHONY: demo test test-long lint venv clean
 

@@ -20,6 +20,8 @@ ALLOWED = {
     "engine.cube": {"engine.archive", "engine.store", "engine.models", "engine.values"},
     "engine.inference": {"engine.archive", "engine.store", "engine.models", "engine.values"},
     "engine.products": {"engine.archive", "engine.store", "engine.models", "engine.values"},
+    "engine.refine": {"engine.archive", "engine.store", "engine.models", "engine.values"},
+    "engine.assessment": {"engine.archive", "engine.store", "engine.models", "engine.values"},
     "engine.runs": {"engine.archive", "engine.store", "engine.models", "engine.values"},
     "cluster": {"engine"},
     "training": {"engine"},
