@@ -11,16 +11,17 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from engine.refine.steps import Step
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
-from engine.values.grid import Grid
+from engine.values.grid import Box, Grid
 
 _HECTARE_M2 = 10_000
 _EDGE = 1e-9  # a part of a pixel that is rounding, not size
@@ -34,11 +35,14 @@ class Around:
         scheme: Its classes.
         resolution_yx: Height and width of a pixel in metres.
         grid: Where its pixels lie.
+        inside: Tells which pixels of a box lie in the outline of what is mapped, (y, x) bool; None where no outline
+            is known: everything does.
     """
 
     scheme: ClassScheme
     resolution_yx: tuple[float, float]
     grid: Grid
+    inside: Callable[[Box], NDArray[Any]] | None = None
 
     def value(self, name: str | int, where: str = "class") -> int:
         """Return the value of a class that is given by name, source code or value.
