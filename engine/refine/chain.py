@@ -24,6 +24,7 @@ from engine.refine.filters import MajorityConfig
 from engine.refine.mmu import MinimumMappingUnit
 from engine.refine.rules import RulesConfig
 from engine.refine.sieve import Sieve
+from engine.refine.source import CHANGED
 from engine.refine.steps import Layers, Source, Step
 from engine.values.classes import NO_DATA_LABEL
 from engine.values.grid import Box
@@ -34,13 +35,22 @@ AnyStep = Annotated[
 ]
 """Settings of any kind of step."""
 
-CHANGED = "changed"
-"""Layer of a refined map: (y, x) uint8, number of the last step that changed a pixel's label; 0 = none did."""
-
 CHANGED_NO_DATA = 255
 """Of a pixel without a class, that had none before."""
 
 MOST_STEPS = 250
+
+__all__ = [
+    "CHANGED",
+    "CHANGED_NO_DATA",
+    "AnyStep",
+    "Chain",
+    "Link",
+    "RefineSpec",
+    "SieveConfig",
+    "chain",
+    "finished",
+]
 
 
 class SieveConfig(BaseModel):
