@@ -63,7 +63,7 @@ def test_one_run_makes_the_map_and_refines_it(project: Path, made: MapResult, sa
     wanted, found = refine_map(opened(run, "map.zarr"), spec, scheme), opened(run, "refined.zarr")
     for name in ("label", "confidence", "changed", "observations"):
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
-    assert {0, 1, 255} <= set(np.unique(found.changed))
+    assert set(np.unique(found.changed)) == {1, 255}  # an untrained network is sure of nothing
     plan = read_plan(str(run), "refined")
     assert (plan["of"], plan["steps_done"], plan["reach_px"]) == ("map", ["1_rules", "2_majority"], 1)
     assert verify_run(str(run)).exit_code == 0
