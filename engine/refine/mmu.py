@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from engine.refine.around import Around, StepConfig
-from engine.refine.merging import KEPT_FATE, LEFT_FATE, UNDECIDED_FATE, Rule, merge_window
+from engine.refine.merging import LEFT_FATE, UNDECIDED_FATE, Rule, merge_window
 from engine.refine.steps import Layers, Source, grown
 from engine.values.classes import NO_DATA_LABEL
 from engine.values.errors import InputError
@@ -187,9 +187,8 @@ class MmuStep:
                 again = undecided[at]
                 label_again, fates_again = _decided(part_window, grown(part, halo), part, rule)
                 label[at][again], fates[at][again] = label_again[again], fates_again[again]
-        counts = np.bincount(fates.ravel(), minlength=UNDECIDED_FATE)
-        kept, left = int(counts[KEPT_FATE]), int(counts[LEFT_FATE])
-        return Merged(label, label.size - kept - left, left, halo)
+        left = int(np.count_nonzero(fates == LEFT_FATE))
+        return Merged(label, int(np.count_nonzero(fates)) - left, left, halo)
 
 
 def _decided(
