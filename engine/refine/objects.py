@@ -124,7 +124,11 @@ def root_of(parents: NDArray[np.int32], number: int) -> int:
 
 @numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
 def number_row(
-    above: NDArray[np.int32], runs: NDArray[np.int32], parents: NDArray[np.int32], n: int, way: tuple[int, bool]
+    above: NDArray[np.int32],
+    runs: NDArray[np.int32],
+    parents: NDArray[np.int32],
+    n: int,
+    way: tuple[int, bool],
 ) -> int:
     """Number the runs of a row after those of the row above.
 

@@ -36,7 +36,8 @@ ReadRows = Callable[[int, int], NDArray[Any]]
 WriteRows = Callable[[int, NDArray[np.uint8]], None]
 """Takes the number of the first row, and the rows, (y, x) uint8."""
 
-_SIZE_LIMIT = 2**31 - 1  # GDAL counts pixels of a region no further, and so compares the largest ones as equal
+_SIZE_LIMIT = 2**31 - 1  # GDAL counts a region's pixels no further: larger ones are equal
+_PIECES_LIMIT = 2**31 - 1  # pieces are numbered in 32 bits
 _STRIP_PX = 2**20
 
 
@@ -110,7 +111,9 @@ class Sieve:
 
     def __post_init__(self) -> None:
         if self.connectivity not in (4, 8):
-            raise InputError("pixels touch by edges or by corners too", found=self.connectivity, limit="4 or 8")
+            raise InputError(
+                "pixels touch by edges or by corners too", found=self.connectivity, limit="4 or 8"
+            )
         if self.min_px < 1:
             raise InputError("a sieve needs a size", where="min_px", found=self.min_px, limit="1 or more")
 
@@ -130,7 +133,7 @@ class Sieve:
         """
         strips = _Strips(self, read, shape_yx, mask)
         pieces = _Pieces()
-        for _, _, cut, above in strips.numbered(pieces, unites=True):
+        for _, _, cut, _ in strips.numbered(pieces, unites=True):
             _add_sizes(cut, pieces.sizes, pieces.classes)
         pieces.trim()
         regions = flatten(pieces.parents, False)
@@ -166,10 +169,12 @@ class _Pieces:
         """
         if self.n + more <= len(self.parents):
             return
-        if self.n + more > _SIZE_LIMIT:
+        if self.n + more > _PIECES_LIMIT:
             mend = "use the minimum mapping unit instead, which works tile by tile"
-            raise DataError("the map has too many regions for a sieve", found=self.n, limit=_SIZE_LIMIT, mend=mend)
-        self._resize(min(max(self.n + more, len(self.parents) * 3 // 2), _SIZE_LIMIT))
+            raise DataError(
+                "the map has too many regions for a sieve", found=self.n, limit=_PIECES_LIMIT, mend=mend
+            )
+        self._resize(min(max(self.n + more, len(self.parents) * 3 // 2), _PIECES_LIMIT))
 
     def trim(self) -> None:
         """Keep no more room than pieces."""
@@ -341,7 +346,10 @@ def _follow_chains(
 
 @numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
 def _new_classes(
-    parents: NDArray[np.int32], classes: NDArray[np.uint8], largest: NDArray[np.int32], becomes: NDArray[np.uint8]
+    parents: NDArray[np.int32],
+    classes: NDArray[np.uint8],
+    largest: NDArray[np.int32],
+    becomes: NDArray[np.uint8],
 ) -> None:
     """Give each piece the class of the region that its own is merged into, else its own."""
     for i in range(len(parents)):
