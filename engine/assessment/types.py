@@ -33,12 +33,15 @@ class Stratum:
         pixels: Of the population, what a point was drawn from; a design weighs with them.
         hectares: What they cover, on the ellipsoid where the caller can say so; shares of area weigh with them.
         clusters: Clusters (primary units) in the stratum, where the design draws clusters first; 0 = it does not.
+        mapped: Class value that the map has in the whole stratum; 0 = several, or not known. Lets a stratum with a
+            single point leave the user's accuracies of other classes alone.
     """
 
     name: str
     pixels: int
     hectares: float
     clusters: int = 0
+    mapped: int = 0
 
     def __post_init__(self) -> None:
         if self.pixels < 0 or not self.hectares >= 0:
