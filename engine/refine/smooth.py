@@ -311,7 +311,7 @@ class BayesStep:
         """
         from engine.refine.smooth_kernels import bayes
 
-        halves, how = self.window.array(), (logits(), np.array(self.smoothness), self.fraction)
+        halves, how = self.window.array(), (_logit_tables(), np.array(self.smoothness), self.fraction)
         return smoothed(
             source,
             box,
@@ -407,3 +407,10 @@ def logits() -> NDArray[np.int64]:
     """Return the logit of each stored probability 0..250, in multiples of 2**-16; 0 and 250 are finite."""
     share = np.clip(np.arange(_ONE + 1), _LEAST_SHARE, _ONE - _LEAST_SHARE) / _ONE
     return np.rint(np.log(share / (1 - share)) * _LOGIT_ONE).astype(np.int64)
+
+
+def _logit_tables() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the logits of all stored values and their squares, (256,) int64 each, 0 for no data."""
+    table = np.zeros(256, np.int64)
+    table[: _ONE + 1] = logits()
+    return table, table**2

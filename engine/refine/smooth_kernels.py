@@ -12,7 +12,6 @@ import numpy as np
 
 NO_DATA = 255
 LOGIT_BITS = 16  # logits are whole multiples of 2**-16
-_COARSE = 4  # a coarse bin holds 16 levels
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")  # pragma: no cover - compiled
@@ -123,8 +122,8 @@ def bayes(p, halves, how, labels, out):  # type: ignore[no-untyped-def]
     Args:
         p: Probabilities.
         halves: (rows,) int64, the window's spans.
-        how: logit of each probability (251,) int64 in multiples of 2**-16; smoothness of each class (K,) float64;
-            millionths of the neighbours that make the prior.
+        how: logit of each probability in multiples of 2**-16 and its square, (256,) int64 each, 0 for no data;
+            smoothness of each class (K,) float64; millionths of the neighbours that make the prior.
         labels: (K,) uint8, value of each class.
         out: As in `gaussian`.
     """
@@ -144,70 +143,66 @@ def bayes(p, halves, how, labels, out):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")  # pragma: no cover - compiled
 def _posteriors(plane, y, halves, how, posterior):  # type: ignore[no-untyped-def]
-    """Slide a histogram of the window along a row of one class; fine and coarse bins find its highest values."""
-    logits, smoothness, fraction = how
+    """Slide a histogram of the window along a row of one class, and with it a mark under its highest values.
+
+    Of what lies above the mark, number, sum and sum of squares are known; after each step along the row the mark
+    moves until the next value below it would be one too many (as Huang et al. 1979 find medians, IEEE Trans. ASSP
+    27:13).
+    """
+    (logits, squares), smoothness, fraction = how
     down, across = len(halves) // 2, halves.max()
-    counts = np.zeros(256, np.int64)
-    bins = np.zeros(
-        (3, 256 >> _COARSE), np.int64
-    )  # of each coarse bin: pixels, sum and sum of squares of logits
-    n, mean, variance, stale = np.int64(0), 0.0, 0.0, True
+    counts, size = np.zeros(256, np.int64), np.int64(0)
     for dy in range(len(halves)):
+        size += 2 * halves[dy] + 1
         for x in range(across - halves[dy], across + halves[dy] + 1):
-            n += _add(plane[y + dy, x], 1, counts, bins, logits)
+            counts[plane[y + dy, x]] += 1
+    mark, above, total, square = np.int64(254), counts[NO_DATA], np.int64(0), np.int64(0)
+    mean, variance, stale = 0.0, 0.0, True
     for x in range(len(posterior)):
         if x:
             for dy in range(len(halves)):
-                new = plane[y + dy, x + across + halves[dy]]
-                old = plane[y + dy, x + across - halves[dy] - 1]
+                new = np.int64(plane[y + dy, x + across + halves[dy]])
+                old = np.int64(plane[y + dy, x + across - halves[dy] - 1])
                 if new != old:
-                    n += _add(new, 1, counts, bins, logits) + _add(old, -1, counts, bins, logits)
+                    counts[new] += 1
+                    counts[old] -= 1
+                    comes, goes = np.int64(new > mark), np.int64(old > mark)
+                    above += comes - goes
+                    total += comes * logits[new] - goes * logits[old]
+                    square += comes * squares[new] - goes * squares[old]
                     stale = True
         own = plane[y + down, x + across]
         if own == NO_DATA:
             continue
         if stale:
-            mean, variance = _highest(n, fraction, counts, bins, logits)
+            n = size - counts[NO_DATA]
+            wanted = (n * fraction + 999_999) // 1_000_000
+            left = wanted + counts[NO_DATA] - above  # no data counts as above the mark, with logit 0
+            while left < 0:
+                mark += 1
+                left += counts[mark]
+                total -= counts[mark] * logits[mark]
+                square -= counts[mark] * squares[mark]
+            while mark >= 0 and counts[mark] <= left:
+                left -= counts[mark]
+                total += counts[mark] * logits[mark]
+                square += counts[mark] * squares[mark]
+                mark -= 1
+            above = wanted + counts[NO_DATA] - left
+            at = max(mark, 0)
+            mean, variance = _moments(wanted, total + left * logits[at], square + left * squares[at])
             stale = False
         weight = variance / (variance + smoothness)
         posterior[x] = weight * (logits[own] / 2.0**LOGIT_BITS) + (1.0 - weight) * mean
 
 
-@numba.njit(nogil=True, cache=True, inline="always")  # pragma: no cover - compiled
-def _add(value, sign, counts, bins, logits):  # type: ignore[no-untyped-def]
-    if value == NO_DATA:
-        return np.int64(0)
-    at, logit = value >> _COARSE, logits[value]
-    counts[value] += sign
-    bins[0, at] += sign
-    bins[1, at] += sign * logit
-    bins[2, at] += sign * logit * logit
-    return np.int64(sign)
-
-
 @numba.njit(nogil=True, cache=True, error_model="numpy")  # pragma: no cover - compiled
-def _highest(n, fraction, counts, bins, logits):  # type: ignore[no-untyped-def]
-    """Return mean and sample variance of the highest logits; exact sums, rounded once at the end."""
-    wanted = (n * fraction + 999_999) // 1_000_000
-    left, total, squares = wanted, np.int64(0), np.int64(0)
-    at = bins.shape[1] - 1
-    while bins[0, at] <= left and at > 0:
-        left -= bins[0, at]
-        total += bins[1, at]
-        squares += bins[2, at]
-        at -= 1
-    value = (at << _COARSE) + (1 << _COARSE) - 1
-    while left > 0:
-        taken = min(counts[value], left)
-        left -= taken
-        total += taken * logits[value]
-        squares += taken * logits[value] * logits[value]
-        value -= 1
-    mean = total / np.float64(wanted) / 2.0**LOGIT_BITS
-    if wanted < 2:
+def _moments(n, total, square):  # type: ignore[no-untyped-def]
+    """Return mean and sample variance from exact sums, rounded once at the end."""
+    mean = total / np.float64(n) / 2.0**LOGIT_BITS
+    if n < 2:
         return mean, 0.0
-    spread = np.float64(wanted * squares - total * total) / np.float64(wanted * (wanted - 1))
-    return mean, spread / 4.0**LOGIT_BITS
+    return mean, np.float64(n * square - total * total) / np.float64(n * (n - 1)) / 4.0**LOGIT_BITS
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")  # pragma: no cover - compiled
