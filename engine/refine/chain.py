@@ -22,15 +22,25 @@ from engine.refine.context import ContextConfig
 from engine.refine.fill import FillConfig
 from engine.refine.filters import MajorityConfig
 from engine.refine.mmu import MinimumMappingUnit
+from engine.refine.parcels import ParcelsConfig
 from engine.refine.rules import RulesConfig
 from engine.refine.sieve import Sieve
+from engine.refine.smooth import BayesConfig, BilateralConfig, GaussianConfig
 from engine.refine.source import CHANGED
 from engine.refine.steps import Layers, Source, Step
 from engine.values.classes import NO_DATA_LABEL
 from engine.values.grid import Box
 
 AnyStep = Annotated[
-    MinimumMappingUnit | MajorityConfig | ContextConfig | RulesConfig | FillConfig,
+    MinimumMappingUnit
+    | MajorityConfig
+    | ContextConfig
+    | RulesConfig
+    | FillConfig
+    | ParcelsConfig
+    | GaussianConfig
+    | BilateralConfig
+    | BayesConfig,
     Field(discriminator="step"),
 ]
 """Settings of any kind of step."""
