@@ -241,7 +241,7 @@ class Weighing:
         return "point" if self.sample.cluster is None else "cluster"
 
     def _clusters_of(self, y_N: Floats) -> float:
-        """Return the degrees of freedom that the clusters with any of it leave (Korn and Graubard 1999, section 5.2)."""
+        """Return the degrees of freedom that the clusters with any of it leave (Korn and Graubard 1999)."""
         if self.sample.cluster is None:
             return float("inf")
         return max(1.0, len(np.unique(self.unit[y_N > 0])) - 1.0)
