@@ -38,8 +38,9 @@ def _reader(labels: NDArray[np.uint8], box: Box) -> Any:
 def _units(box: Box, grid: Grid = UTM, n: int = 7, reach: float = 0.7) -> list[Unit]:
     """Units that fill the map and reach beyond it: cells around random points, one with a hole and an island."""
     left, bottom, right, top = grid.bounds_of_box(box)
-    rng = np.random.default_rng(n)
-    points = shapely.MultiPoint(rng.uniform([left, bottom], [right, top], (n, 2)))
+    rng, ends = np.random.default_rng(n), np.array([[left, bottom], [right, top]])
+    inner = np.array([0.6, 0.4]), np.array([0.4, 0.6])  # so that each point has a cell in the frame
+    points = shapely.MultiPoint(rng.uniform(inner[0] @ ends, inner[1] @ ends, (n, 2)))
     wide, high = (right - left) * reach, (top - bottom) * reach
     middle = shapely.Point((left + right) / 2, (bottom + top) / 2)
     frame = shapely.box(middle.x - wide, middle.y - high, middle.x + wide, middle.y + high)
