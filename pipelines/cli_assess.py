@@ -142,3 +142,88 @@ def table(  # noqa: PLR0913  # typer reads the options from the signature
     show_sheets(found.sheets)
     for line in (*found.facts, *(f"wrote {path}" for path in found.files)):
         typer.echo(line)
+
+
+@app.command()
+def design(  # noqa: PLR0913  # typer reads the options from the signature
+    source: Annotated[str, typer.Argument(help="Run folder, map store (.zarr) or raster file.")],
+    out: Annotated[Path, typer.Option(help="File for interpreters: .gpkg, .geojson or .csv.")],
+    kind: Annotated[str, typer.Option(help="simple, stratified (by map class) or clusters.")] = "stratified",
+    points: Annotated[int | None, typer.Option(help="How many in all; or give a target.")] = None,
+    target_error: Annotated[
+        float | None, typer.Option(help="Standard error of the overall accuracy to aim at: 0.01.")
+    ] = None,
+    target_users: Annotated[
+        float | None, typer.Option(help="Half width of the interval of each class's user's accuracy: 0.05.")
+    ] = None,
+    expected: Annotated[float, typer.Option(help="User's accuracy that is expected.")] = 0.85,
+    expected_of: Annotated[
+        list[str] | None, typer.Option(help="That of one class: maize=0.7. May be given again.")
+    ] = None,
+    allocation: Annotated[
+        str,
+        typer.Option(
+            help="rare (a fixed number for rare classes, the rest by area), proportional, equal or neyman."
+        ),
+    ] = "rare",
+    rare_points: Annotated[int, typer.Option(help="Points of each rare class.")] = 75,
+    without: Annotated[
+        list[str] | None, typer.Option(help="A class that is no part of the population. May be given again.")
+    ] = None,
+    broader: Annotated[bool, typer.Option("--broader", help="Strata are the classes' parents.")] = False,
+    cluster_px: Annotated[int, typer.Option(help="Side of a cluster, pixels.")] = 100,
+    cluster_points: Annotated[int, typer.Option(help="Points in each cluster.")] = 10,
+    correlation: Annotated[float, typer.Option(help="How alike errors in a cluster are expected to be.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="More points of one seed hold its fewer points.")] = 0,
+    keep: Annotated[
+        Path | None, typer.Option(help="Answers so far of a smaller sample of this seed: they are copied.")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="Class scheme (YAML), for a raster file.")] = None,
+    store: Annotated[str | None, typer.Option(help="Which of a run's maps: map, refined.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a sample of a map and write the file for interpreters: blind, in random order."""
+    from pipelines.assess_config import DesignOptions
+    from pipelines.assess_view import show_sheets
+    from pipelines.config import parse_config
+    from pipelines.console import steps_progress
+    from pipelines.draw_sample import design_sample
+
+    asked = {
+        "kind": kind,
+        "points": points,
+        "target_error": target_error,
+        "target_users": target_users,
+        "expected": expected,
+        "expected_of": _pairs(expected_of),
+        "allocation": allocation,
+        "rare_points": rare_points,
+        "without": tuple(without or ()),
+        "broader": broader,
+        "clusters": {"side_px": cluster_px, "points_each": cluster_points, "correlation": correlation},
+        "seed": seed,
+        "classes": _text(classes),
+        "store": store,
+    }
+    options = parse_config(asked, "landweave assess design", DesignOptions)
+    with steps_progress("design", "blocks") as show:
+        found = design_sample(source, out, options, keep, show)
+    if as_json:
+        typer.echo(json.dumps(found.told | {"files": [str(f) for f in found.files]}, indent=2))
+        return
+    show_sheets(found.sheets)
+    for line in (*found.facts, *(f"wrote {path}" for path in found.files)):
+        typer.echo(line)
+
+
+def _pairs(texts: list[str] | None) -> dict[str, str]:
+    """Read ``name=value`` options."""
+    from engine.values.errors import InputError
+
+    found = {}
+    for text in texts or ():
+        name, sep, value = text.rpartition("=")
+        if not sep:
+            raise InputError("an option reads class=number", where="--expected-of", found=text)
+        found[name] = value
+    return found
