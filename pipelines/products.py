@@ -5,7 +5,6 @@ Of a map that was refined they show the refined one; the seam statistic is that 
 ::
 
     map.zarr/overviews/   cog/label.tif, confidence.tif, label.qml   stac/<id>.json
-                          cog/label.vrt and its cells, where the map is larger than one
     quicklook.png         seams.json
 """
 
@@ -24,7 +23,7 @@ from engine.archive.items import ItemTable
 from engine.inference.ensemble import bundles_of
 from engine.inference.predict import layer_attributes, stacked
 from engine.inference.seams import SeamReport, map_seams
-from engine.products.mosaic import write_mosaic
+from engine.products.cog import write_cog
 from engine.products.overviews import build_overviews
 from engine.products.quicklook import write_quicklook
 from engine.products.stac import MapProduct, ModelRef, write_stac
@@ -51,7 +50,7 @@ class Products:
 
     def as_dict(self) -> dict[str, Any]:
         """Return figures for people and programs."""
-        files = {name: path for name, path in self.files.items() if path.endswith((".tif", ".vrt", ".png"))}
+        files = {name: path for name, path in self.files.items() if path.endswith((".tif", ".png"))}
         return {"seams": self.seams.told(), **files, "stac": self.item}
 
 
@@ -93,9 +92,10 @@ def _make(job: MapJob, area: Area, table: ItemTable, home: Path, refined: Refine
     seams = map_seams(job.store_url, lattices_of(job.bundle), job.tile_px, box, grid=job.grid)
     (run / SEAMS_FILE).write_text(json.dumps(seams.to_dict(), indent=1))
     names = [*_published(job), *([CHANGED] if refined else [])]
-    schemes = {"label": classes}  # other codes say themselves what they mean
-    mosaics = tuple(write_mosaic(url, run / COGS, name, box=box, scheme=schemes.get(name)) for name in names)
-    files: dict[str, Path] = {}
+    files = {
+        name: write_cog(url, run / COGS / f"{name}.tif", variable=name, box=box, scheme=classes)
+        for name in names
+    }
     if "label" in names:
         write_qml(run / COGS / "label.qml", classes)
     files["quicklook"] = write_quicklook(
@@ -117,16 +117,13 @@ def _make(job: MapJob, area: Area, table: ItemTable, home: Path, refined: Refine
         end=last,
         outline=area.geometry,
         files=files,
-        mosaics=mosaics,
         layers={name: _band(job, name) for name in names if name not in _WITHOUT_BAND},
         model=_model(job),
         sources=(str(home / job.items),),
         version=_version(),
     )
     item = write_stac(run / STAC, product)
-    rasters = {mosaic.variable: mosaic.main for mosaic in mosaics}
-    shown = {name: str(path) for name, path in (rasters | files).items() if name != "zarr"}
-    return Products(shown, str(item), seams)
+    return Products({k: str(v) for k, v in files.items() if k != "zarr"}, str(item), seams)
 
 
 _WITHOUT_BAND = ("label", "observations", CHANGED)
