@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.cli_assess import app as assess_app
 from pipelines.cli_bundle import app as bundle_app
 from pipelines.cli_cluster import app as cluster_app
 from pipelines.cli_explain import app as explain_app
@@ -43,6 +44,7 @@ app.add_typer(cluster_app, name="cluster")
 app.add_typer(run_app)
 app.add_typer(explain_app)
 app.add_typer(refine_app)
+app.add_typer(assess_app, name="assess")
 
 Config = Annotated[Path, typer.Argument(help="The run's YAML (landweave init writes one).")]
 Override = Annotated[

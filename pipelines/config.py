@@ -368,12 +368,16 @@ def _anchor_paths(raw: dict[str, Any], base: Path, paths: tuple[str, ...]) -> No
             holder[key] = str(base / holder[key])
 
 
+_FILES_OF_STEPS = ("file", "inside")
+
+
 def anchor_steps(refine: Any, base: Path) -> None:
     """Make the relative paths of the files that steps of a refinement read absolute, in place."""
     steps = refine.get("steps") if isinstance(refine, dict) else None
-    for step in steps if isinstance(steps, list) else ():
-        if isinstance(step, dict) and isinstance(step.get("file"), str) and "://" not in step["file"]:
-            step["file"] = str(base / step["file"])
+    for step in (s for s in steps if isinstance(s, dict)) if isinstance(steps, list) else ():
+        for key in _FILES_OF_STEPS:
+            if isinstance(step.get(key), str) and "://" not in step[key]:
+                step[key] = str(base / step[key])
 
 
 def _files_of_cube(cube: Any) -> Iterator[tuple[dict[str, Any], str]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from math import exp, isfinite, log, sqrt
 from typing import Literal, get_args
 
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from engine.assessment.types import CONFIDENCE
 from engine.values.errors import InputError
@@ -33,7 +33,7 @@ def quantile(level: float, freedom: float) -> float:
     if not 0 < level < 1:
         raise InputError("not a level of confidence", where="level", found=level, limit="between 0 and 1")
     side = (1 + level) / 2
-    return float(t.ppf(side, freedom)) if isfinite(freedom) else float(norm.ppf(side))
+    return float(stdtrit(freedom, side)) if isfinite(freedom) else float(ndtri(side))
 
 
 def around(

@@ -17,16 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.assessment.confusion import KAPPA_NOTE
 from engine.assessment.intervals import Kind
 from engine.assessment.types import CONFIDENCE, Estimate, Sample
 from engine.assessment.variance import Weighing
 
 PerClass = dict[int, Estimate]
-
-KAPPA_NOTE = (
-    "kappa corrects for a chance that is no part of mapping and is told by no user's question; "
-    "report the accuracies (Pontius and Millones 2011, Int. J. Remote Sens. 32:4407-4429)"
-)
 
 
 @dataclass(frozen=True, eq=False)

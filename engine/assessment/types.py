@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from engine.values.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNANSWERED = 0
 """Reference class of a point that nobody could or did interpret (the label of no data, never a class)."""
@@ -147,6 +149,8 @@ class Sample:
 
     def to_frame(self) -> pd.DataFrame:
         """Return the points as a table that `from_frame` reads."""
+        import pandas as pd
+
         names = np.array([s.name for s in self.strata], object)
         return pd.DataFrame({**self._columns(), "stratum": names[self.stratum]})
 

@@ -11,12 +11,13 @@ so that one estimator of the variance of a total serves them all:
 - clusters drawn first, points in them then (Cochran 1977, equation 11.24; Särndal et al. 1992, result 4.3.1): between
   clusters A² (1 - a/A) s²/a of their estimated totals, plus A/a times the variance inside each cluster.
 
-Degrees of freedom after Satterthwaite 1946 (Cochran 1977, equation 5.16).
+Degrees of freedom after Satterthwaite 1946 (Cochran 1977, equation 5.16); with clusters, no more than those that hold
+any of what is estimated leave.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +28,11 @@ from engine.assessment.types import CONFIDENCE, Estimate, Sample, Stratum
 from engine.values.errors import InputError
 
 Floats = NDArray[np.float64]
+
+NO_ERROR = 1e-12
+"""A standard error that is rounding only."""
+
+ALIKE = "no interval: no two points of a stratum differ, so that a standard error of 0 says nothing"
 
 
 @dataclass(frozen=True)
@@ -194,47 +200,69 @@ class Weighing:
         if below <= 0:
             return Estimate(None, None, None, None, n, "no point to estimate from")
         value = self.total(y) / below
-        return self.told(value, (y - value * x) / below, n, still_H, of_N=x > 0)
+        found, spread = self._deviation(value, (y - value * x) / below, n, still_H)
+        if found.standard_error is None:
+            return found
+        if found.standard_error <= NO_ERROR:
+            return self._without_error(found, x, still_H)
+        freedom = min(spread.freedom, self._clusters_of(y))
+        return self._with_ends(found, self.kind, freedom)
 
-    def told(
-        self,
-        value: float,
-        z_N: Floats,
-        n: int,
-        still_H: NDArray[np.bool_] | None = None,
-        of_N: NDArray[np.bool_] | None = None,
-    ) -> Estimate:
-        """Make an estimate of a value and its linearised variable.
+    def told(self, value: float, z_N: Floats, n: int) -> Estimate:
+        """Make an estimate of a value that is no share, with a symmetric interval.
 
         Args:
             value: The estimate.
-            z_N: (N,) what each point adds to the deviation.
+            z_N: (N,) its linearised variable: what each point adds to the deviation of a total.
             n: Points that the value rests on.
-            still_H: (H,) strata that cannot move it.
-            of_N: (N,) the points that it rests on; None = the value is no share, its interval is symmetric.
         """
+        found, spread = self._deviation(value, z_N, n, None)
+        if not found.standard_error or found.standard_error <= NO_ERROR:
+            return replace(found, standard_error=found.standard_error and 0.0, note=found.note or ALIKE)
+        return self._with_ends(found, "normal" if self.kind == "normal" else "t", spread.freedom)
+
+    def _deviation(
+        self, value: float, z_N: Floats, n: int, still_H: NDArray[np.bool_] | None
+    ) -> tuple[Estimate, Spread]:
         spread = self.spread(z_N, still_H)
         if spread.variance is None:
-            return Estimate(value, None, None, None, n, f"too few points in {', '.join(spread.short)}")
-        error = float(np.sqrt(spread.variance))
-        if error <= 1e-12:
-            return self._without_error(value, n, of_N)
-        kind = self.kind if of_N is not None or self.kind == "normal" else "t"
-        low, high = around(value, error, kind=kind, level=self.level, freedom=spread.freedom)
-        return Estimate(value, error, low, high, n)
+            note = f"no standard error: one {self._unit_name} only in {', '.join(spread.short)}"
+            return Estimate(value, None, None, None, n, note), spread
+        return Estimate(value, float(np.sqrt(spread.variance)), None, None, n), spread
 
-    def _without_error(self, value: float, n: int, of_N: NDArray[np.bool_] | None) -> Estimate:
+    def _with_ends(self, found: Estimate, kind: Kind, freedom: float) -> Estimate:
+        assert found.value is not None
+        assert found.standard_error is not None
+        low, high = around(found.value, found.standard_error, kind=kind, level=self.level, freedom=freedom)
+        return replace(found, low=low, high=high)
+
+    @property
+    def _unit_name(self) -> str:
+        return "point" if self.sample.cluster is None else "cluster"
+
+    def _clusters_of(self, y_N: Floats) -> float:
+        """Return the degrees of freedom that the clusters with any of it leave (Korn and Graubard 1999)."""
+        if self.sample.cluster is None:
+            return float("inf")
+        return max(1.0, len(np.unique(self.unit[y_N > 0])) - 1.0)
+
+    def _without_error(self, found: Estimate, x_N: Floats, still_H: NDArray[np.bool_] | None) -> Estimate:
         """Say what can be said where no two points of a stratum differ."""
+        value = found.value or 0.0
+        found = replace(found, standard_error=0.0)
         if (self.units == self.population).all() and self.sample.cluster is None:
-            return Estimate(value, 0.0, value, value, n, "every pixel was looked at")
-        if of_N is None or 1e-12 < value < 1 - 1e-12:
-            return Estimate(
-                value, 0.0, None, None, n, "points of a stratum never differ: its error is not really 0"
-            )
-        w = self.weight[of_N]
-        kish = float(w.sum() ** 2 / (w**2).sum())  # Kish 1965: points of equal weight that say as much
-        low, high = wilson(round(value), kish, quantile(self.level, float("inf")))
-        return Estimate(value, 0.0, low, high, n, f"all {n} points say the same; Wilson's interval")
+            return replace(found, low=value, high=value, note="every pixel was looked at")
+        if NO_ERROR < value < 1 - NO_ERROR:
+            return replace(found, note=ALIKE)
+        if self.sample.cluster is None:
+            # as if all that was not seen could hide behind the point that stands for most
+            moving = np.ones(len(x_N), bool) if still_H is None else ~still_H[self.sample.stratum]
+            alike = self.total(x_N) / (self.weight[moving].max() * x_N.max())
+        else:
+            alike = float(len(np.unique(self.unit[x_N > 0])))
+        low, high = wilson(round(value), alike, quantile(self.level, float("inf")))
+        note = f"all {found.n} points say the same: Wilson's interval of {alike:.1f} {self._unit_name}s"
+        return replace(found, low=low, high=high, note=note)
 
 
 def _check_clusters(sample: Sample) -> None:
@@ -257,8 +285,7 @@ def _squares(values: Floats, group: NDArray[np.intp], groups: int) -> Floats:
     """Return the sum of squared deviations from the mean in each group, (G,)."""
     n = np.maximum(np.bincount(group, minlength=groups), 1)
     mean = np.bincount(group, weights=values, minlength=groups) / n
-    found: Floats = np.bincount(group, weights=(values - mean[group]) ** 2, minlength=groups)
-    return found
+    return np.asarray(np.bincount(group, weights=(values - mean[group]) ** 2, minlength=groups), np.float64)
 
 
 def _between(

@@ -50,7 +50,8 @@ class CogRequest:
 
     Attributes:
         look: Layer, type, names, colours.
-        box: Pixels, in the store's global indices; what lies outside the store is no data.
+        box: Pixels, in the store's global indices.
+        within: Pixels that are taken from the store, inside it; all others are no data.
         factors: Overviews, powers of two in rising order, counted from the box's corner.
         overviews: How they are reduced.
         block_px: Side of the blocks that are read; grown to a power of two that holds the largest factor.
@@ -58,6 +59,7 @@ class CogRequest:
 
     look: Look
     box: Box
+    within: Box
     factors: tuple[int, ...]
     overviews: Overviews = "mode"
     block_px: int = BLOCK_PX
@@ -102,7 +104,7 @@ def write_cog(
     """
     view = open_view(map_url)
     box, look = view.crop(box), look_of(view, variable, scheme)
-    request = CogRequest(look, box, default_levels(box.shape_yx), overviews, block_px)
+    request = CogRequest(look, box, box, default_levels(box.shape_yx), overviews, block_px)
     make_cog(view, request, Path(path))
     return Path(path)
 
@@ -160,38 +162,39 @@ def pack(parts: Path, vrt: str, look: Look, path: Path) -> None:
     final.replace(path)
 
 
-def read_padded(view: MapView, variable: str, box: Box, plane: int | None) -> NDArray[Any]:
-    """Read a box that may reach outside the store, where it is no data (0 for a layer that has none)."""
-    inside = box & view.box
+def blocks_of(view: MapView, request: CogRequest) -> Iterator[tuple[int | None, Box]]:
+    """Yield plane and box (counted from the request's corner) of each block, in the order of copying."""
+    array = view.array(request.look.variable)
+    planes: Sequence[int | None] = [None] if array.ndim == 2 else range(array.shape[0])
+    for plane in planes:
+        for block in Box(0, 0, *request.box.shape_yx).blocks(request.step_px):
+            yield plane, block
+
+
+def read_block(view: MapView, request: CogRequest, plane: int | None, block: Box) -> NDArray[Any]:
+    """Read one block; what is not taken from the store is no data (0 in a layer that has none)."""
+    y, x = request.box.y0, request.box.x0
+    box = Box(block.y0 + y, block.x0 + x, block.y1 + y, block.x1 + x)
+    inside = box & request.within
     if inside == box:
-        return view.read(variable, box, plane)
-    values = np.full(box.shape_yx, view.no_data(variable) or 0, view.array(variable).dtype)
+        return view.read(request.look.variable, box, plane)
+    values = np.full(box.shape_yx, request.look.no_data or 0, request.look.dtype)
     if inside:
-        values[inside.slices_in(box)] = view.read(variable, inside, plane)
+        values[inside.slices_in(box)] = view.read(request.look.variable, inside, plane)
     return values
-
-
-def planes_of(view: MapView, variable: str) -> Sequence[int | None]:
-    """Number the planes of a layer, None for one of a single plane."""
-    array = view.array(variable)
-    return [None] if array.ndim == 2 else range(array.shape[0])
 
 
 def _reduced_blocks(
     view: MapView, request: CogRequest, watch: Watch | None
 ) -> Iterator[tuple[int, int, int, list[NDArray[Any]]]]:
     """Yield (plane, y, x, levels) of each block, row by row; (y, x) counted from the request's corner."""
-    box, name = request.box, request.look.variable
 
     def read(item: tuple[int | None, Box]) -> tuple[int, int, int, list[NDArray[Any]]]:
         plane, block = item
-        moved = Box(block.y0 + box.y0, block.x0 + box.x0, block.y1 + box.y0, block.x1 + box.x0)
-        values = read_padded(view, name, moved, plane)
+        values = read_block(view, request, plane, block)
         return plane or 0, block.y0, block.x0, [values, *_levels(values, request)]
 
-    blocks = Box(0, 0, *box.shape_yx).blocks
-    items = ((plane, block) for plane in planes_of(view, name) for block in blocks(request.step_px))
-    for plane, y, x, levels in in_flight(read, items, workers=2):
+    for plane, y, x, levels in in_flight(read, blocks_of(view, request), workers=2):
         if watch is not None:
             watch(levels[0])
         yield plane, y, x, levels

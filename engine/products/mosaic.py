@@ -33,11 +33,11 @@ from engine.products.cog import (
     DIGEST_TAG,
     CogRequest,
     Overviews,
+    blocks_of,
     make_cog,
     pack,
     parts_beside,
-    planes_of,
-    read_padded,
+    read_block,
 )
 from engine.products.look import Look, look_of
 from engine.products.mosaic_files import Mosaic, MosaicCell
@@ -110,7 +110,8 @@ def write_mosaic(
         map_url: The map store.
         folder: Where ``<variable>.tif``, or ``<variable>.vrt`` and the folder ``<variable>``, are written.
         variable: A raster variable; a third dimension becomes bands.
-        box: Area to cut out, in the store's global pixels; None takes the whole store.
+        box: Area to cut out, in the store's global pixels; None takes the whole store. A mosaic's own box is
+            grown to whole pixels of its coarsest overview; what is added is no data.
         scheme: Classes of a label variable; None takes those that the store's flags tell.
         options: Sizes and overviews.
         listener: Called with (cells done, cells in all, file).
@@ -162,7 +163,7 @@ class _Maker:
         """Write one COG."""
         path = self.folder / f"{self.look.variable}.tif"
         factors = default_levels(box.shape_yx)
-        request = CogRequest(self.look, box, factors, self.options.overviews, self.options.block_px)
+        request = self._request(box, box, factors)
         key = TileKey(box.y0 // self.options.cell_px, box.x0 // self.options.cell_px)
         cell = self._cell(request, key, path, keep_empty=True)
         assert cell is not None
@@ -175,12 +176,11 @@ class _Maker:
     def joined(self, box: Box, listener: Listener | None) -> Mosaic:
         """Write cells, the overview of the whole and the VRTs."""
         factors = _factors(box, self.options.cell_px)
-        box = box.snap_out(max(factors, default=1))
+        within, box = box, box.snap_out(max(factors, default=1))
         wanted, cells = list(cells_over(box, self.options.cell_px)), []
         for done, (key, part) in enumerate(wanted, start=1):
             path = self.cells_folder / f"{key}.tif"
-            request = CogRequest(self.look, part, factors, self.options.overviews, self.options.block_px)
-            if (cell := self._cell(request, key, path)) is not None:
+            if (cell := self._cell(self._request(part, part & within, factors), key, path)) is not None:
                 cells.append(cell)
             if listener is not None:
                 listener(done, len(wanted), f"{self.look.variable}/{path.name}")
@@ -195,6 +195,9 @@ class _Maker:
         _Joint(self.look, mosaic, factors, self.options.cell_px).write()
         self._tidy(mosaic, factors if mosaic.overview else ())
         return mosaic
+
+    def _request(self, box: Box, within: Box, factors: tuple[int, ...]) -> CogRequest:
+        return CogRequest(self.look, box, within, factors, self.options.overviews, self.options.block_px)
 
     def _cell(
         self, request: CogRequest, key: TileKey, path: Path, *, keep_empty: bool = False
@@ -253,7 +256,7 @@ class _Maker:
                 [self.look.variable, self.look.dtype, self.look.bands, self.look.no_data],
                 [scheme, self.look.scale, self.look.offset],
                 [grid.crs, grid.resolution_yx, grid.anchor_xy],
-                [request.box.y0, request.box.x0, *request.box.shape_yx],
+                [str(request.box), str(request.within)],
                 [request.factors, request.overviews, request.step_px],
             ]
         )
@@ -337,12 +340,8 @@ def _factors(box: Box, cell_px: int) -> tuple[int, ...]:
 
 
 def _plain_blocks(view: MapView, request: CogRequest) -> Iterator[NDArray[Any]]:
-    """Yield the blocks of a part of the map in the order in which they are copied."""
-    for plane in planes_of(view, request.look.variable):
-        for block in Box(0, 0, *request.box.shape_yx).blocks(request.step_px):
-            y, x = request.box.y0, request.box.x0
-            moved = Box(block.y0 + y, block.x0 + x, block.y1 + y, block.x1 + x)
-            yield read_padded(view, request.look.variable, moved, plane)
+    """Yield the pixels of a file, block by block, as they are copied."""
+    return (read_block(view, request, plane, block) for plane, block in blocks_of(view, request))
 
 
 class _Seen:

@@ -12,18 +12,26 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from engine.refine.around import Around, StepConfig
+from engine.refine.around import Around
+from engine.refine.context import ContextConfig
+from engine.refine.fill import FillConfig
+from engine.refine.filters import MajorityConfig
+from engine.refine.mmu import MinimumMappingUnit
+from engine.refine.rules import RulesConfig
 from engine.refine.sieve import Sieve
 from engine.refine.steps import Layers, Source, Step
 from engine.values.classes import NO_DATA_LABEL
 from engine.values.grid import Box
 
-AnyStep = StepConfig
+AnyStep = Annotated[
+    MinimumMappingUnit | MajorityConfig | ContextConfig | RulesConfig | FillConfig,
+    Field(discriminator="step"),
+]
 """Settings of any kind of step."""
 
 CHANGED = "changed"

@@ -57,91 +57,96 @@ def merge_window(label: NDArray[np.uint8], rule: Rule) -> tuple[NDArray[np.uint8
     """
     runs = find_runs(label, rule.connectivity)
     states = _first_states(runs, rule.minimum_px)
-    small = states <= FREE
+    small = states[:-1] <= FREE
     out, fates = label.copy(), np.zeros(label.shape, np.uint8)
     if small.any():
-        free = np.flatnonzero(states == FREE)
-        ends, contacts = _contacts(runs.records, runs.rows, free, len(states))
-        _settle(free, ends, contacts, (rule.grows, rule.rounds), states)
-        _paint(runs.records, runs.rows, small, states, out, fates)
+        free = np.append(states[:-1] == FREE, False)
+        begins, contacts = _contacts(_pairs(runs.records, runs.rows, free), free)
+        _settle(np.flatnonzero(free), begins, contacts, (rule.grows, rule.rounds), states)
+        _paint(runs.records, runs.rows, small, states, (out, fates))
     return out, fates
 
 
 def _first_states(runs: Runs, minimum_px: NDArray[np.int64]) -> NDArray[np.int16]:
-    """Return the class of each object that is settled from the start, `FREE` or `UNDECIDED` of the small ones."""
+    """Return the class of each object that is settled from the start, `FREE` or `UNDECIDED` of the small ones.
+
+    A last entry stands for all hidden runs, number -1: free, as what is never anybody's neighbour.
+    """
     small = runs.sizes_px < minimum_px[runs.classes]
     states = np.where(small, np.where(runs.at_edge, UNDECIDED, FREE), runs.classes)
-    return states.astype(np.int16)
+    return np.append(states, FREE).astype(np.int16)
 
 
-def _contacts(
-    records: NDArray[np.int32], rows: NDArray[np.int64], free: NDArray[np.int64], n: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """List whom each freed object touches.
+@numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
+def _pairs(records: NDArray[np.int32], rows: NDArray[np.int64], free: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return (pair, 3): two objects, one of them freed, and the pixel edges that they share at one place.
+
+    Two rows are gone over together, from one beginning of a run in either to the next. A pair is written at every
+    step, and stays if it counts: no branch that could be mispredicted.
 
     Args:
         records: From `find_runs`.
         rows: From `find_runs`.
-        free: (freed,) objects.
-        n: Number of all objects.
+        free: (object + 1,), False for the hidden.
+    """
+    pairs = np.empty((1024 + len(records) // 8, 3), np.int32)
+    n = 0
+    for y in range(len(rows) - 1):
+        first, end = rows[y], rows[y + 1] - 1
+        i, j = first, rows[y - 1] if y else end
+        most = 2 * (end - first) + max(0, first - j)
+        if n + most > len(pairs):
+            larger = np.empty((2 * len(pairs) + most, 3), np.int32)
+            larger[:n] = pairs[:n]
+            pairs = larger
+        for k in range(first + 1, end):
+            a, b = records[k - 1, 2], records[k, 2]
+            pairs[n, 0], pairs[n, 1], pairs[n, 2] = a, b, 1
+            n += (free[a] | free[b]) & (a != b)
+        x = np.int32(0)
+        while i < end and j < first:
+            stop = min(records[i + 1, 0], records[j + 1, 0])
+            a, b = records[i, 2], records[j, 2]
+            pairs[n, 0], pairs[n, 1], pairs[n, 2] = a, b, stop - x
+            n += (free[a] | free[b]) & (a != b)
+            i += records[i + 1, 0] == stop
+            j += records[j + 1, 0] == stop
+            x = stop
+    return pairs[:n]
+
+
+@numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
+def _contacts(
+    pairs: NDArray[np.int32], free: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Sort pairs by the freed object.
+
+    Args:
+        pairs: From `_pairs`.
+        free: (object + 1,), False for the hidden.
 
     Returns:
-        (freed + 1,) where each one's list begins; (contact, 2) the other object and the pixel edges shared, where one
-        pair may stand several times.
+        (object + 2,) where each one's list begins; (contact, 2) the other object, or -1, and the edges shared. A pair
+        may stand several times; a last entry, of nobody's list, is written where nothing is to be noted.
     """
-    ranks = np.full(n, HIDDEN, np.int32)
-    ranks[free] = np.arange(len(free), dtype=np.int32)
-    counts = np.zeros(len(free), np.int64)
-    none = np.empty((0, 2), np.int32)
-    _walk_contacts(records, rows, ranks, counts, none)
-    begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    table = np.empty((begins[-1], 2), np.int32)
-    if len(table):
-        _walk_contacts(records, rows, ranks, begins[:-1].copy(), table)
-    return begins, table
-
-
-@numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
-def _note(
-    a: int, b: int, edges: int, ranks: NDArray[np.int32], at: NDArray[np.int64], table: NDArray[np.int32]
-) -> None:
-    """Add b to a's list where a was freed; only count where there is no table."""
-    rank = ranks[a]
-    if rank != HIDDEN:
-        if len(table):
-            table[at[rank], 0], table[at[rank], 1] = b, edges
-        at[rank] += 1
-
-
-@numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
-def _walk_contacts(
-    records: NDArray[np.int32],
-    rows: NDArray[np.int64],
-    ranks: NDArray[np.int32],
-    at: NDArray[np.int64],
-    table: NDArray[np.int32],
-) -> None:
-    """Go over all pairs of runs that share edges, and note those of freed objects."""
-    for y in range(len(rows) - 1):
-        j = rows[y - 1] if y else 0
-        last = rows[y] - 1 if y else 0
-        for i in range(rows[y], rows[y + 1] - 1):
-            start, own, end = records[i, 0], records[i, 2], records[i + 1, 0]
-            if own == HIDDEN:
-                continue
-            if i > rows[y] and records[i - 1, 2] != HIDDEN:
-                _note(own, records[i - 1, 2], 1, ranks, at, table)
-                _note(records[i - 1, 2], own, 1, ranks, at, table)
-            while j < last and records[j + 1, 0] <= start:
-                j += 1
-            k = j
-            while k < last and records[k, 0] < end:
-                other = records[k, 2]
-                if other != HIDDEN and other != own:
-                    edges = min(end, records[k + 1, 0]) - max(start, records[k, 0])
-                    _note(own, other, edges, ranks, at, table)
-                    _note(other, own, edges, ranks, at, table)
-                k += 1
+    begins = np.zeros(len(free) + 2, np.int64)
+    for p in range(len(pairs)):
+        a, b = pairs[p, 0], pairs[p, 1]
+        begins[a + 2] += free[a]
+        begins[b + 2] += free[b]
+    for i in range(1, len(begins)):
+        begins[i] += begins[i - 1]
+    last = begins[-1]
+    table = np.empty((last + 1, 2), np.int32)
+    for p in range(len(pairs)):
+        a, b, edges = pairs[p, 0], pairs[p, 1], pairs[p, 2]
+        place = begins[a + 1] if free[a] else last
+        table[place, 0], table[place, 1] = b, edges
+        begins[a + 1] += free[a]
+        place = begins[b + 1] if free[b] else last
+        table[place, 0], table[place, 1] = a, edges
+        begins[b + 1] += free[b]
+    return begins[:-1], table
 
 
 @numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
@@ -181,7 +186,7 @@ def _vote(
 
 @numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
 def _settle(
-    free: NDArray[np.int64],
+    waiting: NDArray[np.int64],
     begins: NDArray[np.int64],
     contacts: NDArray[np.int32],
     rule: tuple[NDArray[np.bool_], int],
@@ -190,19 +195,18 @@ def _settle(
     """Give freed objects their classes, round by round; all of one round look at the states before it."""
     grows, rounds = rule
     edges = np.zeros(256, np.int64)
-    waiting = np.arange(len(free))
-    found = np.empty(len(free), np.int16)
+    found = np.empty(len(waiting), np.int16)
     for _ in range(rounds):
         for w in range(len(waiting)):
-            at = waiting[w]
-            found[w] = _vote(contacts[begins[at] : begins[at + 1]], states, grows, edges)
+            own = waiting[w]
+            found[w] = _vote(contacts[begins[own] : begins[own + 1]], states, grows, edges)
         still = 0
         for w in range(len(waiting)):
             if found[w] == FREE:
                 waiting[still] = waiting[w]
                 still += 1
             else:
-                states[free[waiting[w]]] = found[w]
+                states[waiting[w]] = found[w]
         if still == len(waiting):
             return
         waiting = waiting[:still]
@@ -214,10 +218,10 @@ def _paint(
     rows: NDArray[np.int64],
     small: NDArray[np.bool_],
     states: NDArray[np.int16],
-    out: NDArray[np.uint8],
-    fates: NDArray[np.uint8],
+    layers: tuple[NDArray[np.uint8], NDArray[np.uint8]],
 ) -> None:
     """Write the classes and fates of small objects."""
+    out, fates = layers
     for y in range(len(rows) - 1):
         for i in range(rows[y], rows[y + 1] - 1):
             own = records[i, 2]

@@ -2,8 +2,8 @@
 
 ::
 
-      before            freed (.)          after              w shares 4 edges with a, 2 with b: a
-    a a a b b         a a a b b         a a a b b
+    before            freed             after
+    a a a b b         a a a b b         a a a b b         w shares five pixel edges with a, one with b
     a w w b b         a . . b b         a a a b b
     a a a b b         a a a b b         a a a b b
 
@@ -14,16 +14,17 @@ result is large enough, or of a class that is kept, but for those that no round 
 is never merged nor filled. Confidence and probability stay those of the model: what a pixel was before is in the map
 that was refined.
 
-Only classes decide, never which object a pixel belongs to, so the answer for a pixel depends on a bounded neighbourhood:
-with m the largest minimum, whether an object is small is seen within m - 1 pixels, and each round looks one freed object,
-at most m - 1 pixels, further. The step begins with far less around its box, finds what is not decided by that, and
-looks farther there only (`engine.refine.merging`)::
+Only classes decide, never which object a pixel belongs to, so a pixel's answer depends on a bounded neighbourhood.
+With m the largest minimum, m - 1 pixels tell whether an object is small, and each round looks one freed object further,
+which is at most m - 1 pixels wide: (rounds + 1)(m - 1) pixels in all. Hardly any pixel needs as much. The step begins
+with far less, finds what that does not decide (`engine.refine.merging`), and looks farther there only::
 
-    ┌───────────────┐
-    │ box           │     ┆ an object that runs out of the window and is small as far as it is seen: undecided,
-    │        ┌┄┄┄┄┄┄┼┄┄┄┄┐  and those that depend on it. Their bounds are asked for again, with twice the halo.
-    └────────┼──────┘    ┆
-             └┄┄┄┄┄┄┄┄┄┄┄┘
+    ┌─ first window ────────┐
+    │   ┌─ box ─────────┐   │
+    │   │            u u│u u│u u      u runs out of the window and is small as far as it is seen: undecided, and so
+    │   │            v  │   │         is v beside it. The bounds of both in the box get a window of their own, with
+    │   └───────────────┘   │         twice the halo.
+    └───────────────────────┘
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from engine.refine.around import Around, StepConfig
-from engine.refine.merging import KEPT_FATE, LEFT_FATE, UNDECIDED_FATE, Rule, merge_window
+from engine.refine.merging import LEFT_FATE, UNDECIDED_FATE, Rule, merge_window
 from engine.refine.steps import Layers, Source, grown
 from engine.values.classes import NO_DATA_LABEL
 from engine.values.errors import InputError
@@ -55,7 +56,7 @@ class MinimumMappingUnit(StepConfig):
         step: ``mmu``.
         min_ha: Smallest object in hectares; or `min_px`.
         min_px: Smallest object in pixels.
-        classes: Other minima for some classes, in the same unit; 0 = never merged away.
+        per_class: Other minima for some classes, in the same unit; 0 = never merged away.
         keep: Classes whose objects are never merged away, however small.
         never_into: Classes that small objects of others are never merged into.
         connectivity: 4: pixels of an object share edges, as GDAL's sieve has it by default; 8: corners join too, which
@@ -67,20 +68,22 @@ class MinimumMappingUnit(StepConfig):
     step: Literal["mmu"]
     min_ha: float | None = Field(default=None, gt=0, description="smallest object in hectares")
     min_px: int | None = Field(default=None, ge=1, description="smallest object in pixels")
-    classes: dict[str, float] = Field(
+    per_class: dict[str | int, float] = Field(
         default_factory=dict, description="other minima for some classes, in the same unit; 0 = keep all"
     )
     keep: tuple[str | int, ...] = Field(default=(), description="classes that are never merged away")
     never_into: tuple[str | int, ...] = Field(default=(), description="classes that never grow")
     connectivity: Literal[4, 8] = Field(default=4, description="4: edges join pixels; 8: corners too")
-    rounds: int = Field(default=8, ge=1, le=64, description="how often freed objects look for a settled neighbour")
+    rounds: int = Field(
+        default=8, ge=1, le=64, description="how often freed objects look for a settled neighbour"
+    )
 
     @model_validator(mode="after")
     def _one_unit(self) -> Self:
         if (self.min_ha is None) == (self.min_px is None):
             raise ValueError("give either min_ha or min_px")
-        if any(not 0 <= size < math.inf for size in self.classes.values()):
-            raise ValueError(f"classes: a minimum is 0 or more, got {self.classes}")
+        if any(not 0 <= size < math.inf for size in self.per_class.values()):
+            raise ValueError(f"per_class: a minimum is 0 or more, got {self.per_class}")
         return self
 
     def made(self, around: Around) -> MmuStep:
@@ -92,8 +95,8 @@ class MinimumMappingUnit(StepConfig):
         least = [0] * _LABELS
         for value in around.scheme.values:
             least[value] = self._pixels(around, self.min_ha if self.min_px is None else self.min_px)
-        for name, size in self.classes.items():
-            least[around.value(name, "mmu.classes")] = self._pixels(around, size)
+        for name, size in self.per_class.items():
+            least[around.value(name, "mmu.per_class")] = self._pixels(around, size)
         for value in around.values(self.keep, "mmu.keep"):
             least[value] = 0
         never = around.values(self.never_into, "mmu.never_into")
@@ -153,6 +156,18 @@ class MmuStep:
         return (self.rounds + 1) * max(0, max(self.least_px) - 1)
 
     @property
+    def usual_px(self) -> int:
+        """Pixels around a box that are asked for first: twice as far as a compact object of the minimum is wide."""
+        if self.first_halo_px is not None:
+            return min(self.first_halo_px, self.reach_px)
+        return min(max(8, 2 * math.isqrt(max(self.least_px))), self.reach_px)
+
+    @property
+    def work_bytes_px(self) -> int:
+        """Bytes of work for one pixel, at most: of a map where each pixel is an object. Real ones need 5 to 20."""
+        return 100
+
+    @property
     def rule(self) -> Rule:
         """The settings as the kernels take them."""
         grows = np.ones(_LABELS, np.bool_)
@@ -161,24 +176,19 @@ class MmuStep:
 
     def apply(self, source: Source, box: Box) -> Layers:
         """Return the layers over `box`, small objects merged."""
-        first = source(grown(box, self._first_halo()))
-        at = box.slices_in(grown(box, self._first_halo()))
+        around = grown(box, self.usual_px)
+        first = source(around)
         merged = self._merged(source, box, first["label"])
+        at = box.slices_in(around)
         return {name: layer[(..., *at)] for name, layer in first.items()} | {"label": merged.label}
 
     def merged(self, source: Source, box: Box) -> Merged:
         """Return the classes over `box`, and what was done."""
-        return self._merged(source, box, source(grown(box, self._first_halo()))["label"])
-
-    def _first_halo(self) -> int:
-        """Return how far to look at first: twice as far as a compact object of the largest minimum is wide."""
-        if self.first_halo_px is not None:
-            return min(self.first_halo_px, self.reach_px)
-        return min(max(8, 2 * math.isqrt(max(self.least_px))), self.reach_px)
+        return self._merged(source, box, source(grown(box, self.usual_px))["label"])
 
     def _merged(self, source: Source, box: Box, window: NDArray[np.uint8]) -> Merged:
         """Decide a box from a first window; then what is left of it, from windows with twice the halo."""
-        rule, halo = self.rule, self._first_halo()
+        rule, halo = self.rule, self.usual_px
         label, fates = _decided(window, grown(box, halo), box, rule)
         while np.any(undecided := fates == UNDECIDED_FATE):
             halo = min(2 * max(halo, 1), self.reach_px)
@@ -187,9 +197,8 @@ class MmuStep:
                 again = undecided[at]
                 label_again, fates_again = _decided(part_window, grown(part, halo), part, rule)
                 label[at][again], fates[at][again] = label_again[again], fates_again[again]
-        counts = np.bincount(fates.ravel(), minlength=UNDECIDED_FATE)
-        kept, left = int(counts[KEPT_FATE]), int(counts[LEFT_FATE])
-        return Merged(label, label.size - kept - left, left, halo)
+        left = int(np.count_nonzero(fates == LEFT_FATE))
+        return Merged(label, int(np.count_nonzero(fates)) - left, left, halo)
 
 
 def _decided(

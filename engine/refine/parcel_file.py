@@ -77,21 +77,21 @@ class ParcelFile:
         here = (w <= right) & (e >= left) & (s <= top) & (n >= bottom)
         return numbers[here], shapes[here]
 
-    def larger_than(self, size_m: float, grid: Grid) -> list[int]:
+    def larger_than(self, size_px: int, grid: Grid) -> list[int]:
         """List the first parcels that are longer or wider than a size, read in batches; at most ten.
 
         Args:
-            size_m: In units of the grid's CRS.
+            size_px: Rows or columns of pixels.
             grid: Where pixels lie.
 
         Raises:
             InputError: If the file cannot be read, has no CRS, or only a ballpark transformation is known.
         """
-        return list(_larger(self, size_m, grid, _stamp(self.path)))
+        return list(_larger(self, size_px, grid, _stamp(self.path)))
 
 
 @functools.lru_cache(maxsize=16)
-def _larger(file: ParcelFile, size_m: float, grid: Grid, stamp: tuple[int, ...]) -> tuple[int, ...]:
+def _larger(file: ParcelFile, size_px: int, grid: Grid, stamp: tuple[int, ...]) -> tuple[int, ...]:
     import shapely
 
     found: list[int] = []
@@ -99,7 +99,8 @@ def _larger(file: ParcelFile, size_m: float, grid: Grid, stamp: tuple[int, ...])
     for numbers, shapes in _batches(file):
         there = shapely.area(shapely.envelope(shapes)) > 0  # not what is missing, empty or has no surface
         w, s, e, n = shapely.bounds(_moved(_boxes(shapes[there]), crs, grid.crs)).reshape(-1, 4).T
-        found += numbers[there][np.fmax(e - w, n - s) > size_m].tolist()
+        size_yx = (n - s) / grid.resolution_yx[0], (e - w) / grid.resolution_yx[1]
+        found += numbers[there][np.fmax(*size_yx) > size_px].tolist()
         if len(found) > 10:
             break
     return tuple(found[:10])

@@ -50,7 +50,7 @@ class ParcelsConfig(StepConfig):
         least_px: A parcel with fewer votes stays as it is.
         overlap: Whose a pixel of several parcels is: that of the ``smallest`` or ``largest`` surface (then of the
             lowest feature number); ``leave``: no one's, it stays as it is.
-        largest_m: A larger parcel (its longer side, in units of the grid) is no field but a mistake: it is refused.
+        largest_m: A larger parcel (the longer side of its box) is no field but a mistake: it is refused.
         larger: ``refuse`` or ``leave`` what is larger than `largest_m`.
         fill: Whether pixels without data take the winner too, with confidence 0.
         keep: Classes whose pixels stay; they vote.
@@ -79,23 +79,23 @@ class ParcelsConfig(StepConfig):
         Raises:
             InputError: If the file cannot be read or holds too large parcels, or the map has no such class.
         """
-        height, width = around.grid.resolution_yx
-        self._require_fields(around.grid)
+        most_px = math.ceil(self.largest_m / min(around.resolution_yx))
+        self._require_fields(around.grid, most_px)
         return Parcels(
             file=self.parcels,
             grid=around.grid,
-            most_px=math.ceil(self.largest_m / min(height, width)) + 1,
+            most_px=most_px + 1,  # a box of n pixels may touch n + 1
             rule=Rule(share_of(self.share), self.least_px, self.overlap, self.fill),
             keep=around.values(self.keep, "parcels.keep"),
         )
 
-    def _require_fields(self, grid: Grid) -> None:
-        if self.larger == "refuse" and (found := self.parcels.larger_than(self.largest_m, grid)):
+    def _require_fields(self, grid: Grid, most_px: int) -> None:
+        if self.larger == "refuse" and (found := self.parcels.larger_than(most_px, grid)):
             raise InputError(
                 "parcels are too large: every tile that one touches reads all of it",
                 where=f"parcels.largest_m, {self.file}",
                 found="feature " + ", ".join(map(str, found)),
-                limit=f"at most {self.largest_m:g} long and wide, in units of the grid",
+                limit=f"at most {self.largest_m:g} m, {most_px} px, long and wide",
                 mend="raise largest_m, or set larger: leave",
             )
         if self.larger == "leave":

@@ -36,7 +36,8 @@ ReadRows = Callable[[int, int], NDArray[Any]]
 WriteRows = Callable[[int, NDArray[np.uint8]], None]
 """Takes the number of the first row, and the rows, (y, x) uint8."""
 
-_SIZE_LIMIT = 2**31 - 1  # GDAL counts pixels of a region no further, and so compares the largest ones as equal
+_SIZE_LIMIT = 2**31 - 1  # GDAL counts a region's pixels no further: larger ones are equal
+_PIECES_LIMIT = 2**31 - 1  # pieces are numbered in 32 bits
 _STRIP_PX = 2**20
 
 
@@ -110,7 +111,9 @@ class Sieve:
 
     def __post_init__(self) -> None:
         if self.connectivity not in (4, 8):
-            raise InputError("pixels touch by edges or by corners too", found=self.connectivity, limit="4 or 8")
+            raise InputError(
+                "pixels touch by edges or by corners too", found=self.connectivity, limit="4 or 8"
+            )
         if self.min_px < 1:
             raise InputError("a sieve needs a size", where="min_px", found=self.min_px, limit="1 or more")
 
@@ -130,7 +133,7 @@ class Sieve:
         """
         strips = _Strips(self, read, shape_yx, mask)
         pieces = _Pieces()
-        for _, _, cut, above in strips.numbered(pieces, unites=True):
+        for _, _, cut, _ in strips.numbered(pieces, unites=True):
             _add_sizes(cut, pieces.sizes, pieces.classes)
         pieces.trim()
         regions = flatten(pieces.parents, False)
@@ -166,10 +169,12 @@ class _Pieces:
         """
         if self.n + more <= len(self.parents):
             return
-        if self.n + more > _SIZE_LIMIT:
+        if self.n + more > _PIECES_LIMIT:
             mend = "use the minimum mapping unit instead, which works tile by tile"
-            raise DataError("the map has too many regions for a sieve", found=self.n, limit=_SIZE_LIMIT, mend=mend)
-        self._resize(min(max(self.n + more, len(self.parents) * 3 // 2), _SIZE_LIMIT))
+            raise DataError(
+                "the map has too many regions for a sieve", found=self.n, limit=_PIECES_LIMIT, mend=mend
+            )
+        self._resize(min(max(self.n + more, len(self.parents) * 3 // 2), _PIECES_LIMIT))
 
     def trim(self) -> None:
         """Keep no more room than pieces."""
@@ -230,10 +235,12 @@ def _add_sizes(cut: _Cut, sizes: NDArray[np.int32], classes: NDArray[np.uint8]) 
 
 @numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
 def _gather(parents: NDArray[np.int32], sizes: NDArray[np.int32]) -> None:
-    """Add the sizes of pieces to those of their regions."""
+    """Turn the sizes of pieces into those of their regions."""
     for i in range(len(parents)):
         if parents[i] != i:
             sizes[parents[i]] = min(np.int64(sizes[parents[i]]) + sizes[i], _SIZE_LIMIT)
+    for i in range(len(parents)):
+        sizes[i] = sizes[parents[i]]
 
 
 @numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
@@ -242,12 +249,17 @@ def _meet(
 ) -> None:
     """Let two pieces that touch take each other's region as neighbour where it is larger than what they have."""
     parents, sizes, min_px = known
-    if a == HIDDEN or b == HIDDEN or parents[a] == parents[b]:
+    if a == HIDDEN or b == HIDDEN:
+        return
+    size_a, size_b = sizes[a], sizes[b]
+    if size_a >= min_px and size_b >= min_px:
         return
     a, b = parents[a], parents[b]
-    if sizes[a] < min_px and (largest[a] == HIDDEN or sizes[largest[a]] < sizes[b]):
+    if a == b:
+        return
+    if size_a < min_px and (largest[a] == HIDDEN or sizes[largest[a]] < size_b):
         largest[a] = b
-    if sizes[b] < min_px and (largest[b] == HIDDEN or sizes[largest[b]] < sizes[a]):
+    if size_b < min_px and (largest[b] == HIDDEN or sizes[largest[b]] < size_a):
         largest[b] = a
 
 
@@ -261,29 +273,36 @@ def _compare(
 ) -> None:
     """Let regions that touch meet, in the order of a scan over pixels.
 
-    A run's first pixel meets those above it and then the one to the left; the run's other pixels meet further runs
-    above where these begin, with corners one pixel before that. To meet again what was met changes nothing.
+    A row and the one above it are gone over together, from one beginning of a run in either to the next. A run's
+    first pixel meets those above it and then the one to the left; its other pixels meet further runs above where these
+    begin, with corners one pixel before that. To meet again what was met changes nothing.
     """
     records, rows = cut
     for y in range(len(rows) - 1):
         row = records[rows[y] : rows[y + 1]]
-        j, last = 0, len(above) - 1
-        for i in range(len(row) - 1):
-            start, end, own = row[i, 0], row[i + 1, 0], row[i, 2]
-            while j < last and above[j + 1, 0] <= start:
-                j += 1
-            if j < last:
-                _meet(own, above[j, 2], known, largest)
-                if corners and j > 0 and above[j, 0] == start:
-                    _meet(own, above[j - 1, 2], known, largest)
-                if corners and j + 1 < last and above[j + 1, 0] == start + 1:
-                    _meet(own, above[j + 1, 2], known, largest)
-            if i > 0:
-                _meet(own, row[i - 1, 2], known, largest)
-            k = j + 1
-            while k < last and above[k, 0] < end + corners:
-                _meet(own, above[k, 2], known, largest)
-                k += 1
+        width = row[len(row) - 1, 0]
+        i = j = x = 0
+        last = len(above) - 1
+        while x < width:
+            own, other = row[i, 2], above[j, 2]
+            begins, ends, other_ends = row[i, 0] == x, row[i + 1, 0], width
+            if last:
+                other_ends = above[j + 1, 0]
+                if row[i, 1] != above[j, 1]:
+                    _meet(own, other, known, largest)
+            if begins:
+                if corners and last:
+                    if j > 0 and above[j, 0] == x:
+                        _meet(own, above[j - 1, 2], known, largest)
+                    if j + 1 < last and above[j + 1, 0] == x + 1:
+                        _meet(own, above[j + 1, 2], known, largest)
+                if i > 0:
+                    _meet(own, row[i - 1, 2], known, largest)
+            if corners and other_ends == ends and j + 1 < last:
+                _meet(own, above[j + 1, 2], known, largest)
+            x = min(ends, other_ends)
+            i += ends == x
+            j += other_ends == x
         above = row
 
 
@@ -327,7 +346,10 @@ def _follow_chains(
 
 @numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled
 def _new_classes(
-    parents: NDArray[np.int32], classes: NDArray[np.uint8], largest: NDArray[np.int32], becomes: NDArray[np.uint8]
+    parents: NDArray[np.int32],
+    classes: NDArray[np.uint8],
+    largest: NDArray[np.int32],
+    becomes: NDArray[np.uint8],
 ) -> None:
     """Give each piece the class of the region that its own is merged into, else its own."""
     for i in range(len(parents)):

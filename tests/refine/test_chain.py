@@ -129,6 +129,19 @@ def test_the_digest_follows_the_settings() -> None:
 
 
 def test_a_lone_link_needs_no_changes_before_it() -> None:
-    spec = RefineSpec(steps=(RenameConfig(old="a", new="b"),))
+    spec = RefineSpec.model_validate({"steps": [{"step": "rules", "rules": [{"class": "a", "into": "b"}]}]})
     found = chain(spec, Around.of(SCHEME, GRID, BOX), ArraySource(random_map(), BOX))(BOX)
     np.testing.assert_array_equal(found[CHANGED], random_map()["label"] == 1)
+
+
+def test_settings_come_back_as_they_were_frozen() -> None:
+    steps = [
+        {"step": "rules", "keep": ["water"], "rules": [{"class": ["a", "b"], "below": 0.4, "into": None}]},
+        {"step": "context", "class": "c", "needs": ["water"], "within_m": 50, "else": "a"},
+        {"step": "mmu", "min_ha": 0.5},
+        {"step": "fill", "within_px": 3},
+    ]
+    spec = RefineSpec.model_validate({"steps": steps})
+    assert spec.names == ("1_rules", "2_context", "3_mmu", "4_fill")
+    again = RefineSpec.model_validate(spec.model_dump(mode="json"))
+    assert (again, again.digest()) == (spec, spec.digest())
