@@ -146,7 +146,11 @@ def steps_in_words(spec: RefineSpec) -> tuple[str, ...]:
 
 
 def _words(value: Any) -> str:
-    """Write a setting; of a file its name alone, as a catalogue tells no paths."""
+    """Write a setting; of a file its name alone, as a catalogue tells no paths.
+
+    >>> _words("/home/somebody/fields.gpkg"), _words(["water", 3])
+    ('fields.gpkg', 'water 3')
+    """
     if isinstance(value, list):
         return " ".join(_words(v) for v in value)
     if isinstance(value, dict):

@@ -133,7 +133,7 @@ def _write_mosaics(map_: Published, box: Box, folder: Path) -> tuple[Mosaic, ...
 
     def state(part: Box) -> str:
         found = ((tile, lookup.of(tile)) for tile in tiles_over(part, map_.stage.tile_px))
-        return " ".join(f"{tile} {record.key} {record.attempt}" for tile, record in found if record)
+        return json.dumps([[str(tile), sorted(r.checksums.items())] for tile, r in found if r])
 
     options = MosaicOptions(cell_px=publish.cell_px, overviews=publish.overviews, state=state)
     url = map_.stage.store_url
