@@ -119,7 +119,9 @@ def assess_map(
             "area of each class; if places were chosen by hand, the intervals do not hold"
         )
     elif (missing := int((labels == 0).sum())) > 0:
-        notes.append(f"{missing} points lie where the map has no data: mapped as nothing, and counted as wrong")
+        notes.append(
+            f"{missing} points lie where the map has no data: mapped as nothing, and counted as wrong"
+        )
     assessment = Assessment(
         map=opened.where,
         crs=opened.grid.crs,
@@ -283,14 +285,19 @@ def _answers(
     if options.least_certainty is not None:
         if options.certainty not in points.frame:
             raise InputError(
-                "the answers lack a column", where=str(reference), limit=options.certainty, mend="give --certainty"
+                "the answers lack a column",
+                where=str(reference),
+                limit=options.certainty,
+                mend="give --certainty",
             )
         import pandas as pd
 
         sure = pd.to_numeric(points.frame[options.certainty], errors="coerce").to_numpy(float)
         weak = (values != UNANSWERED) & ~(sure >= options.least_certainty)
         if weak.any():
-            notes.append(f"{int(weak.sum())} answers are less certain than {options.least_certainty:g}: left out")
+            notes.append(
+                f"{int(weak.sum())} answers are less certain than {options.least_certainty:g}: left out"
+            )
         values = np.where(weak, UNANSWERED, values)
     return values
 
@@ -305,9 +312,7 @@ def _free_strata(
     return strata, {"stratum": np.array([place[int(v)] for v in labels], np.intp)}
 
 
-def _designed_strata(
-    design: dict[str, Any], points: _Points
-) -> tuple[tuple[Stratum, ...], dict[str, Any]]:
+def _designed_strata(design: dict[str, Any], points: _Points) -> tuple[tuple[Stratum, ...], dict[str, Any]]:
     fields = ("name", "pixels", "hectares", "clusters", "mapped")
     strata = tuple(Stratum(**{k: s[k] for k in fields}) for s in design["strata"])
     told = {str(p["id"]): p for p in design["points"]}

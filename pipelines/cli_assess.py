@@ -173,7 +173,9 @@ def design(  # noqa: PLR0913  # typer reads the options from the signature
     broader: Annotated[bool, typer.Option("--broader", help="Strata are the classes' parents.")] = False,
     cluster_px: Annotated[int, typer.Option(help="Side of a cluster, pixels.")] = 100,
     cluster_points: Annotated[int, typer.Option(help="Points in each cluster.")] = 10,
-    correlation: Annotated[float, typer.Option(help="How alike errors in a cluster are expected to be.")] = 0.1,
+    correlation: Annotated[
+        float, typer.Option(help="How alike errors in a cluster are expected to be.")
+    ] = 0.1,
     seed: Annotated[int, typer.Option(help="More points of one seed hold its fewer points.")] = 0,
     keep: Annotated[
         Path | None, typer.Option(help="Answers so far of a smaller sample of this seed: they are copied.")

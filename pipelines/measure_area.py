@@ -213,5 +213,7 @@ def _parquet(path: Path, frame: Any) -> Path:
 
 def _whole_figure(path: Path, report: AreaReport, title: str) -> Path:
     rows = [own for own in report.whole.classes if own.mapped or (own.adjusted and own.adjusted.value)]
-    marks = [Mark(o.adjusted.value, o.adjusted.low, o.adjusted.high) if o.adjusted else Mark(None) for o in rows]
+    marks = [
+        Mark(o.adjusted.value, o.adjusted.low, o.adjusted.high) if o.adjusted else Mark(None) for o in rows
+    ]
     return draw_areas(path, [report.name_of(o.value) for o in rows], [o.mapped for o in rows], marks, title)
