@@ -180,7 +180,11 @@ class AreaReport:
             cells = [row["class"], hectares(own.mapped), _percent(row["mapped_percent"])]
             if self.adjusted:
                 told = own.adjusted
-                cells += [hectares(told.value if told else None), _interval(told), hectares(own.bias, sign=True)]
+                cells += [
+                    hectares(told.value if told else None),
+                    _interval(told),
+                    hectares(own.bias, sign=True),
+                ]
                 cells += [_percent(row["pixel_count_bias_percent"], sign=True)]
             rows.append(tuple(cells))
         area = self.whole.area
