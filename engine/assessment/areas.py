@@ -87,6 +87,10 @@ class AreaSums:
         """Return hectares of each label in the map, 0 = no data."""
         return self._hectares(self.total)
 
+    def classes(self) -> dict[int, int]:
+        """Return pixels of each class value in the map, no data left out."""
+        return {int(v): int(self.pixels[v]) for v in np.flatnonzero(self.pixels) if v != NO_DATA_LABEL}
+
     def each(self) -> Iterator[ZoneArea]:
         """Yield the areas of each zone, in the order of the zones."""
         for zone, sums in zip(self.zones, self.sums, strict=True):
