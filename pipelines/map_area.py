@@ -17,6 +17,7 @@ from engine.archive.items import ItemTable
 from engine.inference.bundle import Bundle
 from engine.inference.ensemble import halo_px, layers_for, load_model
 from engine.inference.lane import instruction_set
+from engine.runs.driver import TileJob
 from engine.runs.estimate import Way, Workers, propose_size
 from engine.store.lease import Lease
 from engine.store.objects import absolute
@@ -47,6 +48,8 @@ from pipelines.plan_cube import cube_config_of
 from pipelines.plan_tiles import walk_of
 from pipelines.products import Products, make_products
 from pipelines.propose_window import WindowChoice, candidates, propose_window
+from pipelines.refine_job import RefineJob
+from pipelines.refine_plan import CLASSES_KEY, Refining, prepare_refined
 from pipelines.run_folder import PROJECTED_KEY, RADAR_KEY, SMALLER_KEY, read_plan, write_plan
 from pipelines.seam_check import frozen_lattices
 from pipelines.survey import Bounds, cheaper_way, compare_sizes
@@ -116,14 +119,27 @@ def map_area(
             cubes = prepare_cubes(cube_config_of(config), lease, known=known)
         made = prepare(config, known=known, cubes=tuple(cubes), windows=windows)
         job, part = made.job, None if only is None else part_of(made.job, only)
+        refined = _refined(made, lease)
         around = Around(lease, options, client or config.cluster, listener, part)
-        km2, summaries = run_jobs([*cubes, job], made.area, around)
+        stages: list[TileJob] = [*cubes, job, *([] if refined is None else [refined])]
+        km2, summaries = run_jobs(stages, made.area, around)
         for cube, summary in zip(cubes, summaries, strict=False):
             close_stage(cube, complete=summary.exit_code == 0)
         products, summary = None, summaries[-1]
         if config.products and not (summary.interrupted or summary.refused) and summary.done + summary.reused:
-            products = make_products(job, made.area, made.table)
+            products = make_products(job, made.area, made.table, refined)
     return MapResult(config.out, km2, summaries, products)
+
+
+def _refined(made: Design, lease: Lease) -> RefineJob | None:
+    """Prepare the stage that refines the map, where one is wanted."""
+    job, cluster = made.job, made.config.cluster
+    if made.config.refine is None:
+        return None
+    how = Refining(
+        made.config.refine, lease.epoch, None, tiles_at_once(cluster), run_options(cluster).threads_per_tile
+    )
+    return prepare_refined(job.run_dir, read_plan(job.run_dir, job.name), how, job)
 
 
 def way_of(config: RunConfig) -> Way:
@@ -178,7 +194,7 @@ def tile_px_of(config: RunConfig) -> int:
     return propose_size(sizes, limit, slots)[0].tile_px
 
 
-def part_of(job: MapJob, only: AreaConfig) -> Tiling:
+def part_of(job: MapJob | RefineJob, only: AreaConfig) -> Tiling:
     """Return the tiles of a job that touch a part of its area.
 
     Raises:
@@ -338,6 +354,7 @@ def _plan(made: Design) -> dict[str, Any]:
         "through": config.through,
         "window": halo_px(job.bundle),
         "bundle": job.bundle.digest(),
+        CLASSES_KEY: job.bundle.classes.model_dump(mode="json"),
         **frozen_lattices(job.bundle),
         "question": made.question,
         "items": job.items,

@@ -1,5 +1,7 @@
 """What is made of the tiles when they are done: overviews, COG, STAC, picture, seam statistic.
 
+Of a map that was refined they show the refined one; the seam statistic is that of the map as the model made it.
+
 ::
 
     map.zarr/overviews/   cog/label.tif, confidence.tif, label.qml   stac/<id>.json
@@ -26,10 +28,12 @@ from engine.products.overviews import build_overviews
 from engine.products.quicklook import write_quicklook
 from engine.products.stac import MapProduct, ModelRef, write_stac
 from engine.products.styles import write_qml
+from engine.refine.chain import CHANGED
 from engine.store.objects import Folder, join, local_path
 from engine.store.remote import network
 from engine.values.area import Area
 from pipelines.map_job import MapJob
+from pipelines.refine_job import RefineJob
 from pipelines.run_folder import MAP
 from pipelines.seam_check import area_box, lattices_of
 
@@ -50,18 +54,20 @@ class Products:
         return {"seams": self.seams.told(), **files, "stac": self.item}
 
 
-def make_products(job: MapJob, area: Area, table: ItemTable) -> Products:
-    """Make all products of a map; each replaces what an earlier run made.
+def make_products(job: MapJob, area: Area, table: ItemTable, refined: RefineJob | None = None) -> Products:
+    """Make all products of a map, or of the refined one; each replaces what an earlier run made.
 
     For a run folder in a bucket the files are made in a temporary folder and uploaded, the overviews inside
     the store where it is.
     """
     if (home := local_path(job.run_dir)) is not None:
-        return _make(job, area, table, home)
+        return _make(job, area, table, home, refined)
     with tempfile.TemporaryDirectory(prefix="landweave-products-") as folder:
         home = Path(folder)
-        (home / f"{job.name}.zarr").mkdir()  # stands for the store, so that links to it are made
-        made = _make(job, area, table, home)
+        for stage in (job, refined):
+            if stage is not None:  # stands for the store, so that links to it are made
+                (home / f"{stage.name}.zarr").mkdir()
+        made = _make(job, area, table, home, refined)
         for path in sorted(p for p in home.rglob("*") if p.is_file()):
             Folder(job.run_dir).upload(path.relative_to(home).as_posix(), path)
         there = {name: _moved(path, home, job) for name, path in made.files.items()}
@@ -72,19 +78,20 @@ def _moved(path: str, home: Path, job: MapJob) -> str:
     return join(job.run_dir, Path(path).relative_to(home).as_posix())
 
 
-def _make(job: MapJob, area: Area, table: ItemTable, home: Path) -> Products:
+def _make(job: MapJob, area: Area, table: ItemTable, home: Path, refined: RefineJob | None) -> Products:
     """Make the products' files in a local folder that is, or stands for, the run folder."""
-    url, classes = job.store_url, job.bundle.classes
+    url, classes = (refined or job).store_url, job.bundle.classes
     run = home if job.name == MAP else home / "versions" / job.name
     run.mkdir(parents=True, exist_ok=True)
     box = area_box(job.grid, area, url)
     first, last = table.time_range
     title = f"{area.name}, {_season(first, last)}"
     with network(url):
-        build_overviews(url)
-    seams = map_seams(url, lattices_of(job.bundle), job.tile_px, box, grid=job.grid)
+        for store in dict.fromkeys((job.store_url, url)):
+            build_overviews(store)
+    seams = map_seams(job.store_url, lattices_of(job.bundle), job.tile_px, box, grid=job.grid)
     (run / SEAMS_FILE).write_text(json.dumps(seams.to_dict(), indent=1))
-    names = _published(job)
+    names = [*_published(job), *([CHANGED] if refined else [])]
     files = {
         name: write_cog(url, run / COGS / f"{name}.tif", variable=name, box=box, scheme=classes)
         for name in names
@@ -99,7 +106,7 @@ def _make(job: MapJob, area: Area, table: ItemTable, home: Path) -> Products:
         outline=area.geometry,
         box=box,
     )
-    files["zarr"] = home / f"{job.name}.zarr"
+    files["zarr"] = home / f"{(refined or job).name}.zarr"
     product = MapProduct(
         id=_item_id(f"{area.name}-{first:%Y%m}-{last:%Y%m}{job.name.removeprefix(MAP)}"),
         title=title,
@@ -110,7 +117,7 @@ def _make(job: MapJob, area: Area, table: ItemTable, home: Path) -> Products:
         end=last,
         outline=area.geometry,
         files=files,
-        layers={name: _band(job, name) for name in names if name not in ("label", "observations")},
+        layers={name: _band(job, name) for name in names if name not in _WITHOUT_BAND},
         model=_model(job),
         sources=(str(home / job.items),),
         version=_version(),
@@ -118,6 +125,8 @@ def _make(job: MapJob, area: Area, table: ItemTable, home: Path) -> Products:
     item = write_stac(run / STAC, product)
     return Products({k: str(v) for k, v in files.items() if k != "zarr"}, str(item), seams)
 
+
+_WITHOUT_BAND = ("label", "observations", CHANGED)
 
 _MOST_BANDS = 32  # of a file: beyond that a reader wants the Zarr
 

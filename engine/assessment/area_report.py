@@ -216,7 +216,7 @@ class AreaReport:
     def _cells(self, unit: UnitAreas, own: ClassArea) -> tuple[str, ...]:
         """Return the cells of a class from its name on."""
         row, told = self._row(unit, own), own.adjusted
-        cells = (row["class"], hectares(own.mapped), _percent(row["mapped_percent"]))
+        cells: tuple[str, ...] = (row["class"], hectares(own.mapped), _percent(row["mapped_percent"]))
         if not self.adjusted:
             return cells
         cells += (hectares(told.value if told else None), _interval(told), hectares(own.bias, sign=True))

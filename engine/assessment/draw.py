@@ -260,6 +260,33 @@ def _joined(a: Points, b: Points) -> Points:
     return Points(row[order], column[order], stratum[order], mapped[order], key[order])
 
 
+def draw_stratified(
+    blocks: Iterable[tuple[Box, NDArray[np.uint8]]],
+    stratum_of: Mapping[int, int],
+    n: int,
+    share_out: Callable[[list[int]], list[int]],
+    *,
+    seed: int,
+) -> tuple[list[int], Points]:
+    """Count the strata of a map and draw points in them, in one look at each block.
+
+    Args:
+        blocks: Boxes and their labels (y, x) uint8; each pixel once, in any order.
+        stratum_of: Stratum (0, 1, ...) of each label; one stratum for all makes a simple random sample.
+        n: Points in all; no stratum gets more.
+        share_out: From the pixels of each stratum to its points (`engine.assessment.designs.allocate`).
+        seed: Of the draw.
+
+    Returns:
+        Pixels of each stratum, and the points.
+    """
+    drawing = Drawing(stratum_of, [n] * (max(stratum_of.values(), default=-1) + 1), seed=seed)
+    for box, labels in blocks:
+        drawing.offer(labels, box)
+    pixels = [int(v) for v in drawing.pixels]
+    return pixels, drawing.points().first(share_out(pixels))
+
+
 @dataclass(frozen=True)
 class Clusters:
     """Squares of the grid that hold pixels of the population, and how many each holds.

@@ -218,7 +218,7 @@ class Weighing:
         """
         found, spread = self._deviation(value, z_N, n, None)
         if not found.standard_error or found.standard_error <= NO_ERROR:
-            return replace(found, note=found.note or ALIKE)
+            return replace(found, standard_error=found.standard_error and 0.0, note=found.note or ALIKE)
         return self._with_ends(found, "normal" if self.kind == "normal" else "t", spread.freedom)
 
     def _deviation(
@@ -248,10 +248,11 @@ class Weighing:
 
     def _without_error(self, found: Estimate, x_N: Floats, still_H: NDArray[np.bool_] | None) -> Estimate:
         """Say what can be said where no two points of a stratum differ."""
-        assert found.value is not None
+        value = found.value or 0.0
+        found = replace(found, standard_error=0.0)
         if (self.units == self.population).all() and self.sample.cluster is None:
-            return replace(found, low=found.value, high=found.value, note="every pixel was looked at")
-        if NO_ERROR < found.value < 1 - NO_ERROR:
+            return replace(found, low=value, high=value, note="every pixel was looked at")
+        if NO_ERROR < value < 1 - NO_ERROR:
             return replace(found, note=ALIKE)
         if self.sample.cluster is None:
             # as if all that was not seen could hide behind the point that stands for most
@@ -259,7 +260,7 @@ class Weighing:
             alike = self.total(x_N) / (self.weight[moving].max() * x_N.max())
         else:
             alike = float(len(np.unique(self.unit[x_N > 0])))
-        low, high = wilson(round(found.value), alike, quantile(self.level, float("inf")))
+        low, high = wilson(round(value), alike, quantile(self.level, float("inf")))
         note = f"all {found.n} points say the same: Wilson's interval of {alike:.1f} {self._unit_name}s"
         return replace(found, low=low, high=high, note=note)
 

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.products.amounts import read_steps
-from engine.products.overviews import mean_blocks, mode_blocks
+from engine.products.reducers import mean_blocks, mode_blocks
 from engine.products.styles import LegendEntry, legend
 from engine.store.view import MapView, in_flight, open_view
 from engine.values.classes import ClassScheme
