@@ -40,6 +40,7 @@ unit, and the standard error of so few points is a guess."""
 
 
 _MOST_MOVED = 0.01
+_NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -163,46 +164,38 @@ class UnitEstimator:
         residual_NK = np.where(on[:, None], self._is_NK - self._share_KK[self._mapped_N], 0.0)
         value_K = area_K @ self._share_KK + drawn * ((weight * inside_N) @ residual_NK)
         counted = n if assisted else int(on.sum())
-        least_K = self._pooled(g_N) if assisted else np.zeros(len(self.classes))
         note = self._note(area_K)
         told = (
-            self._told(value_K[c] / total, residual_NK[:, c] * g_N / total, least_K[c] / total, counted)
+            self._told(value_K[c] / total, residual_NK[:, c] * g_N / total, counted)
             for c in range(len(self.classes))
         )
         return [replace(t, note=_joined(t.note, note)).scaled(total) for t in told]
 
-    def _pooled(self, g_N: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Return the standard errors, hectares, if the map erred in the unit as it does everywhere, (K,).
+    def _told(self, share: float, z_N: NDArray[np.float64], n: int) -> Estimate:
+        """Make an estimate of a share of the unit, kept within 0..1.
 
-        The few errors among a unit's own points are a shaky witness of its variance, too small more often than too
-        large; this is what the error is not taken to be less than.
-        """
-        on = self._mapped_N >= 0
-        share_NK = self._share_KK[self._mapped_N]
-        spread_NK = np.where(on[:, None], share_NK * (1 - share_NK), 0.0)
-        return np.asarray(np.sqrt(((self._weighing.weight * g_N) ** 2) @ spread_NK))
-
-    def _told(self, share: float, z_N: NDArray[np.float64], least: float, n: int) -> Estimate:
-        """Make an estimate of a share of the unit, kept within 0..1; its error is `least` or more.
+        The interval is Student's t with no more degrees of freedom than the points leave: what is added to the map's
+        own figure is no share of points, for which Wilson's would be made.
 
         Args:
             share: The estimate; chance may have carried it beyond 0..1.
             z_N: (N,) what each point adds to its deviation.
-            least: Standard error that it has at least.
             n: Points that it rests on.
         """
         spread, w = self._weighing.spread(z_N), self._weighing
-        possible = -1e-12 <= share <= 1 + 1e-12
+        possible = -_NOTHING <= share <= 1 + _NOTHING
         value, note = min(1.0, max(0.0, share)), "" if possible else "kept within the unit's area"
         if spread.variance is None:
             lone = f"no standard error: one point only in {', '.join(spread.short)}"
             return Estimate(value, None, None, None, n, _joined(lone, note))
-        error = max(float(np.sqrt(spread.variance)), least)
-        if error <= 1e-12:
-            alike = "points never differ from the map's average here: its error is not really 0"
+        error = float(np.sqrt(spread.variance))
+        if error <= _NOTHING:
+            alike = "no point tells of an error here: the standard error is not really 0"
             return Estimate(value, 0.0, None, None, n, _joined(alike, note))
-        freedom = max(1.0, min(spread.freedom, n - 1.0))
-        low, high = around(share, error, kind=w.kind if possible else "t", level=w.level, freedom=freedom)
+        kind: Kind = "normal" if w.kind == "normal" else "t"
+        low, high = around(
+            share, error, kind=kind, level=w.level, freedom=max(1.0, min(spread.freedom, n - 1.0))
+        )
         return Estimate(value, error, min(1.0, max(0.0, low)), min(1.0, max(0.0, high)), n, note)
 
     def _note(self, area_K: NDArray[np.float64]) -> str:
