@@ -276,6 +276,8 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         MinimumMappingUnit(step="mmu", min_px=3, keep=("watr",)).made(AROUND)
     with pytest.raises(InputError, match="each label"):
         MmuStep((0, 1))
+    with pytest.raises(InputError, match="found int64, expected uint8"):
+        merge_small(np.ones((3, 3), np.int64), _step(3))
     with pytest.raises(InputError, match="connectivity"):
         _step(3, connectivity=6)
 
