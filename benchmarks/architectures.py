@@ -9,7 +9,8 @@ and the same seconds of one core's processor time to train, from which the numbe
 network takes few steps: the table says what this budget buys, not what each network reaches in the end. Batches
 are 8 patches of 32 x 32 px; of pixel-wise networks, to which neighbours tell nothing, 16 of 16 x 16 px.
 
-Networks whose name begins with ``fusion`` also see Sentinel-1 (vv, vh).
+Networks whose name begins with ``fusion`` also see Sentinel-1 (vv, vh). Presto begins with its published weights
+(``--presto FILE``), under a linear head, and sees 8 patches of 8 x 8 px; without the file it is left out.
 
 Blocks of 256 px are drawn into training, validation (one in eight) and test (one in four), 16 px apart. Test
 blocks are scored against the truth, fields without labels and field borders included, in the same places for all;
@@ -64,12 +65,14 @@ from training.loop import Progress, TrainOptions, train
 from training.metrics import Scores
 from training.sources import seen_of
 from training.splits import TEST, TRAIN, VAL, Split
+from training.transfer import TransferOptions
 
 BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")  # whole groups of Presto's
 SPLIT = Split(block_px=256, buffer_px=16, val=0.125, test=0.25, seed=5)
 WINDOW_PX, OVERLAP_PX = 128, 32
 PLACES_PER_BLOCK = {TEST: 1, VAL: 1}
 PATCHES = {False: {"batch": 8, "crop_px": 32}, True: {"batch": 16, "crop_px": 16}}
+PRESTO_PATCHES = {"batch": 8, "crop_px": 8}
 FOREST_PIXELS = 60_000
 TREES = ("random_forest", "gradient_boosting")
 CONFIGS: dict[str, dict[str, Any]] = {"presto": {"bands": list(BANDS), "head": "linear"}}
@@ -211,9 +214,16 @@ def _options(scene: Scene, name: str, seed: int, steps: int, args: argparse.Name
         steps=steps,
         checks=1,
         seed=seed,
-        **PATCHES[pixelwise(name)],
+        **(PRESTO_PATCHES if name == "presto" else PATCHES[pixelwise(name)]),
         learning_rate=args.learning_rate,
+        transfer=_published(args) if name == "presto" else None,
     )
+
+
+def _published(args: argparse.Namespace) -> TransferOptions:
+    """Let Presto begin with its published weights, which change at a tenth of the new head's rate."""
+    rate = args.learning_rate
+    return TransferOptions(start=str(args.presto), body_rate=rate / 10, head_rate=rate)
 
 
 def _seconds_per_step(scene: Scene, labels: LabelRaster, name: str, args: argparse.Namespace) -> float:
@@ -361,7 +371,7 @@ def run(args: argparse.Namespace) -> None:
     """Make what is missing, one architecture and seed after the other."""
     results, scenes = args.work / "results.jsonl", dict[bool, Scene]()
     done = {(r["architecture"], r["seed"]) for r in rows_of(results) if r["budget"] == budget(args)}
-    for name, seed in ((n, s) for s in range(args.seeds) for n in args.only or usual()):
+    for name, seed in ((n, s) for s in range(args.seeds) for n in args.only or usual(args)):
         if (name, seed) in done:
             continue
         radar = name.startswith("fusion")
@@ -397,9 +407,9 @@ def every() -> tuple[str, ...]:
     return *TREES, *architectures()
 
 
-def usual() -> tuple[str, ...]:
-    """Return what is made unless `--only` asks: Presto comes from its published weights, not from ten seconds."""
-    return tuple(name for name in every() if name != "presto")
+def usual(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return what is made unless `--only` asks: Presto comes from its published weights, not from seconds."""
+    return tuple(name for name in every() if name != "presto" or args.presto)
 
 
 def budget(args: argparse.Namespace) -> str:
@@ -465,6 +475,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=every(), help="some architectures; default all but presto"
     )
+    parser.add_argument("--presto", type=Path, help="published weights of Presto")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of one core to train each")
     parser.add_argument("--steps", type=int, default=0, help="the same steps for all instead")

@@ -98,7 +98,7 @@ def presto(task: Task, split: Split, train: Mask, test: Mask) -> Answer:
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
         {"logisticregression__C": [0.003, 0.03, 0.3], "logisticregression__class_weight": [None, "balanced"]},
         scoring="f1_macro",
-        cv=StratifiedGroupKFold(3, shuffle=True, random_state=0),
+        cv=StratifiedGroupKFold(_folds(groups), shuffle=True, random_state=0),
     ).fit(x_NF[train], y_N[train], groups=groups)
     found = shares_of(model, x_NF[test], len(task.table.classes.classes))
     return found, {"bands": list(presto_bands(task.table.bands)), **model.best_params_}
@@ -115,10 +115,16 @@ def _searched(
 ) -> Answer:
     (task, split), (train, test) = where, parts
     groups_N = groups_within(split, task.samples(), train)
-    model = tuned(kind, x_NF[train], classes_of(task)[train], groups_N, _SEARCH)
+    options = _SEARCH.model_copy(update={"folds": _folds(groups_N)})
+    model = tuned(kind, x_NF[train], classes_of(task)[train], groups_N, options)
     keys = ("max_features", "min_samples_leaf", "class_weight", "learning_rate", "max_leaf_nodes", "max_iter")
     told = {k: v for k, v in model.get_params().items() if k in keys}
     return shares_of(model, x_NF[test], len(task.table.classes.classes)), told
+
+
+def _folds(groups_N: NDArray[np.int64]) -> int:
+    """Tune by three folds; where a region is left out of three, by the two that remain."""
+    return min(_SEARCH.folds, len(np.unique(groups_N)))
 
 
 def options_of(architecture: str, split: Split, n: int, seed: int) -> TableOptions:

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.cli_area import app as area_app
+from pipelines.cli_assess import app as assess_app
 from pipelines.cli_bundle import app as bundle_app
 from pipelines.cli_cluster import app as cluster_app
 from pipelines.cli_explain import app as explain_app
+from pipelines.cli_export import app as export_app
 from pipelines.cli_options import as_overrides as _as_overrides
 from pipelines.cli_options import print_told as _print
 from pipelines.cli_options import trusted as _trusted
+from pipelines.cli_refine import app as refine_app
 from pipelines.cli_run import app as run_app
 from pipelines.cli_submit import app as submit_app
 
@@ -41,6 +45,10 @@ app.add_typer(submit_app)
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(run_app)
 app.add_typer(explain_app)
+app.add_typer(export_app)
+app.add_typer(refine_app)
+app.add_typer(area_app)
+app.add_typer(assess_app, name="assess")
 
 Config = Annotated[Path, typer.Argument(help="The run's YAML (landweave init writes one).")]
 Override = Annotated[
@@ -115,14 +123,22 @@ def init(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Option(help="map, cube, train, sweep or bundle.")] = "map") -> None:
+def schema(
+    kind: Annotated[str, typer.Option(help="map, cube, refine, train, sweep or bundle.")] = "map",
+) -> None:
     """Print the JSON Schema of a run's YAML: every setting with its meaning and limits."""
     from engine.values.errors import InputError
     from pipelines.config import CubeConfig, RunConfig
     from pipelines.config import schema as text
     from pipelines.make_bundle import BundleConfig
+    from pipelines.refine_config import RefineConfig
 
-    kinds: dict[str, type[Any]] = {"map": RunConfig, "cube": CubeConfig, "bundle": BundleConfig}
+    kinds: dict[str, type[Any]] = {
+        "map": RunConfig,
+        "cube": CubeConfig,
+        "refine": RefineConfig,
+        "bundle": BundleConfig,
+    }
     if kind == "train":  # it loads torch
         from pipelines.train_model import TrainConfig
 

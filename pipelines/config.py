@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cluster.local import LocalSpec
 from cluster.spec import AnyCluster
+from engine.refine.chain import RefineSpec
 from engine.values.errors import InputError, TrustError
 from engine.values.head import Augment, Extra
 from engine.values.lattice import Kernel, Lattice
 from engine.values.spec import CubeSpec
+from pipelines.publish_config import PublishConfig
 
 
 class AreaConfig(BaseModel):
@@ -184,6 +186,11 @@ class RunConfig(TiledConfig):
         description="Side of the network's windows: trained, a number of pixels, or auto, which takes the one that "
         "`plan` finds fastest and freezes it. Not trained: only for bundles free of the input size; another map.",
     )
+    refine: RefineSpec | None = Field(
+        default=None,
+        description="Steps that refine the map: refined.zarr beside map.zarr; products are then made of the refined "
+        "map.",
+    )
     version: str | None = Field(
         default=None,
         pattern=r"^[a-z0-9][a-z0-9.-]*$",
@@ -196,6 +203,10 @@ class RunConfig(TiledConfig):
     )
     products: bool = Field(
         default=True, description="Write COG, STAC item, overviews and quicklook at the end."
+    )
+    publish: PublishConfig = Field(
+        default_factory=PublishConfig,
+        description="Licence and providers of the map, and the size of its files.",
     )
 
 
@@ -351,9 +362,22 @@ def _anchor_paths(raw: dict[str, Any], base: Path, paths: tuple[str, ...]) -> No
         raw["area"] = str(base / area)
     elif isinstance(area, dict) and area.get("file"):
         area["file"] = str(base / area["file"])
+    anchor_steps(raw.get("refine"), base)
     for holder, key in _files_of_cube(raw.get("cube")):
         if isinstance(holder.get(key), str) and "://" not in holder[key]:
             holder[key] = str(base / holder[key])
+
+
+_FILES_OF_STEPS = ("file", "inside")
+
+
+def anchor_steps(refine: Any, base: Path) -> None:
+    """Make the relative paths of the files that steps of a refinement read absolute, in place."""
+    steps = refine.get("steps") if isinstance(refine, dict) else None
+    for step in (s for s in steps if isinstance(s, dict)) if isinstance(steps, list) else ():
+        for key in _FILES_OF_STEPS:
+            if isinstance(step.get(key), str) and "://" not in step[key]:
+                step[key] = str(base / step[key])
 
 
 def _files_of_cube(cube: Any) -> Iterator[tuple[dict[str, Any], str]]:
@@ -395,6 +419,7 @@ bundle: bundle             # folder of the model, made by `landweave train`
 out: {out}
 # crs: EPSG:32632          # default: the area's UTM zone, else LAEA
 # layers: [probability, entropy, margin]   # beside label and confidence
+# refine: {{steps: [{{step: mmu, min_ha: 0.5}}]}}   # see docs/refine.md
 # tile_px: 2048            # one Dask task makes one tile
 cluster:
   kind: local              # or address, slurm, ssh, gateway, kubernetes, cuda: see docs/clusters

@@ -5,6 +5,7 @@
     plan.json            the map's plan               ledger/map/     status/map.json     logs/map-000001.jsonl
     plan-cube.json       the staged cube's            ledger/cube/    status/cube.json    ...
     plan-cube-2024-03.json   of what was appended     ledger/cube-2024-03/
+    plan-refined.json    the refined map's            ledger/refined/ ...
 
 Whoever asks how far a run is (`pipelines.run_status`), or whether its bytes are those recorded
 (`pipelines.verify_run`), needs this folder and nothing else: never the scheduler, never the machine.
@@ -62,14 +63,14 @@ def require_memory(run: str, stage: str, limit_bytes: int | None) -> None:
 
 
 def plans_in(run: str) -> Iterator[dict[str, Any]]:
-    """Yield the plans of all stages, cubes first."""
+    """Yield the plans of all stages, cubes first, then maps, then what was made of them."""
     found = [n for n in Folder(run).names() if n.startswith("plan") and n.endswith(".json")]
-    for name in sorted(found, key=lambda n: (n == PLAN_FILE, n)):
+    for name in sorted(found, key=lambda n: (n.startswith("plan-refined"), n == PLAN_FILE, n)):
         yield _parsed(run, name, Folder(run).read(name))
 
 
 def all_plans(run: str) -> list[dict[str, Any]]:
-    """Return the plans of all stages, cubes first.
+    """Return the plans of all stages, in the order of `plans_in`.
 
     Raises:
         InputError: If there is none: the folder is no run folder.

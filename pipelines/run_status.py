@@ -192,7 +192,7 @@ def _advice(alive: State, stages: list[dict[str, Any]], pulse: Pulse) -> str:
     unfinished = [s for s in stages if s["state"] not in ("done", "not begun")]
     last = max((s["written_utc"] for s in stages if "written_utc" in s), default=None)
     since = f"; last written {last} by its own clock" if last else ""
-    commands = {("cube" if s["stage"].startswith("cube") else "map"): None for s in unfinished}
+    commands = {_command_of(s["stage"]): None for s in unfinished}
     again = " and ".join(f"`landweave {name}`" for name in commands) or "`landweave map`"
     if alive == "killed":
         return f"killed: {pulse.seen.who} is gone{since}. The same {again} command goes on; finished tiles are kept"
@@ -210,6 +210,15 @@ def _advice(alive: State, stages: list[dict[str, Any]], pulse: Pulse) -> str:
         idle = ", ".join(s["stage"] for s in stages if s["state"] == "not begun")
         return f"ended; not begun: {idle}" if idle else "ended"
     return "no run has held this folder"
+
+
+def _command_of(stage: str) -> str:
+    """Name the command that makes a stage.
+
+    >>> [_command_of(stage) for stage in ("cube-2024-03", "map-b", "refined")]
+    ['cube', 'map', 'refine']
+    """
+    return {"cube": "cube", "refined": "refine"}.get(stage.partition("-")[0], "map")
 
 
 def _driver_advice(run: str, judged: Judged | None, alive: State, stages: list[dict[str, Any]]) -> str | None:

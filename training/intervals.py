@@ -5,53 +5,18 @@ Shape suffixes: G group (block of the grid, region, field), K class, R replicate
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.values.errors import InputError
-from training.metrics import Scores, confusion
+from engine.assessment.bootstrap import REPLICATES, Interval, bootstrap
+from engine.assessment.confusion import Scores, confusion
 
-REPLICATES = 1000
+__all__ = ["FEWEST_GROUPS", "REPLICATES", "Interval", "bootstrap", "confusions", "score_intervals"]
+
 FEWEST_GROUPS = 5
 """Below, the bootstrap says less than it seems to."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure and where it may lie.
-
-    Attributes:
-        value: Over all groups.
-        low: 2.5% of replicates lie below.
-        high: 2.5% of replicates lie above.
-        groups: How many groups were drawn from.
-    """
-
-    value: float
-    low: float
-    high: float
-    groups: int
-
-    def line(self) -> str:
-        """Return the figure with its interval.
-
-        >>> Interval(0.8512, 0.81, 0.88, 16).line()
-        '0.851 (0.810 to 0.880)'
-        """
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain numbers."""
-        return {
-            "value": round(self.value, 4),
-            "low": round(self.low, 4),
-            "high": round(self.high, 4),
-            "groups": self.groups,
-        }
 
 
 def confusions(
@@ -93,33 +58,3 @@ def score_intervals(
 
     names = ("accuracy", "mean_f1", "mean_iou")
     return dict(zip(names, bootstrap(matrices_GKK, figures, replicates=replicates, seed=seed), strict=True))
-
-
-def bootstrap(
-    sums_G: NDArray[Any],
-    figures: Callable[[Any], tuple[float, ...]],
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> list[Interval]:
-    """Draw groups with replacement, add up what they hold, and compute figures each time (Efron 1979).
-
-    Args:
-        sums_G: (G, ...) what adds up over groups.
-        figures: From a sum to the figures.
-        replicates: How often.
-        seed: Of the draws.
-
-    Raises:
-        InputError: If there is no group.
-    """
-    n = len(sums_G)
-    if n == 0:
-        raise InputError("no group to draw from", where="intervals", found=0, limit="at least 1")
-    rng = np.random.default_rng(seed)
-    times_RG = rng.multinomial(n, np.full(n, 1 / n), size=replicates)
-    drawn = [figures(np.tensordot(times, sums_G, axes=1)) for times in times_RG]
-    low, high = np.nanpercentile(np.array(drawn), [2.5, 97.5], axis=0)
-    values = figures(sums_G.sum(axis=0))
-    rows = zip(values, low, high, strict=True)
-    return [Interval(float(value), float(a), float(b), n) for value, a, b in rows]

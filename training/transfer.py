@@ -184,7 +184,14 @@ def _from_bundle(new: Network, options: TransferOptions) -> tuple[_Constants, fr
 def _from_file(new: Network, options: TransferOptions) -> tuple[_Constants, frozenset[str]]:
     from engine.inference.state import read_state_dict
 
-    filled = load_encoder(new.module, read_state_dict(options.start), new.names.bands, options.bands)
+    state = read_state_dict(options.start)
+    if new.architecture == "presto":
+        from engine.models.presto import load_published
+
+        return {name: (0.0, options.scale, Plane(name=name)) for name in new.names.bands}, load_published(
+            new.module, state
+        )
+    filled = load_encoder(new.module, state, new.names.bands, options.bands)
     return {name: (0.0, options.scale, Plane(name=name)) for name in filled.bands}, filled.whole
 
 

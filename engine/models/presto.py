@@ -240,6 +240,40 @@ class Presto(nn.Module):
             )
 
 
+_ENCODER, _POSITIONS = "encoder.", "encoder.pos_embed"
+
+
+def load_published(module: Presto, state: Mapping[str, torch.Tensor]) -> frozenset[str]:
+    """Fill a network's encoder with Presto's published weights; its head stays as it is.
+
+    Args:
+        module: Filled in place.
+        state: Tensors by name, as `engine.inference.state.read_state_dict` reads them; a decoder is left out.
+
+    Returns:
+        The names of the tensors that were filled: all of the encoder.
+
+    Raises:
+        InputError: If a tensor of the encoder is missing, left over or of another shape.
+    """
+    own = {name: t for name, t in module.state_dict().items() if name.startswith(_ENCODER)}
+    given = {name: t for name, t in state.items() if name.startswith(_ENCODER)}
+    given[_POSITIONS] = own[_POSITIONS]  # a formula, for any number of months
+    wrong = sorted(
+        set(own) ^ set(given) | {n for n in set(own) & set(given) if own[n].shape != given[n].shape}
+    )
+    if wrong:
+        more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+        raise InputError(
+            "the weights are not those of Presto's encoder",
+            where="weights",
+            found=", ".join(wrong[:6]) + more,
+            mend="give the published state dict of nasaharvest/presto or WorldCereal/prometheo",
+        )
+    module.load_state_dict({**module.state_dict(), **given})
+    return frozenset(given)
+
+
 def months_of(days: torch.Tensor) -> torch.Tensor:
     """Return the month, 0 = January, of running days (`engine.values.days`).
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.products.overviews import mean_blocks
+from engine.products.reducers import mean_blocks
 from engine.store.view import MapView, in_flight
 from engine.values.classes import ClassScheme, LandClass
 from engine.values.grid import Box

@@ -1,11 +1,10 @@
-"""Overviews: the map at half, quarter, ... resolution, each reduced from full resolution.
+"""Overviews: the map at half, quarter, ... resolution, each reduced from full resolution (`reducers`).
 
-A class overview is the majority of the full-resolution pixels below it, not the majority of majorities,
-which can name a class that holds a quarter of the pixels. The store is read once. Blocks come along a
-Z-order curve, so that every level has one unfinished shard at a time, whatever the map's size::
+The store is read once, plane by plane. Blocks come along a Z-order curve, so that every level has one
+unfinished shard at a time, whatever the map's size::
 
     base blocks     level 2     level 4      A level's shard is written when the curve leaves it:
-     0  1 │ 4  5    ┌──┬──┐     ┌─────┐      memory = levels x variables x one shard.
+     0  1 │ 4  5    ┌──┬──┐     ┌─────┐      memory = one shard per level, and the blocks in work.
      2  3 │ 6  7    │  │  │     │     │
     ──────┼──────   ├──┼──┤     │     │
      8  9 │12 13    │  │  │     │     │
@@ -15,14 +14,14 @@ Z-order curve, so that every level has one unfinished shard at a time, whatever 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from engine.products.reducers import mean_levels, mode_levels
 from engine.store.conventions import MULTISCALES, with_convention
 from engine.store.layout import open_group
 from engine.store.view import MapView, in_flight, open_view
@@ -35,108 +34,11 @@ if TYPE_CHECKING:
 BLOCK_PX = 2048
 """Side of the blocks that are read; a power of two, so that every smaller level divides it."""
 
+Listener = Callable[[int, int, str], None]
+"""Gets (done, in all, what) as long work goes on."""
+
 SMALLEST_PX = 512
 """Levels are added until the longest side is shorter than this."""
-
-
-def mode_blocks(label: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Reduce labels to the commonest one of each ``factor x factor`` block.
-
-    Args:
-        label: (y, x) uint8, 0 = no data.
-        factor: Side of a block in pixels.
-
-    Returns:
-        (ceil(y / factor), ceil(x / factor)) uint8. No-data pixels have no vote; ties go to the lowest
-        value; a block without data stays 0; blocks at the lower and right edge use the pixels they have.
-
-    >>> mode_blocks(np.array([[1, 1, 0], [2, 2, 0], [3, 0, 7]], np.uint8), 2)
-    array([[1, 0],
-           [3, 7]], dtype=uint8)
-    """
-    _check_factor(factor)
-    reduced: NDArray[np.uint8] = _mode(np.ascontiguousarray(label, np.uint8), factor)
-    return reduced
-
-
-def mean_blocks(values: NDArray[Any], factor: int, no_data: int | None) -> NDArray[Any]:
-    """Reduce amounts to the mean of each ``factor x factor`` block, rounded half up.
-
-    Args:
-        values: (y, x), uint8 or another integer type up to 32 bits.
-        factor: Side of a block in pixels.
-        no_data: Value that is left out of the mean, and the answer where nothing else is there; None
-            takes every pixel.
-
-    Returns:
-        (ceil(y / factor), ceil(x / factor)) of the same type.
-
-    >>> mean_blocks(np.array([[1, 2, 255], [1, 2, 255]], np.uint8), 2, 255)
-    array([[  2, 255]], dtype=uint8)
-    """
-    _check_factor(factor)
-    nothing = 2**40  # no integer of 32 bits is it
-    reduced: NDArray[Any] = _mean(
-        np.ascontiguousarray(values), factor, nothing if no_data is None else no_data
-    )
-    return reduced
-
-
-def _check_factor(factor: int) -> None:
-    if factor < 1:
-        raise InputError("overview factor must be positive", found=factor, mend="use 2, 4, 8, ...")
-
-
-@njit(nogil=True, cache=True)
-def _mode(label, factor):  # type: ignore[no-untyped-def]
-    height, width = label.shape
-    rows, cols = -(-height // factor), -(-width // factor)
-    out = np.zeros((rows, cols), np.uint8)
-    counts = np.zeros(256, np.int64)
-    for row in range(rows):
-        y0, y1 = row * factor, min((row + 1) * factor, height)
-        for col in range(cols):
-            x0, x1 = col * factor, min((col + 1) * factor, width)
-            first = label[y0, x0]
-            uniform = True
-            for y in range(y0, y1):
-                for x in range(x0, x1):
-                    uniform &= label[y, x] == first
-            if uniform:  # most blocks of a map: no vote to count
-                out[row, col] = first
-                continue
-            best, winner = 0, 0
-            for y in range(y0, y1):
-                for x in range(x0, x1):
-                    counts[label[y, x]] += 1
-            for y in range(y0, y1):
-                for x in range(x0, x1):
-                    value = label[y, x]
-                    votes = counts[value]
-                    counts[value] = 0  # the first pixel of a class speaks for it and clears its count
-                    if value and (votes > best or (votes == best and value < winner)):
-                        best, winner = votes, value
-            out[row, col] = winner
-    return out
-
-
-@njit(nogil=True, cache=True)
-def _mean(values, factor, missing):  # type: ignore[no-untyped-def]
-    height, width = values.shape
-    rows, cols = -(-height // factor), -(-width // factor)
-    out = np.empty((rows, cols), values.dtype)
-    for row in range(rows):
-        y0, y1 = row * factor, min((row + 1) * factor, height)
-        for col in range(cols):
-            x0, x1 = col * factor, min((col + 1) * factor, width)
-            total, count = 0, 0
-            for y in range(y0, y1):
-                for x in range(x0, x1):
-                    keep = values[y, x] != missing
-                    total += values[y, x] * keep
-                    count += keep
-            out[row, col] = (2 * total + count) // (2 * count) if count else missing
-    return out
 
 
 def default_levels(shape_yx: tuple[int, int]) -> tuple[int, ...]:
@@ -154,46 +56,49 @@ def default_levels(shape_yx: tuple[int, int]) -> tuple[int, ...]:
 
 @dataclass
 class _Level:
-    """One overview group being written: the shard under the curve, per variable."""
+    """One plane of one overview group being written: the shard under the curve."""
 
     factor: int
-    arrays: dict[str, Any]
+    array: Any
+    plane: int | None
     shard_px: int
     key: tuple[int, int] | None = None
-    shards: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    shard: NDArray[Any] | None = None
 
-    def put(self, y: int, x: int, reduced: dict[str, NDArray[np.uint8]]) -> None:
+    def put(self, y: int, x: int, reduced: NDArray[Any]) -> None:
         """Place one block's reduced pixels, whose upper-left is (y, x) in pixels of this level."""
         key = (y // self.shard_px, x // self.shard_px)
-        if key != self.key:
+        if key != self.key or self.shard is None:
             self.flush()
             self.key = key
-        for name, values in reduced.items():
-            shard = self.shards.get(name)
-            if shard is None:
-                shape = (*values.shape[:-2], self.shard_px, self.shard_px)
-                shard = self.shards[name] = np.zeros(shape, np.uint8)
-            row, col = y % self.shard_px, x % self.shard_px
-            shard[..., row : row + values.shape[-2], col : col + values.shape[-1]] = values
+            self.shard = np.full((self.shard_px,) * 2, self.array.fill_value, self.array.dtype)
+        row, col = y % self.shard_px, x % self.shard_px
+        self.shard[row : row + reduced.shape[0], col : col + reduced.shape[1]] = reduced
 
     def flush(self) -> None:
         """Write the shard under the curve, if there is one."""
-        if self.key is None:
+        if self.key is None or self.shard is None:
             return
         y, x = (k * self.shard_px for k in self.key)
-        for name, shard in self.shards.items():
-            array = self.arrays[name]
-            height, width = min(self.shard_px, array.shape[-2] - y), min(self.shard_px, array.shape[-1] - x)
-            array[..., y : y + height, x : x + width] = shard[..., :height, :width]
-        self.key, self.shards = None, {}
+        height, width = (
+            min(self.shard_px, n - o) for n, o in zip(self.array.shape[-2:], (y, x), strict=True)
+        )
+        at = (slice(y, y + height), slice(x, x + width))
+        self.array[at if self.plane is None else (self.plane, *at)] = self.shard[:height, :width]
+        self.key, self.shard = None, None
 
 
 def build_overviews(
-    url: str, levels: Sequence[int] | None = None, *, block_px: int = BLOCK_PX, workers: int = 2
+    url: str,
+    levels: Sequence[int] | None = None,
+    *,
+    block_px: int = BLOCK_PX,
+    workers: int = 2,
+    listener: Listener | None = None,
 ) -> tuple[int, ...]:
     """Write the groups ``overviews/2``, ``overviews/4``, ... into a map store and describe them.
 
-    Labels are reduced by majority (`mode_blocks`), other variables by their mean (`mean_blocks`), each
+    Labels are reduced by majority (`mode_levels`), other variables by their mean (`mean_levels`), each
     from full resolution, aligned to the store's upper-left corner. Existing overviews are replaced; until
     the new ones are whole, the store says that it has none. Metadata is consolidated again at the end.
 
@@ -202,6 +107,7 @@ def build_overviews(
         levels: Powers of two; None takes `default_levels`.
         block_px: Side of the blocks that are read, a power of two.
         workers: Blocks that are read and reduced at a time.
+        listener: Called with (blocks done, blocks in all, variable).
 
     Returns:
         The factors that were written.
@@ -216,35 +122,49 @@ def build_overviews(
         raise InputError("overview levels and blocks are powers of two", found=(*factors, block_px))
     root = open_group(str(url), "r+")
     _forget(root)
-    steps = [_create_level(root, view, f, max(block_px // 2, 1)) for f in factors]
-
-    def reduce(key: TileKey) -> tuple[TileKey, list[dict[str, NDArray[np.uint8]]]]:
-        block = _shift(key.box(block_px), view.box) & view.box
-        base = {name: view.read(name, block) for name in view.variables}
-        return key, [{n: _reduce(view, n, values, f) for n, values in base.items()} for f in factors]
-
-    extent = Box(0, 0, *view.box.shape_yx)
-    for key, reduced in in_flight(reduce, tiles_over(extent, block_px), workers):
-        for step, part in zip(steps, reduced, strict=True):
-            step.put(key.row * block_px // step.factor, key.col * block_px // step.factor, part)
-    for step in steps:
-        step.flush()
+    shard_px = max(block_px // 2, 1)
+    groups = [_create_level(root, view, f, shard_px) for f in factors]
+    keys, planes = tiles_over(Box(0, 0, *view.box.shape_yx), block_px), list(view.planes())
+    done = 0
+    for name, plane in planes:
+        parts = [_Level(f, g[name], plane, shard_px) for f, g in zip(factors, groups, strict=True)]
+        for _ in _reduce_plane(view, (name, plane), keys, parts, (block_px, workers)):
+            done += 1
+            if listener is not None:
+                listener(done, len(planes) * len(keys), name)
     _describe(root, view, factors)
     _consolidate(root, factors)
     return factors
 
 
+def _reduce_plane(
+    view: MapView,
+    what: tuple[str, int | None],
+    keys: Sequence[TileKey],
+    parts: Sequence[_Level],
+    block_px_workers: tuple[int, int],
+) -> Iterator[None]:
+    """Read one plane block by block and hand each level its part; yields after each block."""
+    (name, plane), (block_px, workers) = what, block_px_workers
+    factors = [part.factor for part in parts]
+
+    def reduce(key: TileKey) -> tuple[TileKey, list[NDArray[Any]]]:
+        values = view.read(name, _shift(key.box(block_px), view.box) & view.box, plane)
+        if view.is_classes(name):
+            return key, mode_levels(values, factors)
+        return key, mean_levels(values, factors, view.no_data(name))
+
+    for key, reduced in in_flight(reduce, keys, workers):
+        for part, level in zip(parts, reduced, strict=True):
+            part.put(key.row * block_px // part.factor, key.col * block_px // part.factor, level)
+        yield
+    for part in parts:
+        part.flush()
+
+
 def _shift(box: Box, origin: Box) -> Box:
     """Move a box counted from a store's corner to global pixels."""
     return Box(box.y0 + origin.y0, box.x0 + origin.x0, box.y1 + origin.y0, box.x1 + origin.x0)
-
-
-def _reduce(view: MapView, name: str, values: NDArray[Any], factor: int) -> NDArray[Any]:
-    if values.ndim == 3:
-        return np.stack([_reduce(view, name, plane, factor) for plane in values])
-    if view.is_classes(name):
-        return mode_blocks(values, factor)
-    return mean_blocks(values, factor, view.no_data(name))
 
 
 def _forget(root: zarr.Group) -> None:
@@ -255,15 +175,14 @@ def _forget(root: zarr.Group) -> None:
         del root["overviews"]
 
 
-def _create_level(root: zarr.Group, view: MapView, factor: int, shard_px: int) -> _Level:
+def _create_level(root: zarr.Group, view: MapView, factor: int, shard_px: int) -> Any:
     """Create one overview group: its rasters, its coordinates, its spatial_ref."""
     group = root.create_group(f"overviews/{factor}", overwrite=True)
     shape = _level_shape(view, factor)
-    arrays = {}
     for name in view.variables:
         base = view.array(name)
         attributes = {k: v for k, v in base.attrs.items() if not k.startswith(("spatial:", "proj:", "zarr_"))}
-        arrays[name] = group.create_array(
+        group.create_array(
             name,
             shape=(*base.shape[:-2], *shape),
             dtype=base.dtype,
@@ -274,7 +193,7 @@ def _create_level(root: zarr.Group, view: MapView, factor: int, shard_px: int) -
             attributes=attributes,
         )
     _create_coordinates(root, group, view, factor)
-    return _Level(factor, arrays, shard_px)
+    return group
 
 
 def _create_coordinates(root: zarr.Group, group: zarr.Group, view: MapView, factor: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,11 @@ from engine.values.errors import DataError
 
 QGIS_VERSION = "3.16.0"
 """Oldest QGIS with a long-term release that reads the style as written here."""
+
+CONFIDENCE_COLOURS = ("#f6efe6", "#d9b98a", "#7fa08c", "#2f6f73", "#12343f")
+"""From unsure to sure, light to dark."""
+
+_QGIS_HEAD = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,13 @@ def qml(scheme: ClassScheme) -> str:
     root = ET.Element(
         "qgis", version=QGIS_VERSION, styleCategories="Symbology", hasScaleBasedVisibilityFlag="0"
     )
-    pipe = ET.SubElement(root, "pipe")
+    pipe = _pipe(root)
     renderer = ET.SubElement(
         pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1", nodataColor=""
     )
+    hidden = ET.SubElement(ET.SubElement(renderer, "rasterTransparency"), "singleValuePixelList")
+    no_data = str(NO_DATA_LABEL)  # also where the raster does not say that it is no data
+    ET.SubElement(hidden, "pixelListEntry", min=no_data, max=no_data, percentTransparent="100")
     palette = ET.SubElement(renderer, "colorPalette")
     for land in scheme.classes:
         ET.SubElement(
@@ -109,7 +117,51 @@ def qml(scheme: ClassScheme) -> str:
         )
     ET.SubElement(pipe, "brightnesscontrast", brightness="0", contrast="0")
     ET.SubElement(pipe, "rasterresampler", maxOversampling="2")  # nearest: classes have no in-between
-    return _document(root, "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n")
+    return _document(root, _QGIS_HEAD)
+
+
+def ramp_qml(colours: Sequence[str], low: float, high: float, unit: str = "") -> str:
+    """Write a QGIS layer style for amounts: colours at equal steps, linear in between.
+
+    Args:
+        colours: ``#rrggbb``, at least two, from low to high.
+        low: Amount of the first colour, scale and offset of the raster applied, as QGIS does by itself.
+        high: Amount of the last.
+        unit: Written after the numbers of the legend.
+    """
+    root = ET.Element("qgis", version=QGIS_VERSION, styleCategories="Symbology")
+    pipe = _pipe(root)
+    ends = {"classificationMin": f"{low:g}", "classificationMax": f"{high:g}"}
+    kind = {
+        "type": "singlebandpseudocolor",
+        "band": "1",
+        "opacity": "1",
+        "alphaBand": "-1",
+        "nodataColor": "",
+    }
+    renderer = ET.SubElement(pipe, "rasterrenderer", {**kind, **ends})
+    ramp = ET.SubElement(
+        ET.SubElement(renderer, "rastershader"),
+        "colorrampshader",
+        {"colorRampType": "INTERPOLATED", "classificationMode": "1", "clip": "0"}
+        | {"minimumValue": f"{low:g}", "maximumValue": f"{high:g}"},
+    )
+    for index, colour in enumerate(colours):
+        value = low + (high - low) * index / (len(colours) - 1)
+        label = f"{value:g} {unit}".strip()
+        ET.SubElement(ramp, "item", value=f"{value:g}", color=colour, label=label, alpha="255")
+    ET.SubElement(pipe, "brightnesscontrast", brightness="0", contrast="0")
+    ET.SubElement(pipe, "rasterresampler", maxOversampling="2")
+    return _document(root, _QGIS_HEAD)
+
+
+def _pipe(root: ET.Element) -> ET.Element:
+    """Begin the pipe of a raster's style: pixels as they are, never smoothed."""
+    pipe = ET.SubElement(root, "pipe")
+    methods = {f"zoomed{way}ResamplingMethod": "nearestNeighbour" for way in ("In", "Out")}
+    provider = ET.SubElement(pipe, "provider")
+    ET.SubElement(provider, "resampling", {"enabled": "false", "maxOversampling": "2"} | methods)
+    return pipe
 
 
 def pam(scheme: ClassScheme) -> str:

@@ -27,6 +27,10 @@ _HECTARE_M2 = 10_000
 _EDGE = 1e-9  # a part of a pixel that is rounding, not size
 
 
+Inside = Callable[[Box], NDArray[Any]]
+"""Tells which pixels of a box lie in the outline of what is mapped, (y, x) bool."""
+
+
 @dataclass(frozen=True)
 class Around:
     """The map that a step refines.
@@ -42,7 +46,16 @@ class Around:
     scheme: ClassScheme
     resolution_yx: tuple[float, float]
     grid: Grid
-    inside: Callable[[Box], NDArray[Any]] | None = None
+    inside: Inside | None = None
+
+    @classmethod
+    def of(cls, scheme: ClassScheme, grid: Grid, box: Box, inside: Inside | None = None) -> Around:
+        """Return what steps are told of a map that covers a box; a pixel's size in metres is taken at its centre.
+
+        On a grid in degrees a pixel's width changes with the latitude: sizes in metres and hectares then hold at the
+        centre, and those in pixels everywhere.
+        """
+        return cls(scheme, pixel_m(grid, box), grid, inside)
 
     def value(self, name: str | int, where: str = "class") -> int:
         """Return the value of a class that is given by name, source code or value.
@@ -86,6 +99,28 @@ class Around:
         """
         height, width = self.resolution_yx
         return math.floor(metres / height + _EDGE), math.floor(metres / width + _EDGE)
+
+
+def pixel_m(grid: Grid, box: Box) -> tuple[float, float]:
+    """Return the height and width of a pixel in metres, in degrees at the centre of a box.
+
+    >>> pixel_m(Grid("EPSG:32633", (10.0, 20.0)), Box(0, 0, 4, 4))
+    (10.0, 20.0)
+    >>> [round(m) for m in pixel_m(Grid("EPSG:4326", (0.001, 0.001)), Box(-60_000, 0, -60_000, 0))]
+    [111, 56]
+    """
+    from pyproj import CRS, Geod
+
+    crs, (height, width) = CRS.from_user_input(grid.crs), grid.resolution_yx
+    if not crs.is_geographic:
+        unit = crs.axis_info[0].unit_conversion_factor
+        return height * unit, width * unit
+    left, bottom, right, top = grid.bounds_of_box(box)
+    lon, lat = (left + right) / 2, (bottom + top) / 2
+    geod = Geod(ellps="WGS84")
+    _, _, north = geod.inv(lon, lat - height / 2, lon, lat + height / 2)
+    _, _, east = geod.inv(lon - width / 2, lat, lon + width / 2, lat)
+    return float(north), float(east)
 
 
 class StepConfig(BaseModel):

@@ -11,45 +11,147 @@ Nothing is kept between two boxes: a tile asks the last link, and the links ask 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from engine.refine.around import Around, StepConfig
+from engine.refine.around import Around
+from engine.refine.context import ContextConfig
+from engine.refine.fill import FillConfig
+from engine.refine.filters import MajorityConfig
+from engine.refine.mmu import MinimumMappingUnit
+from engine.refine.parcels import ParcelsConfig
+from engine.refine.rules import RulesConfig
+from engine.refine.sieve import Sieve
+from engine.refine.smooth import BayesConfig, BilateralConfig, GaussianConfig
+from engine.refine.source import CHANGED
 from engine.refine.steps import Layers, Source, Step
+from engine.values.classes import NO_DATA_LABEL
 from engine.values.grid import Box
 
-AnyStep = StepConfig
+AnyStep = Annotated[
+    MinimumMappingUnit
+    | MajorityConfig
+    | ContextConfig
+    | RulesConfig
+    | FillConfig
+    | ParcelsConfig
+    | GaussianConfig
+    | BilateralConfig
+    | BayesConfig,
+    Field(discriminator="step"),
+]
 """Settings of any kind of step."""
 
-CHANGED = "changed"
-"""Layer of a refined map: (y, x) uint8, number of the last step that changed a pixel's label; 0 = none did."""
+CHANGED_NO_DATA = 255
+"""Of a pixel without a class, that had none before."""
 
 MOST_STEPS = 250
 
+__all__ = [
+    "CHANGED",
+    "CHANGED_NO_DATA",
+    "AnyStep",
+    "Chain",
+    "Link",
+    "RefineSpec",
+    "SieveConfig",
+    "chain",
+    "finished",
+]
 
-class RefineSpec(BaseModel):
-    """How a map is refined: steps, one after the other.
+
+class SieveConfig(BaseModel):
+    """GDAL's sieve of the whole map: regions of fewer pixels take the class of their largest neighbour.
 
     Attributes:
-        steps: What is done, in this order.
+        min_px: Regions of fewer pixels are merged.
+        min_ha: The same in hectares; either of the two.
+        connectivity: 4: pixels of a region share edges; 8: corners join too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    steps: tuple[AnyStep, ...] = Field(
-        min_length=1, max_length=MOST_STEPS, description="what is done, in order"
+    min_px: int | None = Field(None, ge=1, description="regions of fewer pixels are merged")
+    min_ha: float | None = Field(None, gt=0, description="regions of fewer hectares are merged")
+    connectivity: Literal[4, 8] = Field(
+        4, description="4: pixels of a region share edges; 8: corners join too"
     )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> SieveConfig:
+        if (self.min_px is None) == (self.min_ha is None):
+            raise ValueError("give min_px or min_ha")
+        return self
+
+    def made(self, around: Around) -> Sieve:
+        """Return the sieve for one map."""
+        size = self.min_px if self.min_ha is None else around.pixels(self.min_ha)
+        return Sieve(size or 1, self.connectivity)
+
+
+class RefineSpec(BaseModel):
+    """How a map is refined: steps, one after the other; or GDAL's sieve, which needs the map as a whole.
+
+    Attributes:
+        steps: What is done, in this order.
+        sieve: What is done instead of steps, in one process, strip by strip.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    steps: tuple[AnyStep, ...] = Field((), max_length=MOST_STEPS, description="what is done, in order")
+    sieve: SieveConfig | None = Field(
+        None, description="GDAL's sieve of the whole map, instead of steps; in one process"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> RefineSpec:
+        if bool(self.steps) == (self.sieve is not None):
+            raise ValueError("give steps, or a sieve alone")
+        return self
+
+    @model_validator(mode="after")
+    def _smoothing_first(self) -> RefineSpec:
+        kinds = [step.step for step in self.steps]
+        smooths = ["probability" in step.reads for step in self.steps]
+        first = smooths.index(False) if False in smooths else len(kinds)
+        if any(smooths[first:]):
+            raise ValueError(
+                f"{kinds[first + smooths[first:].index(True)]} decides classes anew from the probabilities, "
+                f"which would undo {kinds[first]}: put it first"
+            )
+        return self
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Layers of the map that the steps look at, and those that are stored."""
         return tuple(dict.fromkeys(("label", "confidence", *(n for s in self.steps for n in s.reads))))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each step is called, in order: the meaning of the numbers in `CHANGED`.
+
+        >>> RefineSpec(sieve=SieveConfig(min_px=5)).names
+        ('1_sieve',)
+        """
+        kinds = ("sieve",) if self.sieve is not None else tuple(s.step for s in self.steps)
+        return tuple(f"{number}_{kind}" for number, kind in enumerate(kinds, 1))
+
+    def changed_attributes(self) -> dict[str, Any]:
+        """Return the CF flag attributes of `CHANGED`."""
+        return {
+            "long_name": "number of the last step that changed the class",
+            "flag_values": list(range(len(self.names) + 1)),
+            "flag_meanings": " ".join(["unchanged", *self.names]),
+        }
+
     def digest(self) -> str:
         """Hash all that decides what the steps answer, beside the map."""
-        return hashlib.sha256("\n".join(s.fingerprint() for s in self.steps).encode()).hexdigest()
+        whole = [] if self.sieve is None else [self.sieve.model_dump_json()]
+        return hashlib.sha256(
+            "\n".join([*(s.fingerprint() for s in self.steps), *whole]).encode()
+        ).hexdigest()
 
     def made(self, around: Around) -> Chain:
         """Return the steps for one map."""
@@ -141,6 +243,7 @@ def chain(spec: RefineSpec, around: Around, source: Source) -> Source:
     return spec.made(around).over(source)
 
 
-def names_of(steps: Sequence[StepConfig]) -> tuple[str, ...]:
-    """Return what each step is called, in order: the meaning of the numbers in `CHANGED`."""
-    return tuple(s.step for s in steps)
+def finished(layers: Layers) -> Layers:
+    """Return refined layers as they are stored: `CHANGED` is no data where there was and is no class."""
+    nothing = (layers["label"] == NO_DATA_LABEL) & (layers[CHANGED] == 0)
+    return {**layers, CHANGED: np.where(nothing, np.uint8(CHANGED_NO_DATA), layers[CHANGED])}

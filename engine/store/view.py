@@ -84,15 +84,27 @@ class MapView:
                 return int(attributes[key])
         return NO_DATA.get(variable)
 
-    def read(self, variable: str, box: Box) -> NDArray[Any]:
+    def planes(self) -> Iterator[tuple[str, int | None]]:
+        """Yield each variable with the number of each of its planes, None for one of a single plane."""
+        for name in self.variables:
+            array = self.array(name)
+            yield from [(name, None)] if array.ndim == 2 else [(name, k) for k in range(array.shape[0])]
+
+    def read(self, variable: str, box: Box, plane: int | None = None) -> NDArray[Any]:
         """Read the pixels of a box, (y, x) or (class, y, x), in the stored dtype.
+
+        Args:
+            variable: Which.
+            box: Pixels in the grid's global indices.
+            plane: Number of one plane of several: (y, x); None reads all.
 
         Raises:
             InputError: If the box reaches outside the store.
         """
         rows, cols = box.slices_in(self.box)
+        where = (..., rows, cols) if plane is None else (plane, rows, cols)
         with network(self.url):
-            values: NDArray[Any] = np.asarray(self.array(variable)[..., rows, cols])
+            values: NDArray[Any] = np.asarray(self.array(variable)[where])
         return values
 
     def crop(self, box: Box | None) -> Box:

@@ -150,7 +150,9 @@ def _check_files(folder: Path, stored: np.ndarray) -> None:
         np.testing.assert_array_equal(np.sort(src.read(1)[src.read(1) != -32768]), np.sort(valid))
     assert (folder / "quicklook.png").stat().st_size > 10_000
     (item,) = (
-        pystac.Item.from_file(str(p)) for p in (folder / "stac").glob("*.json") if p.stem != "collection"
+        pystac.Item.from_file(str(p))
+        for p in (folder / "stac").glob("*.json")
+        if p.stem not in ("catalog", "collection")
     )
     band = item.assets["tree_height"].to_dict()["raster:bands"][1]
     assert (band["data_type"], band["unit"], band["nodata"]) == ("int16", "m", -32768)

@@ -18,7 +18,7 @@ GRID = Grid("EPSG:32633", (10.0, 10.0))
 
 def write_map(
     url: Path,
-    layers: dict[str, NDArray[np.uint8]],
+    layers: dict[str, NDArray[np.uint8]] | dict[str, NDArray[np.int16]],
     scheme: ClassScheme,
     *,
     grid: Grid = GRID,
@@ -34,12 +34,13 @@ def write_map(
         array = root.create_array(
             name,
             shape=values.shape,
-            dtype="uint8",
+            dtype=values.dtype,
             chunks=(1,) * extra + (shard_px // 4,) * 2,
             shards=(1,) * extra + (shard_px,) * 2,
-            fill_value=255 if name in ("confidence", "probability") else 0,
+            fill_value=_no_data(name, values),
             dimension_names=("class",) * extra + ("y", "x"),
-            attributes={"grid_mapping": "spatial_ref"},
+            attributes={"grid_mapping": "spatial_ref"}
+            | ({"nodata": -32768} if values.dtype == np.int16 else {}),
         )
         array[...] = values
     root["label"].attrs.update(scheme.flag_attributes())
@@ -56,6 +57,12 @@ def write_map(
         warnings.simplefilter("ignore", UserWarning)
         zarr.consolidate_metadata(str(url))
     return box
+
+
+def _no_data(name: str, values: NDArray[np.generic]) -> int:
+    if values.dtype == np.int16:
+        return -32768
+    return 255 if name in ("confidence", "probability") else 0
 
 
 def patches(seed: int, shape_yx: tuple[int, int], n_classes: int, *, sites: int = 80) -> NDArray[np.uint8]:

@@ -9,72 +9,14 @@ import rasterio
 import rioxarray  # noqa: F401  (the accessor)
 import xarray as xr
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
-from engine.products.overviews import build_overviews, default_levels, mean_blocks, mode_blocks
+from engine.products.overviews import build_overviews, default_levels
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from tests.products.mapstore import patches, write_map
+from tests.products.test_reducers import mean_oracle, mode_oracle
 
 SCHEME = ClassScheme.from_names(["wheat", "maize", "grass land", "forest"])
-
-
-def _blocks(values: np.ndarray, factor: int, fill: int) -> np.ndarray:
-    """Cut into (rows, cols, factor * factor), the edges filled up."""
-    rows, cols = (-(-n // factor) for n in values.shape)
-    padded = np.full((rows * factor, cols * factor), fill, np.int64)
-    padded[: values.shape[0], : values.shape[1]] = values
-    cut = padded.reshape(rows, factor, cols, factor).swapaxes(1, 2)
-    return cut.reshape(rows, cols, factor * factor)
-
-
-def mode_oracle(label: np.ndarray, factor: int) -> np.ndarray:
-    """Majority by counting one class at a time over the whole array."""
-    blocks = _blocks(label, factor, 0)
-    counts = np.stack([(blocks == value).sum(-1) for value in range(1, int(label.max()) + 2)])
-    best = counts.argmax(0) + 1  # argmax takes the first: the lowest value
-    return np.where(counts.max(0) > 0, best, 0).astype(np.uint8)
-
-
-def mean_oracle(values: np.ndarray, factor: int, no_data: int | None) -> np.ndarray:
-    blocks = _blocks(values, factor, -1)
-    kept = (blocks >= 0) if no_data is None else (blocks >= 0) & (blocks != no_data)
-    mean = np.where(kept, blocks, 0).sum(-1) / np.maximum(kept.sum(-1), 1)
-    return np.where(kept.any(-1), np.floor(mean + 0.5), no_data or 0).astype(np.uint8)
-
-
-shapes = st.tuples(st.integers(1, 23), st.integers(1, 23))
-
-
-@settings(max_examples=60, deadline=None)
-@given(label=arrays(np.uint8, shapes, elements=st.integers(0, 4)), factor=st.sampled_from([1, 2, 3, 4, 8]))
-def test_mode_is_the_majority_of_valid_pixels(label: np.ndarray, factor: int) -> None:
-    np.testing.assert_array_equal(mode_blocks(label, factor), mode_oracle(label, factor))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    values=arrays(np.uint8, shapes, elements=st.sampled_from([0, 1, 2, 3, 249, 250, 255])),
-    factor=st.sampled_from([1, 2, 3, 4, 8]),
-    no_data=st.sampled_from([None, 0, 255]),
-)
-def test_mean_rounds_half_up_over_valid_pixels(values: np.ndarray, factor: int, no_data: int | None) -> None:
-    np.testing.assert_array_equal(mean_blocks(values, factor, no_data), mean_oracle(values, factor, no_data))
-
-
-def test_the_mode_of_modes_is_another_map() -> None:
-    # Class 1 wins three of four quarters by 3 to 1 but class 2 holds 4 + 3 = 7 of 16 against 9: take a
-    # block where it matters, so that an overview built from the level above would fail here.
-    label = np.array([[1, 1, 1, 1], [3, 2, 3, 2], [1, 1, 2, 2], [2, 2, 2, 2]], np.uint8)
-    assert mode_blocks(label, 4)[0, 0] == 2
-    assert mode_blocks(mode_blocks(label, 2), 2)[0, 0] == 1
-
-
-def test_a_factor_below_one_is_refused() -> None:
-    with pytest.raises(InputError, match="positive"):
-        mode_blocks(np.zeros((2, 2), np.uint8), 0)
 
 
 def test_levels_stop_below_512_pixels() -> None:
@@ -87,28 +29,41 @@ def _layers(seed: int = 1, shape: tuple[int, int] = (700, 1100)) -> dict[str, np
     rng = np.random.default_rng(seed)
     label = patches(seed, shape, 4, sites=600)
     label[rng.random(shape) < 0.1] = 0
-    label[300:420, 500:640] = 0
+    label[100:220, 200:340] = 0
     confidence = rng.integers(0, 251, shape, dtype=np.uint8)
     confidence[label == 0] = 255
     probability = rng.integers(0, 251, (4, *shape), dtype=np.uint8)
     probability[:, label == 0] = 255
     observations = rng.integers(0, 30, shape, dtype=np.uint8)
+    height = np.where(label, rng.integers(-32767, 32768, shape), -32768).astype(np.int16)
     return {
         "label": label,
         "confidence": confidence,
         "probability": probability,
         "observations": observations,
+        "height": height,
     }
 
 
-@pytest.mark.parametrize(("block_px", "workers"), [(64, 3), (128, 1), (256, 2), (512, 2), (2048, 1)])
+@pytest.mark.parametrize(
+    ("block_px", "workers"), [(64, 3), (128, 1), (256, 2), (512, 2), (1024, 3), (2048, 1)]
+)
 def test_any_block_size_gives_the_answer_of_the_whole_array(
     tmp_path: Path, block_px: int, workers: int
 ) -> None:
-    layers = _layers()
+    layers = _layers(shape=(330, 450))
     write_map(tmp_path / "map.zarr", layers, SCHEME)
-    factors = build_overviews(str(tmp_path / "map.zarr"), (2, 8, 32), block_px=block_px, workers=workers)
+    told: list[tuple[int, int, str]] = []
+    factors = build_overviews(
+        str(tmp_path / "map.zarr"),
+        (2, 8, 32),
+        block_px=block_px,
+        workers=workers,
+        listener=lambda *step: told.append(step),
+    )
     assert factors == (2, 8, 32)
+    assert [done for done, _, _ in told] == list(range(1, told[0][1] + 1))
+    assert {name for _, _, name in told} == set(layers)
     for factor in factors:
         level = zarr.open_group(str(tmp_path / "map.zarr"), mode="r")[f"overviews/{factor}"]
         np.testing.assert_array_equal(level["label"][:], mode_oracle(layers["label"], factor))
@@ -116,6 +71,8 @@ def test_any_block_size_gives_the_answer_of_the_whole_array(
         np.testing.assert_array_equal(
             level["observations"][:], mean_oracle(layers["observations"], factor, None)
         )
+        assert level["height"].dtype == np.int16
+        np.testing.assert_array_equal(level["height"][:], mean_oracle(layers["height"], factor, -32768))
         for k in range(4):
             expected = mean_oracle(layers["probability"][k], factor, 255)
             np.testing.assert_array_equal(level["probability"][k], expected)

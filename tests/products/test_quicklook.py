@@ -9,8 +9,8 @@ from pyproj import Transformer
 from shapely import transform
 from shapely.geometry import Polygon
 
-from engine.products.overviews import mean_blocks, mode_blocks
 from engine.products.quicklook import read_picture, write_quicklook
+from engine.products.reducers import mean_blocks, mode_blocks
 from engine.store.view import open_view
 from engine.values.classes import ClassScheme, LandClass
 from engine.values.errors import InputError

@@ -9,6 +9,7 @@ the bytes itself, ranges and all) or answers with the fault that is due for that
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import socket
@@ -19,7 +20,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,6 +47,93 @@ http {{
 """
 
 
+_PLAIN = """
+daemon off; master_process off; worker_processes 1; pid {work}/nginx.pid; error_log {work}/error.log warn;
+events {{ worker_connections 256; }}
+http {{
+  log_format traffic escape=json
+    '{{"path": "$uri", "status": $status, "sent": $body_bytes_sent, "range": "$http_range"}}';
+  access_log {work}/access.log traffic; default_type application/octet-stream; sendfile on;
+  client_body_temp_path {work}/a; proxy_temp_path {work}/b; fastcgi_temp_path {work}/c;
+  uwsgi_temp_path {work}/d; scgi_temp_path {work}/e;
+  server {{ listen 127.0.0.1:{port}; root {root}; }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One answer of the plain server.
+
+    Attributes:
+        path: File that was asked for.
+        status: 200 whole, 206 a range, 404 not there.
+        sent: Bytes of its body.
+        range: Range that was asked for, empty for none.
+    """
+
+    path: str
+    status: int
+    sent: int
+    range: str
+
+
+@dataclass
+class PlainServer:
+    """nginx as it comes, with a folder and nothing else.
+
+    Attributes:
+        url: Root address.
+        log: Where it writes what it sent.
+    """
+
+    url: str
+    log: Path
+    _seen: int = 0
+
+    def sent(self) -> list[Sent]:
+        """Return what was sent since the last call."""
+        marker = f"/end-{self._seen}"
+        with suppress(urllib.error.HTTPError):  # lines come in order: when this is there, all before it are
+            urllib.request.urlopen(self.url + marker, timeout=10).close()
+        for _ in range(500):
+            told = [Sent(**json.loads(line)) for line in self.log.read_text().splitlines()]
+            if ends := [i for i, answer in enumerate(told) if answer.path == marker]:
+                new, self._seen = told[self._seen : ends[0]], ends[0] + 1
+                return new
+            time.sleep(0.01)
+        pytest.fail("nginx wrote no log")
+
+
+@contextmanager
+def serve_plain(root: Path, work: Path) -> Iterator[PlainServer]:
+    """Serve a folder by nginx alone."""
+    port = _free_port()
+    work.mkdir(parents=True, exist_ok=True)
+    with _running(_PLAIN.format(work=work, port=port, root=root), work):
+        server = PlainServer(f"http://127.0.0.1:{port}", work / "access.log")
+        _wait(server.url, work)
+        server.sent()
+        yield server
+
+
+@contextmanager
+def _running(config: str, work: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run nginx with a configuration."""
+    nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+    if nginx is None:
+        require_service("nginx", "apt install nginx-light")
+    path = work / "nginx.conf"
+    path.write_text(config)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([str(nginx), "-c", str(path), "-p", str(work)], **quiet)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
 @dataclass
 class FaultyServer:
     """What the tests steer.
@@ -68,27 +156,18 @@ class FaultyServer:
 @contextmanager
 def serve(root: Path, work: Path) -> Iterator[FaultyServer]:
     """Serve a folder by nginx on a free loopback port."""
-    nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
-    if nginx is None:
-        require_service("nginx", "apt install nginx-light")
     port, behind = _free_port(), _free_port()
     server = FaultyServer(f"http://127.0.0.1:{port}")
     backend = ThreadingHTTPServer(("127.0.0.1", behind), _handler(server))
     threading.Thread(target=backend.serve_forever, daemon=True).start()
     work.mkdir(parents=True, exist_ok=True)
-    config = work / "nginx.conf"
-    config.write_text(_CONFIG.format(work=work, port=port, backend=behind, root=root))
-    process = subprocess.Popen(
-        [str(nginx), "-c", str(config), "-p", str(work)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
     try:
-        _wait(server.url, process, work)
-        server.requests.clear()
-        server.queries.clear()
-        yield server
+        with _running(_CONFIG.format(work=work, port=port, backend=behind, root=root), work):
+            _wait(server.url, work)
+            server.requests.clear()
+            server.queries.clear()
+            yield server
     finally:
-        process.terminate()
-        process.wait(10)
         backend.shutdown()
         backend.server_close()
 
@@ -149,15 +228,13 @@ def _free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], work: Path) -> None:
-    for _ in range(100):
+def _wait(url: str, work: Path) -> None:
+    for _ in range(200):
         try:
             urllib.request.urlopen(f"{url}/none", timeout=1)
         except urllib.error.HTTPError as answer:
             answer.close()
             return
         except OSError:
-            if process.poll() is not None:
-                pytest.fail(f"nginx did not start: {(work / 'error.log').read_text()}")
             time.sleep(0.05)
-    pytest.fail("nginx did not answer")
+    pytest.fail(f"nginx did not answer: {(work / 'error.log').read_text()}")

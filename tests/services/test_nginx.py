@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.nginx import FaultyServer, serve
+from tests.services.nginx import FaultyServer, Sent, serve, serve_plain
 
 pytestmark = pytest.mark.service
 
@@ -51,3 +51,14 @@ def test_a_transfer_is_cut_off(server: FaultyServer) -> None:
     server.faults["a.bin"] = lambda number, query: "cut"
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         _get(f"{server.url}/a.bin", "bytes=0-5000")
+
+
+def test_the_plain_server_tells_what_it_sent(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.bin").write_bytes(bytes(1000))
+    with serve_plain(tmp_path / "files", tmp_path / "nginx") as plain:
+        assert _get(f"{plain.url}/a.bin", "bytes=0-9") == bytes(10)
+        assert plain.sent() == [Sent("/a.bin", 206, 10, "bytes=0-9")]
+        assert len(_get(f"{plain.url}/a.bin")) == 1000
+        assert plain.sent() == [Sent("/a.bin", 200, 1000, "")]
+        assert plain.sent() == []

@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 
 from engine.inference.bundle import save_bundle
 from engine.inference.planes import planes_in
+from engine.inference.state import read_state_dict
 from engine.models.normalise import Standard
+from engine.models.presto import load_published
 from engine.models.registry import build
 from engine.models.spatial.resnet import ResNet, published_name
 from engine.values.classes import ClassScheme
@@ -198,6 +200,23 @@ def test_a_file_of_weights_is_the_body_and_says_how_its_bands_are_normalised(tmp
     body, head = tuning.groups(module)
     assert (body["lr"], head["lr"]) == (1e-5, 1e-4)
     assert len(body["params"]) + len(head["params"]) == len(list(module.parameters()))
+
+
+def test_prestos_published_file_is_its_body(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    config = {"n_dates": None, "n_bands": 4, "bands": ("B02", "B03", "B04", "B08"), "n_positions": 24}
+    published = build("presto", config)
+    save_file(
+        {**published.state_dict(), "decoder.mask_token": torch.zeros(3)}, tmp_path / "presto.safetensors"
+    )
+    fresh = build("presto", config | {"n_positions": 30, "head": "linear", "n_classes": 5})
+    assert load_published(fresh, read_state_dict(tmp_path / "presto.safetensors")) == frozenset(
+        n for n in fresh.state_dict() if not n.startswith("head")
+    )
+    x, valid, days = torch.rand(1, 3, 4, 1, 1), torch.ones(1, 3, 1, 1), torch.tensor([15.0, 45.0, 75.0])
+    assert torch.equal(fresh.features(x, valid, days), published.features(x, valid, days))
+    with pytest.raises(InputError, match="not those of Presto"):
+        load_published(fresh, {"encoder.norm.weight": torch.zeros(3)})
 
 
 def test_a_start_that_is_none_is_refused(tmp_path: Path, weak: str) -> None:
