@@ -192,6 +192,7 @@ class MmuStep:
         rule, halo = self.rule, self.usual_px
         label, fates = _decided(window, grown(box, halo), box, rule)
         while np.any(undecided := fates == UNDECIDED_FATE):
+            assert halo < self.reach_px, "what lies within the reach decides everything"
             halo = min(2 * max(halo, 1), self.reach_px)
             for part, part_window in _windows(source, list(_parts(undecided, box)), halo):
                 at = part.slices_in(box)

@@ -43,7 +43,7 @@ def _in_strips(label: NDArray[np.uint8], how: Sieve, mask=None) -> NDArray[np.ui
     return out
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(MAPS, st.integers(1, 30), st.sampled_from([4, 8]), st.integers(1, 60))
 def test_equal_to_gdal(label: NDArray[np.uint8], size: int, connectivity: int, strip_px: int) -> None:
     size = min(size, label.size - 1)  # rasterio refuses larger ones
@@ -53,7 +53,7 @@ def test_equal_to_gdal(label: NDArray[np.uint8], size: int, connectivity: int, s
     assert (_in_strips(label, without_zero) == _gdal(label, size, connectivity, mask=label != 0)).all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(MAPS, st.integers(1, 30), st.sampled_from([4, 8]), st.randoms())
 def test_equal_to_gdal_with_a_mask(label: NDArray[np.uint8], size: int, connectivity: int, random) -> None:
     size = min(size, label.size - 1)
