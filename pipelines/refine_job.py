@@ -14,7 +14,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,11 @@ from engine.values.classes import ClassScheme
 from engine.values.grid import Box, Grid, TileKey, tiles_over
 from engine.values.spec import ENGINE_FORMAT
 from engine.values.tiling import Tiling
-from pipelines.map_job import MapJob
 from pipelines.run_folder import MAP
 from pipelines.tile_inputs import SHARD_MAX_PX, outline_in, tiling_in
+
+if TYPE_CHECKING:  # workers that refine a map that is there need no torch
+    from pipelines.map_job import MapJob
 
 REFINED = "refined"
 BLOCK_PX = 2048
