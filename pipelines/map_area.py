@@ -133,7 +133,7 @@ def map_area(
             close_stage(cube, complete=summary.exit_code == 0)
         products, summary = None, summaries[-1]
         if config.products and not (summary.interrupted or summary.refused) and summary.done + summary.reused:
-            products = make_products(job, made.area, made.table, refined)
+            products = make_products(job, made.area, made.table, refined, config.publish)
     return MapResult(config.out, km2, summaries, products)
 
 

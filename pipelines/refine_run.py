@@ -122,7 +122,7 @@ def _products(made: RunConfig, job: RefineJob) -> tuple[Products | None, str]:
     """Make the products of a refined map as the run made those of its map; say why where that cannot be."""
     try:
         planned = design(made)
-        return make_products(planned.job, planned.area, planned.table, job), ""
+        return make_products(planned.job, planned.area, planned.table, job, made.publish), ""
     except LandweaveError as error:  # the refined map is there; its model or scenes may be gone
         return None, str(error)
 

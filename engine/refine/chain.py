@@ -111,6 +111,18 @@ class RefineSpec(BaseModel):
             raise ValueError("give steps, or a sieve alone")
         return self
 
+    @model_validator(mode="after")
+    def _smoothing_first(self) -> RefineSpec:
+        kinds = [step.step for step in self.steps]
+        smooths = ["probability" in step.reads for step in self.steps]
+        first = smooths.index(False) if False in smooths else len(kinds)
+        if any(smooths[first:]):
+            raise ValueError(
+                f"{kinds[first + smooths[first:].index(True)]} decides classes anew from the probabilities, "
+                f"which would undo {kinds[first]}: put it first"
+            )
+        return self
+
     @property
     def reads(self) -> tuple[str, ...]:
         """Layers of the map that the steps look at, and those that are stored."""
