@@ -28,7 +28,9 @@ class DesignOptions(BaseModel):
     """How points are drawn, and how many."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: DesignKind = Field(default="stratified", description="simple, stratified (by map class) or clusters.")
+    kind: DesignKind = Field(
+        default="stratified", description="simple, stratified (by map class) or clusters."
+    )
     points: int | None = Field(default=None, ge=2, description="How many in all; or give a target.")
     target_error: float | None = Field(
         default=None, gt=0, lt=0.5, description="Standard error of the overall accuracy that is aimed at."
@@ -80,7 +82,9 @@ class RunOptions(BaseModel):
     x: str = Field(default="lon", description="Column with the first coordinate, in a table.")
     y: str = Field(default="lat", description="Column with the second coordinate, in a table.")
     crs: str = Field(default="EPSG:4326", description="CRS of a table's coordinates.")
-    cluster: str | None = Field(default=None, description="Column of points that belong together (bootstrap).")
+    cluster: str | None = Field(
+        default=None, description="Column of points that belong together (bootstrap)."
+    )
     certainty: str = Field(default="certainty", description="Column with how sure the interpreter is.")
     least_certainty: float | None = Field(
         default=None, description="Answers that are less certain count as none."

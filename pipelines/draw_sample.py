@@ -102,7 +102,9 @@ def design_sample(
     sheets = [_strata_sheet(population, n_each, design["strata"])]
     if options.kind == "stratified" and not options.broader:
         sheets.append(_expected_sheet(population, n_each, options))
-    return Drawn(design | {"points": len(points)}, tuple(sheets), _facts(points, design, options), files)
+    return Drawn(
+        design | {"points": len(points)}, tuple(sheets), _facts(opened, points, design, options), files
+    )
 
 
 def _named(listener: Listener | None, what: str) -> Listener | None:
@@ -117,7 +119,10 @@ def _population(source: ClassMap, counts: ClassCounts, options: DesignOptions) -
     unknown = [n for n in (*options.without, *options.expected_of) if n not in lookup]
     if unknown:
         raise InputError(
-            "the map has no such class", where=source.where, found=unknown, limit=", ".join(source.scheme.names)
+            "the map has no such class",
+            where=source.where,
+            found=unknown,
+            limit=", ".join(source.scheme.names),
         )
     left_out = {lookup[name] for name in options.without}
     there = [c for c in source.scheme.classes if c.value in counts.pixels and c.value not in left_out]
@@ -252,9 +257,7 @@ def _design(
         },
         "classes": [c.model_dump(mode="json") for c in source.scheme.classes],
         "options": options.model_dump(mode="json"),
-        "strata": [
-            asdict(s) | {"points": n} for s, n in zip(population.strata, n_each, strict=True)
-        ],
+        "strata": [asdict(s) | {"points": n} for s, n in zip(population.strata, n_each, strict=True)],
     }
     if points.cluster is not None:
         told["clusters"] = {"drawn": len(set(points.cluster.tolist())), **options.clusters.model_dump()}
@@ -266,7 +269,9 @@ def _places(source: ClassMap, points: Points, seed: int) -> list[Place]:
     order = np.argsort(keys(seed ^ _SHUFFLE, points.row, points.column), kind="stable")
     found = []
     for i in order:
-        place = Place(int(points.row[i]), int(points.column[i]), int(points.stratum[i]), int(points.mapped[i]))
+        place = Place(
+            int(points.row[i]), int(points.column[i]), int(points.stratum[i]), int(points.mapped[i])
+        )
         if points.cluster is not None and points.cluster_pixels is not None:
             place = replace(
                 place, cluster=str(points.cluster[i]), cluster_pixels=int(points.cluster_pixels[i])
@@ -279,7 +284,13 @@ def _strata_sheet(population: Population, n_each: list[int], strata: list[dict[s
     total = sum(s.hectares for s in population.strata)
     rows = []
     for s, n in zip(population.strata, n_each, strict=True):
-        cells = (s.name, figure(float(s.pixels), 0), figure(s.hectares, 1), f"{s.hectares / total:.1%}", str(n))
+        cells = (
+            s.name,
+            figure(float(s.pixels), 0),
+            figure(s.hectares, 1),
+            f"{s.hectares / total:.1%}",
+            str(n),
+        )
         rows.append(cells)
     sums = sum(s.pixels for s in population.strata), sum(n_each)
     rows.append(("total", figure(float(sums[0]), 0), figure(total, 1), "100.0%", str(sums[1])))
@@ -296,7 +307,9 @@ def _expected_sheet(population: Population, n_each: list[int], options: DesignOp
     share = np.divide(others, sums, out=np.zeros_like(others), where=sums > 0) * (1 - right[:, None])
     np.fill_diagonal(share, right if len(pixels) > 1 else 1.0)
     if min(n_each) < FEWEST:
-        return Sheet("Expected standard errors", ("stratum", "user's"), (), "A stratum has less than two points.")
+        return Sheet(
+            "Expected standard errors", ("stratum", "user's"), (), "A stratum has less than two points."
+        )
     found = expected([s.pixels for s in population.strata], share, n_each)
     rows = [
         (s.name, f"{right[i]:.2f}", *(figure(v[i], 4) for v in (found.users, found.producers, found.areas)))
@@ -310,8 +323,12 @@ def _expected_sheet(population: Population, n_each: list[int], options: DesignOp
     return Sheet("Expected standard errors", heads, tuple(rows), note)
 
 
-def _facts(points: Points, design: dict[str, Any], options: DesignOptions) -> tuple[str, ...]:
+def _facts(
+    source: ClassMap, points: Points, design: dict[str, Any], options: DesignOptions
+) -> tuple[str, ...]:
     lines = [f"{len(points)} points, {options.kind}, seed {options.seed}"]
+    if source.note:
+        lines.append(f"note: {source.note}, and no point there")
     if "clusters" in design:
         lines.append(f"{design['clusters']['drawn']} clusters of {options.clusters.side_px} px")
     return tuple(lines)

@@ -87,7 +87,10 @@ def write_response(
     """
     if out.suffix.lower() not in TABLES + VECTORS:
         raise InputError(
-            "which format?", where=str(out), found=out.suffix or "no ending", limit=", ".join(VECTORS + TABLES)
+            "which format?",
+            where=str(out),
+            found=out.suffix or "no ending",
+            limit=", ".join(VECTORS + TABLES),
         )
     for path in (out, design_path(out)):
         if path.exists():
@@ -149,7 +152,9 @@ def read_response(path: Path, layer: str | None = None) -> pd.DataFrame:
             return pd.read_csv(path, dtype=None)
         if path.suffix.lower() in (".parquet", ".pq"):
             return _parquet(path)
-        layers = {} if layer is None and path.suffix.lower() != ".gpkg" else {"layer": layer or _first_layer(path)}
+        layers = (
+            {} if layer is None and path.suffix.lower() != ".gpkg" else {"layer": layer or _first_layer(path)}
+        )
         return gpd.read_file(path, **layers)
     except Exception as error:  # GDAL, Arrow and pandas raise many kinds
         raise InputError("cannot read the answers", where=str(path), found=str(error)) from error
@@ -183,7 +188,9 @@ def _frame(grid: Grid, places: list[Place]) -> gpd.GeoDataFrame:
     (res_y, res_x), (ax, ay) = grid.resolution_yx, grid.anchor_xy
     x, y = ax + (columns + 0.5) * res_x, ay - (rows + 0.5) * res_y
     lon, lat = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True).transform(x, y)
-    squares = [shapely.box(*grid.bounds_of_box(Box(p.row, p.column, p.row + 1, p.column + 1))) for p in places]
+    squares = [
+        shapely.box(*grid.bounds_of_box(Box(p.row, p.column, p.row + 1, p.column + 1))) for p in places
+    ]
     return gpd.GeoDataFrame(
         {
             "number": np.arange(1, len(places) + 1),
@@ -210,7 +217,9 @@ def _with_answers(frame: gpd.GeoDataFrame, keep: Path) -> gpd.GeoDataFrame:
     """
     old = read_response(keep)
     if "id" not in old:
-        raise InputError("the answers so far have no column id", where=str(keep), found=", ".join(map(str, old)))
+        raise InputError(
+            "the answers so far have no column id", where=str(keep), found=", ".join(map(str, old))
+        )
     there = [name for name in ANSWERS if name in old]
     old = old.set_index(old["id"].astype(str))
     answered = old.index[old[there].notna().any(axis=1)] if there else old.index[:0]
@@ -268,8 +277,10 @@ def _value_map(fields: ET.Element, name: str, values: dict[str, str]) -> None:
 
 
 def _instructions(name: str, n: int, source: ClassMap) -> str:
+    from pyproj import CRS
+
     (height, width), names = source.grid.resolution_yx, source.scheme.names
-    unit = "degrees" if source.grid.crs == "EPSG:4326" else "map units"
+    unit = CRS.from_user_input(source.grid.crs).axis_info[0].unit_name
     classes = "\n".join(f"- {c.name}" for c in source.scheme.classes)
     return f"""# How to interpret these points
 
