@@ -182,7 +182,7 @@ def _box(request: ExportRequest, view: MapView) -> Box | None:
 
 def _legends(view: MapView, names: list[str], out: Path, counts: ClassCounts | None) -> dict[str, str]:
     """Write all styles and legends of the map, and the QGIS style of other layers of codes."""
-    told = {}
+    told: dict[str, str] = {}
     for name in names:
         if (scheme := look_of(view, name).scheme) is None:
             continue
