@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +18,25 @@ import zarr
 from pydantic import ValidationError
 
 from engine.archive.items import ItemTable
+from engine.products.legends import write_styles
+from engine.products.mosaic import write_mosaic
 from engine.products.read_styles import read_style
 from engine.refine.chain import CHANGED, CHANGED_NO_DATA, RefineSpec
 from engine.store.layout import create
 from engine.store.ledger import Ledger, TileRecord
 from engine.store.storespec import StoreSpec, Variable
+from engine.store.view import open_view
 from engine.values.area import Area
 from engine.values.classes import ClassScheme
+from engine.values.errors import InputError
 from engine.values.grid import Box, Grid, TileKey, tiles_over
 from engine.values.spec import CubeSpec
+from pipelines.export_stac import Exported, write_catalogue
 from pipelines.map_job import MapJob
 from pipelines.products import make_products
 from pipelines.publish_config import PublishConfig
 from pipelines.refine_job import RefineJob
+from pipelines.run_folder import write_plan
 from pipelines.tile_inputs import put_area
 from tests.archive.samples import record
 from tests.pipelines.test_map_area import make_bundle
@@ -35,6 +44,7 @@ from tests.products.stac_rules import validate
 
 GRID, TILE_PX = Grid("EPSG:32633", (10.0, 10.0)), 512
 BOX = Box(-5_800 * 100, 390 * 100, -5_800 * 100 + 700, 390 * 100 + 1300)
+CUT = Box(BOX.y0 + 100, BOX.x0 + 100, BOX.y0 + 300, BOX.x0 + 400)
 SCHEME = ClassScheme.from_names(["wheat", "maize", "water"])
 STEPS = RefineSpec.model_validate(
     {"steps": [{"step": "mmu", "min_px": 9}, {"step": "majority", "share": 0.5}]}
@@ -169,3 +179,59 @@ def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValidationError, match="licensor"):
         PublishConfig.model_validate({"providers": [{"name": "x", "roles": ["boss"]}]})
     assert PublishConfig(attribution="").terms("notice").attribution == ""
+
+
+def test_an_export_has_a_catalogue_of_its_own(jobs: tuple[MapJob, RefineJob, Area], tmp_path: Path) -> None:
+    job, refined, area = jobs
+    config = {
+        "time": "2023-03/2023-10",
+        "bundle": job.bundle.path,
+        "publish": PUBLISH.model_dump(mode="json"),
+    }
+    about = {
+        "store": "map.zarr",
+        "area": area.name,
+        "config": config,
+        "outline": job.outline,
+        "items": job.items,
+    }
+    write_plan(job.run_dir, {"stage": "map", **about})
+    steps = {"refine": STEPS.model_dump(mode="json")}
+    write_plan(job.run_dir, {"stage": "refined", "store": "refined.zarr", "config": steps})
+    layers = ("label", CHANGED)
+    mosaics = tuple(write_mosaic(refined.store_url, tmp_path, n, box=CUT) for n in layers)
+    files = write_styles(tmp_path, SCHEME)
+    view = open_view(refined.store_url)
+    path = write_catalogue(Exported(job.run_dir, view, CUT, tmp_path, mosaics, files))
+    assert path == tmp_path / "stac/Land-2023-03-2023-10.json"
+    item = json.loads(path.read_text())
+    for document in (item, *(json.loads(p.read_text()) for p in path.parent.glob("c*.json"))):
+        validate(document)
+    run = os.path.relpath(job.run_dir, path.parent)
+    assert {k["href"] for k in item["links"] if k["rel"] == "derived_from"} == {
+        f"{run}/items.parquet",
+        f"{run}/map.zarr",
+        f"{run}/bundle/manifest.json",
+    }
+    assert item["properties"]["proj:shape"] == [200, 300]
+    assert "refined: mmu (min_px 9)" in item["properties"]["processing:lineage"]
+    names = [c["name"] for c in item["assets"][CHANGED]["classification:classes"]]
+    assert names == ["unchanged", "1_mmu", "2_majority"]
+    assert item["properties"]["license"] == "CC-BY-4.0"
+    assert set(item["assets"]) == {"label", CHANGED, *files}
+
+
+def test_a_store_without_a_run_is_described_if_its_time_is_told(
+    jobs: tuple[MapJob, RefineJob, Area], tmp_path: Path
+) -> None:
+    store = tmp_path / "other.zarr"
+    shutil.copytree(jobs[0].store_url, store)
+    mosaic = write_mosaic(str(store), tmp_path / "out", "label", box=CUT)
+    exported = Exported(str(store), open_view(str(store)), CUT, tmp_path / "out", (mosaic,), {})
+    with pytest.raises(InputError, match="--time"):
+        write_catalogue(exported)
+    item = json.loads(write_catalogue(replace(exported, time="2022", title="Theirs")).read_text())
+    validate(item)
+    assert item["id"] == "Theirs"
+    assert item["properties"]["start_datetime"] == "2022-01-01T00:00:00Z"
+    assert not [k for k in item["links"] if k["rel"] == "derived_from"]
