@@ -22,7 +22,11 @@ def export_command(  # noqa: PLR0913 - one option each
         bool, typer.Option("--gdal", help="An unsharded Zarr v2, for GDAL and QGIS that open no other.")
     ] = False,
     legend: Annotated[
-        bool, typer.Option("--legend", help="QGIS style and class scheme of each map of classes.")
+        bool,
+        typer.Option("--legend", help="Class scheme, QGIS and SLD styles, GDAL colours, legend (PNG, JSON)."),
+    ] = False,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Pixels and true hectares of each class (CSV, JSON).")
     ] = False,
     layers: Annotated[str | None, typer.Option(help="Only these: label,confidence; default all.")] = None,
     area: Annotated[
@@ -38,7 +42,7 @@ def export_command(  # noqa: PLR0913 - one option each
     ] = "mode",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Write a map for other programs: --cog, --gdal, --legend; without any of them COGs and legend.
+    """Write a map for other programs: --cog, --gdal, --legend, --statistics; without any: COGs, legend.
 
     The CRS stays that of the map. What is there already and would not differ is not written again.
     """
@@ -51,7 +55,7 @@ def export_command(  # noqa: PLR0913 - one option each
 
     if overviews not in get_args(Overviews):
         raise InputError("no such overviews", where="--overviews", found=overviews, limit=get_args(Overviews))
-    chosen = {"cog": cog or vrt, "gdal": gdal, "legend": legend}
+    chosen = {"cog": cog or vrt, "gdal": gdal, "legend": legend, "statistics": statistics}
     formats: tuple[Format, ...] = tuple(f for f in get_args(Format) if chosen[f]) or ("cog", "legend")
     request = ExportRequest(
         run=run,
@@ -62,6 +66,9 @@ def export_command(  # noqa: PLR0913 - one option each
         store=store,
         options=MosaicOptions(cell, overviews="nearest" if overviews == "nearest" else "mode", joined=vrt),
     )
+    if as_json:
+        typer.echo(json.dumps(export_map(request), indent=2))
+        return
     with steps_progress("export") as show:
-        told = export_map(request, None if as_json else show)
-    typer.echo(json.dumps(told, indent=2)) if as_json else print_told(told, as_json=False)
+        told = export_map(request, show)
+    print_told(told, as_json=False)

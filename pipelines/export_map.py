@@ -7,15 +7,21 @@ country takes as much memory as a village. Files that are there already and woul
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from engine.assessment.count import BLOCK_PX, ClassCounts, count_classes
+from engine.assessment.maps import ClassMap
 from engine.products.gdal_zarr import write_gdal_zarr
+from engine.products.legends import write_styles
 from engine.products.look import look_of
 from engine.products.mosaic import CELL_PX, MosaicOptions, write_mosaic
-from engine.products.styles import write_qml, write_text
+from engine.products.styles import scheme_of_flags, write_qml, write_text
 from engine.store.objects import join, local_path
 from engine.store.view import MapView, open_view
 from engine.values.errors import InputError
@@ -26,7 +32,7 @@ from pipelines.run_folder import MAP, read_plan
 from pipelines.tile_inputs import area_in
 
 Listener = Callable[[int, int, str], None]
-Format = Literal["cog", "gdal", "legend"]
+Format = Literal["cog", "gdal", "legend", "statistics"]
 
 
 @dataclass(frozen=True)
@@ -80,9 +86,54 @@ def export_map(request: ExportRequest, listener: Listener | None = None) -> dict
     if "gdal" in request.formats:
         path = request.out / f"{Path(view.url).stem}-gdal.zarr"
         told["gdal"] = str(write_gdal_zarr(view.url, path, variables=names, box=box, listener=listener))
+    counts = None
+    if "statistics" in request.formats:
+        counts = counts_of(view, box, listener)
+        told["statistics"] = [str(path) for path in _write_statistics(view, counts, request.out)]
     if "legend" in request.formats:
-        told |= _legends(view, names, request.out)
+        told |= _legends(view, names, request.out, counts)
     return told
+
+
+def counts_of(
+    view: MapView, box: Box | None = None, listener: Listener | None = None, block_px: int = BLOCK_PX
+) -> ClassCounts:
+    """Count pixels and true hectares of each class of a map, the same for any size of blocks.
+
+    Raises:
+        InputError: If it is no map of classes.
+    """
+    if "label" not in view.variables or not view.is_classes("label"):
+        raise InputError(
+            "not a map of classes", where=view.url, found=", ".join(view.variables), limit="label"
+        )
+    scheme = scheme_of_flags(view.attributes("label"), view.url)
+    source = ClassMap(view.url, view.grid, view.crop(box), scheme, view.read)
+    return count_classes(source, block_px, listener)
+
+
+def _write_statistics(view: MapView, counts: ClassCounts, out: Path) -> tuple[Path, Path]:
+    """Write the classes with pixels, hectares and share of the area with data, as CSV and JSON."""
+    scheme, total = scheme_of_flags(view.attributes("label"), view.url), sum(counts.hectares.values())
+    rows = [
+        {
+            "value": land.value,
+            "name": land.name,
+            "pixels": counts.pixels.get(land.value, 0),
+            "hectares": round(counts.hectares.get(land.value, 0.0), 4),
+            "share": round(counts.hectares.get(land.value, 0.0) / total, 8) if total else 0.0,
+        }
+        for land in scheme.classes
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    told = {"map": view.url, "crs": view.grid.crs, "hectares": "true area on the ellipsoid", "classes": rows}
+    return (
+        write_text(out / "statistics.csv", text.getvalue()),
+        write_text(out / "statistics.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n"),
+    )
 
 
 def view_of(run: str, store: str | None = None) -> MapView:
@@ -129,11 +180,15 @@ def _box(request: ExportRequest, view: MapView) -> Box | None:
     return box
 
 
-def _legends(view: MapView, names: list[str], out: Path) -> dict[str, str]:
-    """Write style and scheme of each layer of classes."""
+def _legends(view: MapView, names: list[str], out: Path, counts: ClassCounts | None) -> dict[str, str]:
+    """Write all styles and legends of the map, and the QGIS style of other layers of codes."""
     told = {}
     for name in names:
-        if (scheme := look_of(view, name).scheme) is not None:
+        if (scheme := look_of(view, name).scheme) is None:
+            continue
+        if name == "label":
+            pixels = counts.pixels if counts else None
+            told |= {kind: str(path) for kind, path in write_styles(out, scheme, counts=pixels).items()}
+        else:
             told[f"{name} style"] = str(write_qml(out / f"{name}.qml", scheme))
-            told[f"{name} classes"] = str(write_text(out / f"{name}.classes.yaml", scheme.to_yaml()))
     return told
