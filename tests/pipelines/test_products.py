@@ -16,6 +16,7 @@ import pytest
 import rasterio
 import zarr
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from engine.archive.items import ItemTable
 from engine.products.legends import write_styles
@@ -31,6 +32,7 @@ from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.grid import Box, Grid, TileKey, tiles_over
 from engine.values.spec import CubeSpec
+from pipelines.cli import app
 from pipelines.export_stac import Exported, write_catalogue
 from pipelines.map_job import MapJob
 from pipelines.products import make_products
@@ -235,3 +237,36 @@ def test_a_store_without_a_run_is_described_if_its_time_is_told(
     assert item["id"] == "Theirs"
     assert item["properties"]["start_datetime"] == "2022-01-01T00:00:00Z"
     assert not [k for k in item["links"] if k["rel"] == "derived_from"]
+
+
+def test_the_export_command_writes_a_catalogue_of_all_that_it_made(
+    jobs: tuple[MapJob, RefineJob, Area], tmp_path: Path
+) -> None:
+    store = tmp_path / "map.zarr"
+    shutil.copytree(jobs[0].store_url, store)
+    call = ["export", str(store), "--out", str(tmp_path / "out"), "--stac", "--legend", "--gdal", "--vrt"]
+    call += [
+        "--layers",
+        "label",
+        "--cell",
+        "1024",
+        "--time",
+        "2022-05/2022-06",
+        "--title",
+        "Land 2022",
+        "--json",
+    ]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.output)
+    collection = json.loads(Path(told["stac"]).read_text())
+    validate(collection)
+    assert collection["id"] == "Land-2022-collection"
+    assert {"label", "label-overview", "style", "legend", "gdal"} <= set(collection["assets"])
+    assert collection["assets"]["gdal"]["type"] == "application/vnd.zarr; version=2"
+    for item in (tmp_path / "out/stac").glob("Land-2022_*.json"):
+        validate(json.loads(item.read_text()))
+    cells = sorted(p.stem for p in (tmp_path / "out/label").glob("r*.tif"))
+    assert sorted(p.stem for p in (tmp_path / "out/stac").glob("L*.json")) == [
+        f"Land-2022_{c}" for c in cells
+    ]
