@@ -19,7 +19,7 @@ from engine.store.objects import join, local_path
 from engine.store.view import MapView
 from engine.values.errors import InputError
 from engine.values.grid import Box
-from pipelines.describe_map import steps_in_words
+from pipelines.describe_map import software_version, steps_in_words
 from pipelines.publish_config import PublishConfig
 from pipelines.run_folder import MAP, read_plan
 from pipelines.tile_inputs import area_in
@@ -99,6 +99,7 @@ def write_catalogue(exported: Exported) -> Path:
         raw=_reachable(join(home, f"{_map_stage(exported.name)}.zarr")) if steps else "",
         steps=steps,
         terms=publish.terms(""),
+        version=software_version(),
     )
     return write_stac(exported.out / STAC, product)
 
