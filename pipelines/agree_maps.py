@@ -26,6 +26,8 @@ from engine.assessment.agreement import (
     Tally,
     error_scheme,
 )
+from engine.assessment.confusion import Scores
+from engine.assessment.confusion import kappa as kappa_of
 from engine.assessment.figures import Mark, draw_by_bins, draw_confusion
 from engine.assessment.legends import Legend, LegendSpec
 from engine.assessment.maps import LABEL, ClassMap
@@ -41,7 +43,6 @@ from engine.values.grid import Box
 from pipelines.assess_view import rounded, write_json, write_markdown
 from pipelines.class_maps import open_class_map
 from pipelines.regions import open_regions
-from training.metrics import Scores
 
 SCHEMA = "landweave/agreement/1"
 
@@ -255,15 +256,8 @@ def _figures(
         "mean_iou": rounded(scores.mean_iou),
     }
     if kappa:
-        overall["kappa"] = rounded(_kappa(matrix))
+        overall["kappa"] = rounded(kappa_of(matrix))
     return {**overall, "per_class": per_class}
-
-
-def _kappa(matrix: NDArray[np.int64]) -> float:
-    """Return Cohen's kappa (Cohen 1960, Educ. Psychol. Meas. 20:37-46); NaN where chance would agree wholly."""
-    total = float(matrix.sum())
-    chance = float((matrix.sum(axis=0) / total) @ (matrix.sum(axis=1) / total))
-    return (float(np.trace(matrix)) / total - chance) / (1 - chance) if chance < 1 else float("nan")
 
 
 def _class_sheet(scores: Scores, names: tuple[str, ...], matrix: NDArray[np.int64]) -> Sheet:
@@ -340,6 +334,7 @@ def _facts(comparison: Comparison, tally: Tally, scores: Scores, told: dict[str,
     ]
     if "kappa" in told:
         lines.append(f"kappa {told['kappa']:.3f}")
+    lines += [f"note: {m.where}: {m.note}" for m in (comparison.first, comparison.second) if m.note]
     apart = {
         "only the first": tally.only_first,
         "only the second": tally.only_second,

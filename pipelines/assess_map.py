@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.assessment.count import count_classes
+from engine.assessment.count import ClassCounts, count_classes
 from engine.assessment.maps import CONFIDENCE, LABEL, OBSERVATIONS, ClassMap
 from engine.assessment.record import Assessment
 from engine.assessment.responses import read_answers
 from engine.assessment.types import UNANSWERED, Sample, Stratum
-from engine.values.classes import ClassScheme, LandClass
+from engine.values.classes import NO_DATA_LABEL, ClassScheme, LandClass
 from engine.values.errors import InputError
 from engine.values.grid import Box
 from pipelines.assess_config import RunOptions
 from pipelines.class_maps import open_class_map
 from pipelines.regions import open_regions
 from pipelines.response_file import design_path, grid_of, read_design, read_response
+from pipelines.run_folder import PLAN_FILE
 from training.label_sources import key_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 Listener = Callable[[int, int, str], None]
 
 NO_REGION = "(in no region)"
+ASSESSMENT = "assessment.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,47 +83,26 @@ def assess_map(
     """
     opened = open_class_map(source, options.classes, options.store)
     design = _design(reference, options)
-    table = read_response(reference, options.layer)
-    notes: list[str] = []
-    if design is None:
-        points = _free_points(table, opened, reference, options)
-    else:
-        points = _designed_points(table, opened, design, reference, options)
-    labels, layers = _look_up(opened, points)
-    if design is None and (outside := labels == 0).any():
-        notes.append(f"{int(outside.sum())} points lie where the map has no data: left out")
-        points, labels = points.where(~outside), labels[~outside]
-        layers = {name: values[~outside] for name, values in layers.items()}
-    if not len(points.ids):
-        raise InputError("no point lies on the map", where=str(reference), found=opened.where)
+    notes = [opened.note] if opened.note else []
+    points, labels, layers = _points_on(opened, design, reference, options, notes)
     counts = count_classes(opened, options.block_px, listener)
     answers = _answers(points, opened.scheme, reference, options, notes)
-    scheme, table_of = opened.scheme.broader() if options.broader else (opened.scheme, {})
+    scheme, broader = opened.scheme.broader() if options.broader else (opened.scheme, {})
     strata, columns = (
-        _free_strata(counts.pixels, counts.hectares, opened.scheme, labels)
-        if design is None
-        else _designed_strata(design, points)
+        _free_strata(counts, opened.scheme, labels) if design is None else _designed_strata(design, points)
     )
-    strata = tuple(replace(s, mapped=table_of.get(s.mapped, s.mapped)) for s in strata)
-    regions = _regions(opened, points, options)
+    if design is not None and not _is_drawn_from(design, counts, points, labels):
+        notes.append("the map is not the one from which points were drawn: its classes are not the strata")
+        strata = tuple(replace(s, mapped=0) for s in strata)
     sample = Sample.of(
-        strata,
+        tuple(replace(s, mapped=broader.get(s.mapped, s.mapped)) for s in strata),
         columns.pop("stratum"),
-        _recoded(labels, table_of),
-        _recoded(answers, table_of),
-        region=regions,
+        _recoded(labels, broader),
+        _recoded(answers, broader),
+        region=_regions(opened, points, options),
         **layers,
         **columns,
     )
-    if design is None:
-        notes.append(
-            "the points are of no known design: they are taken as a simple random sample, weighted by the mapped "
-            "area of each class; if places were chosen by hand, the intervals do not hold"
-        )
-    elif (missing := int((labels == 0).sum())) > 0:
-        notes.append(
-            f"{missing} points lie where the map has no data: mapped as nothing, and counted as wrong"
-        )
     assessment = Assessment(
         map=opened.where,
         crs=opened.grid.crs,
@@ -130,13 +111,41 @@ def assess_map(
         sample=sample,
         ids=points.ids,
         xy=np.column_stack([points.x, points.y]),
-        pixels=_summed(counts.pixels, table_of),
-        hectares=_summed(counts.hectares, table_of),
+        pixels=_summed(counts.pixels, broader),
+        hectares=_summed(counts.hectares, broader),
         level=options.level,
         interval=options.interval,
         notes=tuple(notes),
     )
     return assessment, _clusters(points, options)
+
+
+def _points_on(
+    source: ClassMap, design: dict[str, Any] | None, reference: Path, options: RunOptions, notes: list[str]
+) -> tuple[_Points, NDArray[np.int64], dict[str, NDArray[np.float64]]]:
+    """Return the points, the map's label at each, and its layers there; tells in `notes` what is left out."""
+    table = read_response(reference, options.layer)
+    if design is not None:
+        points = _designed_points(table, source, design, reference, options)
+        labels, layers = _look_up(source, points)
+        if (missing := int((labels == NO_DATA_LABEL).sum())) > 0:
+            notes.append(f"at {missing} points the map has no data: they count as wrong")
+        return points, labels, layers
+    notes.append(_NO_DESIGN)
+    points = _free_points(table, source, reference, options)
+    labels, layers = _look_up(source, points)
+    inside = labels != NO_DATA_LABEL
+    if not inside.any():
+        raise InputError("no point lies on the map", where=str(reference), found=source.where)
+    if not inside.all():
+        notes.append(f"{int((~inside).sum())} points lie where the map has no data: left out")
+    return points.where(inside), labels[inside], {name: v[inside] for name, v in layers.items()}
+
+
+_NO_DESIGN = (
+    "the points are of no known design: they are taken as a simple random sample, weighted by the mapped area of "
+    "each class; if places were chosen by hand, the intervals do not hold"
+)
 
 
 def _design(reference: Path, options: RunOptions) -> dict[str, Any] | None:
@@ -164,11 +173,12 @@ def _designed_points(
     """Return the points of a design with their answers, in the design's order.
 
     Raises:
-        InputError: If an id is unknown or there twice; points without a row have no answer.
+        InputError: If an id is unknown or there twice.
     """
+    import pandas as pd
     from pyproj import Transformer
 
-    ids, cells, table = _ids_and_cells(table, reference, options)
+    ids, _, table = _ids_and_cells(table, reference, options)
     known = {str(p["id"]): p for p in design["points"]}
     strange = [name for name in ids if name not in known]
     if strange:
@@ -179,21 +189,16 @@ def _designed_points(
             limit=f"the {len(known)} points of the design",
             mend="use the file that belongs to the design, with its ids unchanged",
         )
-    at = {name: i for i, name in enumerate(ids)}
     order = list(known)
-    rows = [at.get(name) for name in order]
-    answered = table.iloc[[0 if r is None else r for r in rows]]
-    found = [None if r is None else cells[r] for r in rows]
+    plain = pd.DataFrame({str(c): table[c].to_numpy() for c in table if c != "geometry"}, index=ids)
+    frame = plain.reindex(order)  # a point without a row has no answer
     grid = grid_of(design)
     (res_y, res_x), (ax, ay) = grid.resolution_yx, grid.anchor_xy
     x = ax + (np.array([known[n]["column"] for n in order]) + 0.5) * res_x
     y = ay - (np.array([known[n]["row"] for n in order]) + 0.5) * res_y
     if grid.crs != source.grid.crs:
         x, y = Transformer.from_crs(grid.crs, source.grid.crs, always_xy=True).transform(x, y)
-    frame = answered.reset_index(drop=True)
-    if any(r is None for r in rows):
-        frame = frame.assign(**{c: frame[c].where([r is not None for r in rows]) for c in frame})
-    return _Points(np.array(order, str), x, y, found, frame)
+    return _Points(np.array(order, str), x, y, frame[options.column].tolist(), frame)
 
 
 def _free_points(table: pd.DataFrame, source: ClassMap, reference: Path, options: RunOptions) -> _Points:
@@ -303,12 +308,14 @@ def _answers(
 
 
 def _free_strata(
-    pixels: dict[int, int], hectares: dict[int, float], scheme: ClassScheme, labels: NDArray[np.int64]
+    counts: ClassCounts, scheme: ClassScheme, labels: NDArray[np.int64]
 ) -> tuple[tuple[Stratum, ...], dict[str, Any]]:
     """Return the map's classes as strata: a simple random sample, stratified after the fact."""
     names = dict(zip(scheme.values, scheme.names, strict=True))
-    strata = tuple(Stratum(names.get(v, str(v)), n, hectares[v], mapped=v) for v, n in pixels.items())
-    place = {v: i for i, v in enumerate(pixels)}
+    strata = tuple(
+        Stratum(names.get(v, str(v)), n, counts.hectares[v], mapped=v) for v, n in counts.pixels.items()
+    )
+    place = {v: i for i, v in enumerate(counts.pixels)}
     return strata, {"stratum": np.array([place[int(v)] for v in labels], np.intp)}
 
 
@@ -322,6 +329,16 @@ def _designed_strata(design: dict[str, Any], points: _Points) -> tuple[tuple[Str
         columns["cluster"] = np.array([p["cluster"] for p in rows])
         columns["cluster_pixels"] = np.array([p["cluster_pixels"] for p in rows], np.int64)
     return strata, columns
+
+
+def _is_drawn_from(
+    design: dict[str, Any], counts: ClassCounts, points: _Points, labels: NDArray[np.int64]
+) -> bool:
+    """Tell whether a map is that of the design: the same classes at its points, as many pixels in its strata."""
+    told = {str(p["id"]): int(p["mapped"]) for p in design["points"]}
+    same = all(told[name] == label for name, label in zip(points.ids.tolist(), labels.tolist(), strict=True))
+    own = [s for s in design["strata"] if s["mapped"]]
+    return same and all(counts.pixels.get(s["mapped"], 0) == s["pixels"] for s in own)
 
 
 def _regions(source: ClassMap, points: _Points, options: RunOptions) -> NDArray[Any] | None:
@@ -367,3 +384,15 @@ def class_of(scheme: ClassScheme, value: int) -> LandClass:
         if own.value == value:
             return own
     return LandClass(value=max(value, 1), name=f"class {value}" if value else "no data", colour="#808080")
+
+
+def places_of(source: str, out: Path | None) -> tuple[Path, Path]:
+    """Return where ``assessment.json`` and where tables and figures go: into a local run folder, or into `out`.
+
+    >>> places_of("map.tif", Path("x"))
+    (PosixPath('x/assessment.json'), PosixPath('x'))
+    """
+    if out is None and (Path(source) / PLAN_FILE).exists():
+        return Path(source) / ASSESSMENT, Path(source) / "assessment"
+    folder = out or Path("assessment")
+    return folder / ASSESSMENT, folder

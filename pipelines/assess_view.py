@@ -17,8 +17,10 @@ def show_sheets(sheets: Sequence[Sheet]) -> None:
     from rich.table import Table
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, *map(_width, sheets)))
     for sheet in sheets:
-        if console.is_terminal and _width(sheet) > max(console.width, _NARROW):
+        if _width(sheet) > max(console.width, _NARROW):
             console.print(f"{sheet.title}: too wide to show here, see what is written\n", markup=False)
             continue
         table = Table(title=sheet.title, title_justify="left", box=None, pad_edge=False, title_style="bold")
@@ -26,10 +28,9 @@ def show_sheets(sheets: Sequence[Sheet]) -> None:
             table.add_column(column, justify="right" if i else "left", no_wrap=i == 0, overflow="fold")
         for row in sheet.rows:
             table.add_row(*row)
-        width = None if console.is_terminal else max(console.width, _width(sheet))
-        console.print(table, markup=False, width=width)
+        console.print(table, markup=False)
         if sheet.note:
-            console.print(sheet.note, markup=False, highlight=False, width=width)
+            console.print(sheet.note, markup=False, highlight=False)
         console.print()
 
 

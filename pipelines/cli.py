@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.cli_area import app as area_app
 from pipelines.cli_assess import app as assess_app
 from pipelines.cli_bundle import app as bundle_app
 from pipelines.cli_cluster import app as cluster_app
@@ -46,6 +47,7 @@ app.add_typer(run_app)
 app.add_typer(explain_app)
 app.add_typer(export_app)
 app.add_typer(refine_app)
+app.add_typer(area_app)
 app.add_typer(assess_app, name="assess")
 
 Config = Annotated[Path, typer.Argument(help="The run's YAML (landweave init writes one).")]

@@ -34,7 +34,7 @@ SOURCE = {
     "catalog": "archive/catalog.json",
 }
 BANDS = ["blue", "green", "red", "rededge2", "nir", "swir16", "swir22"]
-SCORES_FILE = "assessment.json"
+SCORES_FILE = "scores.json"
 
 
 def run_demo(out: Path, *, seed: int = 7, workers: int | None = None) -> None:

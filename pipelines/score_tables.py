@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engine.assessment.confusion import Scores
+from engine.assessment.confusion import kappa as kappa_of
 from engine.assessment.figures import Mark, draw_accuracies, draw_confusion
 from engine.assessment.multilabel import (
     HALF,
@@ -36,7 +38,6 @@ from engine.assessment.sheets import Sheet, figure, matrix_sheet
 from engine.values.errors import InputError
 from pipelines.assess_view import rounded, write_json, write_markdown
 from pipelines.table_files import Columns, Pair, read_pair, read_thresholds
-from training.metrics import Scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,7 +206,7 @@ def _one(pair: Pair, groups: NDArray[Any], options: TableOptions, listener: List
     told = _head(pair, groups, options, "one")
     told["overall"] = {n: _told(values[i], low[i], high[i]) for i, n in enumerate(_ONE_OVERALL)}
     if options.kappa:
-        told["overall"]["kappa"] = {"value": rounded(_kappa(counts))}
+        told["overall"]["kappa"] = {"value": rounded(kappa_of(counts))}
     told["per_class"] = _per_class(
         pair.names, _ONE_PER_CLASS, *(v[3:].reshape(4, k) for v in (values, low, high))
     )
@@ -218,13 +219,6 @@ def _one(pair: Pair, groups: NDArray[Any], options: TableOptions, listener: List
         _overall_sheet(told),
     )
     return TableScores(told, sheets, _facts(told))
-
-
-def _kappa(matrix: NDArray[np.int64]) -> float:
-    """Return Cohen's kappa (Cohen 1960, Educ. Psychol. Meas. 20:37-46)."""
-    total = float(matrix.sum())
-    chance = float(matrix.sum(axis=0) @ matrix.sum(axis=1)) / total**2
-    return (float(np.trace(matrix)) / total - chance) / (1 - chance) if chance < 1 else float("nan")
 
 
 def _several(

@@ -67,9 +67,9 @@ def _count(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return pixels and units of area of each value, (256,); sums below 2**53 are exact in float64."""
     flat = labels.ravel()
-    pixels = np.bincount(flat, minlength=256)
+    pixels = np.bincount(flat, minlength=256).astype(np.int64)
     if pixels[0] == flat.size:
         return pixels, np.zeros(256)
-    area = np.bincount(flat, surface.units(box).ravel(), minlength=256)
+    area: NDArray[np.float64] = np.bincount(flat, surface.units(box).ravel(), minlength=256).astype(float)
     area[0] = 0
     return pixels, area

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from engine.assessment.stratified import Accuracy, accuracy
 from engine.assessment.types import Sample, Stratum
-from engine.values.classes import ClassScheme, LandClass
+from engine.values.classes import NO_DATA_LABEL, ClassScheme, LandClass
 from engine.values.errors import InputError
 
 SCHEMA = "landweave/assessment/1"
@@ -65,8 +65,14 @@ class Assessment:
 
     def accuracy(self, **options: Any) -> Accuracy:
         """Estimate accuracies and areas of the scheme's classes from the sample."""
-        options = {"kind": self.interval, "level": self.level} | options
-        return accuracy(self.sample, self.scheme.values, **options)
+        settings: dict[str, Any] = {"kind": self.interval, "level": self.level, **options}
+        return accuracy(self.sample, self.values, **settings)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Class values of the estimates: the scheme's, and 0 where points lie outside what is mapped."""
+        nothing = bool((self.sample.mapped == NO_DATA_LABEL).any())
+        return self.scheme.values + ((NO_DATA_LABEL,) if nothing else ())
 
     def as_json(self, estimates: Accuracy) -> dict[str, Any]:
         """Return plain values for JSON."""
