@@ -35,7 +35,7 @@ from engine.values.spec import CubeSpec
 from pipelines.cli import app
 from pipelines.export_stac import Exported, write_catalogue
 from pipelines.map_job import MapJob
-from pipelines.products import make_products
+from pipelines.products import Products, make_products
 from pipelines.publish_config import PublishConfig
 from pipelines.refine_job import RefineJob
 from pipelines.run_folder import write_plan
@@ -107,12 +107,17 @@ PUBLISH = PublishConfig.model_validate(
 )
 
 
-def test_a_refined_map_is_published_with_all_that_belongs_to_it(
-    jobs: tuple[MapJob, RefineJob, Area],
-) -> None:
+@pytest.fixture(scope="module")
+def made(jobs: tuple[MapJob, RefineJob, Area]) -> Products:
     job, refined, area = jobs
+    return make_products(job, area, TABLE, refined, PUBLISH)
+
+
+def test_a_refined_map_is_published_with_all_that_belongs_to_it(
+    jobs: tuple[MapJob, RefineJob, Area], made: Products
+) -> None:
+    job, refined, _ = jobs
     home = Path(job.run_dir)
-    made = make_products(job, area, TABLE, refined, PUBLISH)
     assert {"label", "confidence", "observations", CHANGED} <= set(made.files)
     assert made.files["label"] == str(home / "cog/label.vrt")
     documents = {p.name: json.loads(p.read_text()) for p in (home / "stac").glob("*.json")}
@@ -153,19 +158,22 @@ def test_a_refined_map_is_published_with_all_that_belongs_to_it(
         assert whole.read(1)[row, col] == at
 
 
-def test_publishing_again_writes_what_changed_and_no_more(jobs: tuple[MapJob, RefineJob, Area]) -> None:
+def test_publishing_again_writes_what_changed_and_no_more(
+    jobs: tuple[MapJob, RefineJob, Area], made: Products
+) -> None:
     job, refined, area = jobs
     home = Path(job.run_dir)
 
     def written() -> dict[str, int]:
-        make_products(job, area, TABLE, refined, PUBLISH)
         return {p.name: p.stat().st_mtime_ns for p in (home / "cog/label").glob("r*.tif")}
 
-    first, again = written(), written()
-    assert first == again
+    first = written()
+    make_products(job, area, TABLE, refined, PUBLISH)
+    assert written() == first
     tile = tiles_over(BOX, TILE_PX)[0]
     zarr.open_group(refined.store_url, mode="r+")["label"][:TILE_PX, :TILE_PX] = 3
     _commit(refined, tile, "second", epoch=2)
+    make_products(job, area, TABLE, refined, PUBLISH)
     third = written()
     cell = next(name for name, stamp in third.items() if stamp != first[name])
     assert [n for n in third if third[n] != first[n]] == [cell]
