@@ -239,3 +239,30 @@ def test_the_cloud_mask_of_a_whole_tile_agrees_with_itself_but_where_it_was_chan
         found.told["matrix"]["pixels"]
         == metrics.confusion_matrix(values.ravel(), changed.ravel(), labels=range(4)).tolist()
     )
+
+
+def test_a_map_of_errors_tells_its_own_classes(tmp_path: Path) -> None:
+    a, b = (str(write_tif(tmp_path / f"{s}.tif", labels(s))) for s in (5, 6))
+    for size in (256, 512):
+        agree(a, b, tmp_path / str(size), AgreeOptions(block_px=size))
+    one, two = (open_class_map(str(tmp_path / size / "errors.tif")) for size in ("256", "512"))
+    assert one.scheme.names == ("agree", "differ", "only in the first map", "only in the second map")
+    assert np.array_equal(one.labels(BOX), two.labels(BOX))
+    assert one.scheme.classes[1].colour == "#c0392b"
+
+
+def test_broader_classes_are_compared(tmp_path: Path) -> None:
+    yaml = tmp_path / "c.yaml"
+    yaml.write_text(
+        "classes:\n"
+        "  - {value: 1, name: crop, colour: '#000001', parent: land}\n"
+        "  - {value: 2, name: forest, colour: '#000002', parent: land}\n"
+        "  - {value: 3, name: open water, colour: '#000003'}\n"
+    )
+    first, second = labels(7), labels(8)
+    a, b = str(write_tif(tmp_path / "a.tif", first)), str(write_tif(tmp_path / "b.tif", second))
+    options = AgreeOptions(broader=True, first_classes=str(yaml), second_classes=str(yaml))
+    told = agree(a, b, None, options).told
+    assert told["classes"] == ["land", "open water"]
+    both = (first > 0) & (second > 0)
+    assert told["matrix"]["pixels"] == metrics.confusion_matrix(first[both] > 2, second[both] > 2).tolist()
