@@ -24,7 +24,8 @@ def area(  # noqa: PLR0913  # typer reads the options from the signature
         bool, typer.Option("--dissolve", help="Join features of one name into one unit.")
     ] = False,
     assessment: Annotated[
-        Path | None, typer.Option(help="assessment.json of `landweave assess run`: adjusted areas, intervals.")
+        Path | None,
+        typer.Option(help="assessment.json of `landweave assess run`: adjusted areas, intervals."),
     ] = None,
     classes: Annotated[Path | None, typer.Option(help="Class scheme (YAML) of a raster file.")] = None,
     store: Annotated[
@@ -33,7 +34,9 @@ def area(  # noqa: PLR0913  # typer reads the options from the signature
     fewest: Annotated[
         int, typer.Option(min=2, help="Points from which on a unit is estimated by its own points too.")
     ] = 30,
-    out: Annotated[Path, typer.Option(help="Folder for CSV, JSON, GeoParquet, Markdown, charts.")] = Path("areas"),
+    out: Annotated[Path, typer.Option(help="Folder for CSV, JSON, GeoParquet, Markdown, charts.")] = Path(
+        "areas"
+    ),
     workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:

@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.assessment.area_figures import draw_units
+from engine.assessment.area_figures import draw_units, draw_whole
 from engine.assessment.area_report import AreaReport, UnitAreas
 from engine.assessment.areas import AreaSums, ZoneArea, measure
-from engine.assessment.figures import Mark, draw_areas
+from engine.assessment.intervals import Kind
 from engine.assessment.maps import ClassMap
 from engine.assessment.record import Assessment, read_assessment
 from engine.assessment.sheets import Sheet
@@ -32,17 +32,21 @@ class AreaOptions(BaseModel):
     """What is asked of `landweave area`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    zones: Path | None = Field(None, description="Vector file of units; without it the whole map alone.")
-    name_column: str | None = Field(None, description="Column with the units' names.")
-    layer: str | None = Field(None, description="Layer of the file; default the first.")
-    where: str | None = Field(None, description="Attribute filter in SQL: which features are units.")
-    dissolve: bool = Field(False, description="Join features of one name into one unit.")
-    assessment: Path | None = Field(None, description="assessment.json of `landweave assess run`.")
-    classes: str | None = Field(None, description="Class scheme (YAML) of the map.")
-    store: str | None = Field(None, description="Which map of a run: map, refined.")
-    fewest: int = Field(FEWEST, ge=2, description="Points from which on a unit is estimated by itself.")
-    workers: int = Field(2, ge=1, le=256, description="Threads.")
-    block_px: int = Field(1024, ge=64, le=8192, description="Side of the blocks that are read.")
+    zones: Path | None = Field(
+        default=None, description="Vector file of units; without it the whole map alone."
+    )
+    name_column: str | None = Field(default=None, description="Column with the units' names.")
+    layer: str | None = Field(default=None, description="Layer of the file; default the first.")
+    where: str | None = Field(default=None, description="Attribute filter in SQL: which features are units.")
+    dissolve: bool = Field(default=False, description="Join features of one name into one unit.")
+    assessment: Path | None = Field(default=None, description="assessment.json of `landweave assess run`.")
+    classes: str | None = Field(default=None, description="Class scheme (YAML) of the map.")
+    store: str | None = Field(default=None, description="Which map of a run: map, refined.")
+    fewest: int = Field(
+        default=FEWEST, ge=2, description="Points from which on a unit is estimated by itself."
+    )
+    workers: int = Field(default=2, ge=1, le=256, description="Threads.")
+    block_px: int = Field(default=1024, ge=64, le=8192, description="Side of the blocks that are read.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +136,7 @@ def _report(
     no_data = found.pop(NO_DATA_LABEL, 0.0)
     whole = ZoneArea(WHOLE, sum(found.values()) + no_data, found, no_data, 0.0, None)
     touched = [(z, a) for z, a in zip(sums.zones, sums.each(), strict=True) if a.mapped or a.no_data]
-    notes = [f"{len(missed)} units lie off the map: {_listed(missed)}"] if missed else []
+    notes = [f"units off the map ({len(missed)}), left out: {_listed(missed)}"] if missed else []
     notes += _doubled([area.name for _, area in touched])
     if known is None:
         rows = [UnitAreas(a, _plain(opened, a), geometry=z.unit.geometry) for z, a in touched]
@@ -170,7 +174,7 @@ def _adjusted(
     opened: ClassMap, known: Assessment, touched: Sequence[tuple[Zone, ZoneArea]], fewest: int
 ) -> list[UnitAreas]:
     estimator = UnitEstimator(
-        known.sample, opened.scheme.values, kind=known.interval, level=known.level, fewest=fewest
+        known.sample, opened.scheme.values, kind=cast(Kind, known.interval), level=known.level, fewest=fewest
     )
     rows = []
     for zone, area in touched:
@@ -196,7 +200,7 @@ def _write(out: Path, report: AreaReport, title: str) -> dict[str, Path]:
         "csv": write_text(out / "areas.csv", report.csv()),
         "json": write_json(out / "areas.json", report.as_json()),
         "markdown": write_markdown(out / "areas.md", title, report.notes, report.sheets()),
-        "figure": _whole_figure(out / "areas.png", report, title),
+        "figure": draw_whole(out / "areas.png", report, title),
     }
     if report.units:
         files["parquet"] = _parquet(out / "areas.parquet", report.frame())
@@ -209,9 +213,3 @@ def _parquet(path: Path, frame: Any) -> Path:
     frame.to_parquet(part, index=False, schema_version="1.1.0")
     part.replace(path)
     return path
-
-
-def _whole_figure(path: Path, report: AreaReport, title: str) -> Path:
-    rows = [own for own in report.whole.classes if own.mapped or (own.adjusted and own.adjusted.value)]
-    marks = [Mark(o.adjusted.value, o.adjusted.low, o.adjusted.high) if o.adjusted else Mark(None) for o in rows]
-    return draw_areas(path, [report.name_of(o.value) for o in rows], [o.mapped for o in rows], marks, title)

@@ -1,20 +1,50 @@
-"""Pictures of areas in units: for each class a panel, for each unit its mapped bar and the adjusted figure."""
+"""Pictures of areas: mapped bars in the classes' colours, and the adjusted figures with their intervals on them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from engine.assessment.area_report import AreaReport, UnitAreas, hectares
+from engine.assessment.area_report import AreaReport, UnitAreas
 from engine.assessment.unit_areas import ClassArea
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_UNITS, MOST_CLASSES = 30, 12
 _INK, _QUIET = "#1b2327", "#66727a"
 _DPI = 120
 _ROW_IN = 0.21
+_OTHER = "#888888"
+_BY_UNIT = "adjusted by points of the unit, with interval"
+
+
+def draw_whole(path: str | Path, report: AreaReport, title: str) -> Path:
+    """Draw hectares of each class in the whole map, the largest first.
+
+    Args:
+        path: PNG to write.
+        report: What was measured.
+        title: Above all.
+    """
+    from matplotlib.figure import Figure
+
+    there = [own for own in report.whole.classes if own.mapped or (own.adjusted and own.adjusted.value)]
+    there.sort(key=lambda own: -own.mapped)
+    figure = Figure(figsize=(7.0, 1.3 + 0.3 * max(1, len(there))), dpi=_DPI, layout="constrained")
+    axes = figure.subplots()
+    colours = _colours(report)
+    for row, own in enumerate(there):
+        _bar(axes, row, own, colours.get(own.value, _OTHER))
+    _dress(axes, size=8)
+    axes.set_yticks(range(len(there)), [_short(report.name_of(own.value)) for own in there])
+    axes.set_ylim(len(there) - 0.4, -0.6)
+    axes.set_title(title, loc="left", fontsize=10, color=_INK)
+    if report.adjusted:
+        _legend(figure, report, f"adjusted by the sample, {report.level:.0%} interval")
+    figure.savefig(path)
+    return Path(path)
 
 
 def draw_units(path: str | Path, report: AreaReport, title: str) -> Path:
@@ -38,9 +68,9 @@ def draw_units(path: str | Path, report: AreaReport, title: str) -> Path:
     size = (3.0 * columns + 0.08 * longest, 1.1 + rows * (0.75 + _ROW_IN * (len(units) + 1)))
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    colours = {c.value: c.colour for c in report.scheme.classes}
+    colours = _colours(report)
     for axes, own in zip(panels.flat, classes, strict=False):
-        _panel(axes, units, own.value, colours.get(own.value, "#888888"))
+        _panel(axes, units, own.value, colours.get(own.value, _OTHER))
         axes.set_title(report.name_of(own.value), loc="left", fontsize=9, color=_INK)
     for axes in panels.flat[len(classes) :]:
         axes.set_visible(False)
@@ -50,27 +80,38 @@ def draw_units(path: str | Path, report: AreaReport, title: str) -> Path:
         _title(title, report, len(units), len(classes)), x=0.01, ha="left", fontsize=10, color=_INK
     )
     if report.adjusted:
-        _legend(figure, report)
+        _legend(figure, report, _BY_UNIT)
     figure.savefig(path)
     return Path(path)
+
+
+def _colours(report: AreaReport) -> dict[int, str]:
+    return {c.value: c.colour for c in report.scheme.classes}
 
 
 def _panel(axes: Axes, units: list[UnitAreas], value: int, colour: str) -> None:
     for row, unit in enumerate(units):
         own = next((c for c in unit.classes if c.value == value), None)
-        if own is None:
-            continue
-        axes.barh(row, own.mapped, height=0.72, color=colour, alpha=0.55, linewidth=0)
-        _estimate(axes, row, own)
+        if own is not None:
+            _bar(axes, row, own, colour)
+    _dress(axes, size=7)
+    axes.locator_params(axis="x", nbins=4)
+
+
+def _bar(axes: Axes, row: int, own: ClassArea, colour: str) -> None:
+    axes.barh(row, own.mapped, height=0.72, color=colour, alpha=0.6, linewidth=0)
+    _estimate(axes, row, own)
+
+
+def _dress(axes: Axes, size: int) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.tick_params(labelsize=7, colors=_INK)
+    axes.tick_params(labelsize=size, colors=_INK)
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
     axes.set_xlim(left=0)
-    axes.locator_params(axis="x", nbins=4)
-    axes.xaxis.set_major_formatter(lambda v, _: hectares(v) if 0 < v < 10 else f"{v:,.0f}")
-    axes.set_xlabel("hectares", fontsize=7, color=_QUIET)
+    axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}" if 0 < v < 10 else f"{v:,.0f}")
+    axes.set_xlabel("hectares", fontsize=size, color=_QUIET)
 
 
 def _estimate(axes: Axes, row: int, own: ClassArea) -> None:
@@ -83,17 +124,22 @@ def _estimate(axes: Axes, row: int, own: ClassArea) -> None:
     axes.plot([told.value], [row], "o", markersize=3.6, markerfacecolor=face, markeredgecolor=_INK)
 
 
-def _legend(figure: object, report: AreaReport) -> None:
+def _legend(figure: Figure, report: AreaReport, adjusted: str) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    dot = {"marker": "o", "linestyle": "-", "color": _INK, "markersize": 3.6}
-    handles = [
-        Patch(facecolor="#9aa5a9", alpha=0.55, label="mapped (pixels counted)"),
-        Line2D([], [], label=f"adjusted by points of the unit, {report.level:.0%}", **dot),  # type: ignore[arg-type]
-        Line2D([], [], markerfacecolor="white", label="synthetic: as if it erred here as everywhere", **dot),  # type: ignore[arg-type]
+    dot: dict[str, Any] = {"marker": "o", "linestyle": "-", "color": _INK, "markersize": 3.6}
+    handles: list[Any] = [
+        Patch(facecolor="#9aa5a9", alpha=0.6, label="mapped (pixels counted)"),
+        Line2D([], [], label=adjusted, **dot),
     ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=7, frameon=False)  # type: ignore[attr-defined]
+    if adjusted == _BY_UNIT and any(own.method == "synthetic" for u in report.units for own in u.classes):
+        handles.append(
+            Line2D(
+                [], [], markerfacecolor="white", label="synthetic: as if the map erred as everywhere", **dot
+            )
+        )
+    figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=7, frameon=False)
 
 
 def _title(title: str, report: AreaReport, n_units: int, n_classes: int) -> str:

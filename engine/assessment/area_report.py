@@ -140,9 +140,7 @@ class AreaReport:
         }
 
     def frame(self) -> Any:
-        """Return a GeoDataFrame: a row for each unit, for each class its hectares, and with an assessment the
-        adjusted ones with their interval.
-        """
+        """Return a GeoDataFrame: a row for each unit, with the hectares of each class, and those adjusted."""
         import geopandas as gpd
 
         rows = []
@@ -174,15 +172,7 @@ class AreaReport:
         columns: tuple[str, ...] = ("class", "mapped ha", "%")
         if self.adjusted:
             columns += ("adjusted ha", f"{self.level:.0%} interval", "pixel count bias ha", "bias %")
-        rows = []
-        for own in self.whole.classes:
-            row = self._row(self.whole, own)
-            cells = [row["class"], hectares(own.mapped), _percent(row["mapped_percent"])]
-            if self.adjusted:
-                told = own.adjusted
-                cells += [hectares(told.value if told else None), _interval(told), hectares(own.bias, sign=True)]
-                cells += [_percent(row["pixel_count_bias_percent"], sign=True)]
-            rows.append(tuple(cells))
+        rows = [self._cells(self.whole, own) for own in self.whole.classes]
         area = self.whole.area
         note = f"{hectares(area.mapped)} ha with a class, {hectares(area.no_data)} ha of the store without"
         return Sheet("Whole map", columns, tuple(rows), note)
@@ -209,21 +199,29 @@ class AreaReport:
         return Sheet("Units", columns, tuple(rows), self._rest())
 
     def _classes_sheet(self) -> Sheet:
-        values = [
-            own.value for own in self.whole.classes if any(self._area(u, own.value) for u in self.units)
-        ]
+        columns: tuple[str, ...] = ("unit", "class", "mapped ha", "%")
+        if self.adjusted:
+            columns += ("adjusted ha", f"{self.level:.0%} interval", "pixel count bias ha", "bias %", "how")
         rows = [
-            (unit.area.name, *(_cell(self._area(unit, v)) for v in values))
-            for unit in self.units[:_MOST_ROWS]
+            ("" if i else unit.area.name, *cells)
+            for unit in self.units
+            for i, cells in enumerate(self._cells(unit, own) for own in _largest_first(unit))
         ]
-        title = "Adjusted hectares with interval (mapped)" if self.adjusted else "Mapped hectares"
-        methods = {own.method for unit in self.units for own in unit.classes}
-        note = "\n".join(filter(None, (self._rest(), LIMITS if "synthetic" in methods else "")))
-        return Sheet(title, ("unit", *map(self.name_of, values)), tuple(rows), note)
+        more = len(rows) - _MOST_ROWS
+        rest = f"and {more} more rows: see the files" if more > 0 else ""
+        synthetic = any(own.method == "synthetic" for unit in self.units for own in unit.classes)
+        note = "\n".join(filter(None, (rest, LIMITS if synthetic else "")))
+        return Sheet("Classes in units", columns, tuple(rows[:_MOST_ROWS]), note)
 
-    def _area(self, unit: UnitAreas, value: int) -> ClassArea | None:
-        found = next((own for own in unit.classes if own.value == value), None)
-        return found if found and (found.mapped or (found.adjusted and found.adjusted.value)) else None
+    def _cells(self, unit: UnitAreas, own: ClassArea) -> tuple[str, ...]:
+        """Return the cells of a class from its name on."""
+        row, told = self._row(unit, own), own.adjusted
+        cells: tuple[str, ...] = (row["class"], hectares(own.mapped), _percent(row["mapped_percent"]))
+        if not self.adjusted:
+            return cells
+        cells += (hectares(told.value if told else None), _interval(told), hectares(own.bias, sign=True))
+        cells += (_percent(row["pixel_count_bias_percent"], sign=True),)
+        return cells if unit is self.whole else (*cells, own.method or "-")
 
     def _rest(self) -> str:
         more = len(self.units) - _MOST_ROWS
@@ -252,13 +250,10 @@ def _surface(area: ZoneArea) -> dict[str, Any]:
     }
 
 
-def _cell(own: ClassArea | None) -> str:
-    if own is None:
-        return "-"
-    if own.adjusted is None:
-        return hectares(own.mapped)
-    mark = "*" if own.method == "synthetic" else ""
-    return f"{hectares(own.adjusted.value)}{mark} [{_interval(own.adjusted)}] ({hectares(own.mapped)})"
+def _largest_first(unit: UnitAreas) -> list[ClassArea]:
+    """Return the classes that are there, by the map or by the sample."""
+    there = [own for own in unit.classes if own.mapped or (own.adjusted and own.adjusted.value)]
+    return sorted(there, key=lambda own: -own.mapped)
 
 
 def _interval(told: Estimate | None) -> str:

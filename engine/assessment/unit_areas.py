@@ -40,6 +40,7 @@ unit, and the standard error of so few points is a guess."""
 
 
 _MOST_MOVED = 0.01
+_NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -162,42 +163,40 @@ class UnitEstimator:
         g_N = drawn * inside_N + np.where(on, ((area_K - drawn * own_K) / size_K)[self._mapped_N], 0.0)
         residual_NK = np.where(on[:, None], self._is_NK - self._share_KK[self._mapped_N], 0.0)
         value_K = area_K @ self._share_KK + drawn * ((weight * inside_N) @ residual_NK)
-        counted, of_N = (n, inside_N) if assisted else (int(on.sum()), on)
-        least_K = self._pooled(g_N) if assisted else np.zeros(len(self.classes))
+        counted = n if assisted else int(on.sum())
         note = self._note(area_K)
         told = (
-            self._told(value_K[c] / total, residual_NK[:, c] * g_N / total, least_K[c] / total, of_N)
+            self._told(value_K[c] / total, residual_NK[:, c] * g_N / total, counted)
             for c in range(len(self.classes))
         )
-        return [replace(t, n=counted, note=_joined(t.note, note)).scaled(total) for t in told]
+        return [replace(t, note=_joined(t.note, note)).scaled(total) for t in told]
 
-    def _pooled(self, g_N: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Return the standard errors, hectares, if the map erred in the unit as it does everywhere, (K,).
+    def _told(self, share: float, z_N: NDArray[np.float64], n: int) -> Estimate:
+        """Make an estimate of a share of the unit, kept within 0..1.
 
-        The few errors among a unit's own points are a shaky witness of its variance, too small more often than too
-        large; this is what the error is not taken to be less than.
+        The interval is Student's t with no more degrees of freedom than the points leave: what is added to the map's
+        own figure is no share of points, for which Wilson's would be made.
+
+        Args:
+            share: The estimate; chance may have carried it beyond 0..1.
+            z_N: (N,) what each point adds to its deviation.
+            n: Points that it rests on.
         """
-        on = self._mapped_N >= 0
-        share_NK = self._share_KK[self._mapped_N]
-        spread_NK = np.where(on[:, None], share_NK * (1 - share_NK), 0.0)
-        return np.asarray(np.sqrt(((self._weighing.weight * g_N) ** 2) @ spread_NK))
-
-    def _told(
-        self, share: float, z_N: NDArray[np.float64], least: float, of_N: NDArray[np.bool_]
-    ) -> Estimate:
-        """Make an estimate of a share of the unit, kept within 0..1; its error is `least` or more."""
-        share = 0.0 if abs(share) < 1e-12 else share
-        possible, w = 0 <= share <= 1, self._weighing
-        found = w.told(share, z_N, 0, of_N=of_N if possible else None)
-        if found.standard_error is not None and found.standard_error < least:
-            freedom = max(1.0, float(of_N.sum()) - 1)
-            low, high = around(share, least, kind=w.kind if possible else "t", level=w.level, freedom=freedom)
-            found = replace(found, standard_error=least, low=low, high=high, note="")
-        value, low_, high_ = (
-            None if v is None else min(1.0, max(0.0, v)) for v in (share, found.low, found.high)
+        spread, w = self._weighing.spread(z_N), self._weighing
+        possible = -_NOTHING <= share <= 1 + _NOTHING
+        value, note = min(1.0, max(0.0, share)), "" if possible else "kept within the unit's area"
+        if spread.variance is None:
+            lone = f"no standard error: one point only in {', '.join(spread.short)}"
+            return Estimate(value, None, None, None, n, _joined(lone, note))
+        error = float(np.sqrt(spread.variance))
+        if error <= _NOTHING:
+            alike = "no point tells of an error here: the standard error is not really 0"
+            return Estimate(value, 0.0, None, None, n, _joined(alike, note))
+        kind: Kind = "normal" if w.kind == "normal" else "t"
+        low, high = around(
+            share, error, kind=kind, level=w.level, freedom=max(1.0, min(spread.freedom, n - 1.0))
         )
-        note = _joined(found.note, "" if possible else "kept within the unit's area")
-        return replace(found, value=value, low=low_, high=high_, note=note)
+        return Estimate(value, error, min(1.0, max(0.0, low)), min(1.0, max(0.0, high)), n, note)
 
     def _note(self, area_K: NDArray[np.float64]) -> str:
         """Say which mapped classes no point speaks of."""

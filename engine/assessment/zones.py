@@ -136,7 +136,8 @@ def _frame(path: Path, layer: str | None, where: str | None) -> Any:
         raise InputError("no such file", where=str(path), mend="check the path of --zones")
     try:
         parquet = path.suffix in (".parquet", ".geoparquet")
-        frame = gpd.read_parquet(path) if parquet else pyogrio.read_dataframe(path, layer=layer, where=where)
+        first = layer if layer is not None or parquet else str(pyogrio.list_layers(path)[0][0])
+        frame = gpd.read_parquet(path) if parquet else pyogrio.read_dataframe(path, layer=first, where=where)
     except Exception as error:  # GDAL raises many kinds: a wrong layer, a wrong filter, no vector file
         raise InputError("cannot read the zones", where=str(path), found=str(error)) from error
     if not hasattr(frame, "geometry") or frame.empty:

@@ -25,7 +25,7 @@ def _sample(inside_wheat: int = 0) -> Sample:
 def test_the_whole_map_as_a_unit_is_what_the_stratified_estimator_says() -> None:
     """Olofsson et al. 2014, equations 9 to 11, are the special case in which the unit is all there is."""
     sample = _sample()
-    wanted = accuracy(sample, (WHEAT, MAIZE))
+    wanted = accuracy(sample, (WHEAT, MAIZE), kind="t")
     found = UnitEstimator(sample, (WHEAT, MAIZE)).estimate({1: 600.0, 2: 400.0}, np.ones(100, bool))
     for row in found:
         told, plain = row.adjusted, wanted.areas_ha[row.value]
@@ -143,7 +143,7 @@ def test_points_are_found_across_crss() -> None:
     assert points_in(unit, "EPSG:4326", xy, "EPSG:32633").tolist() == [True, False]
 
 
-@pytest.mark.parametrize(("fewest", "least"), [(30, 925), (10_000, 900)], ids=["assisted", "synthetic"])
+@pytest.mark.parametrize(("fewest", "least"), [(30, 905), (10_000, 900)], ids=["assisted", "synthetic"])
 def test_intervals_hold_the_truth_as_often_as_they_say(fewest: int, least: int) -> None:
     """1,000 samples of a made-up country of four units; the map errs alike everywhere, as synthetic supposes.
 
