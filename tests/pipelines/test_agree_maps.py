@@ -10,12 +10,14 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from sklearn import metrics
 from typer.testing import CliRunner
 
+from engine.products.styles import pam
 from engine.store.layout import create
 from engine.store.regions import write_region
 from engine.store.storespec import StoreSpec, Variable
@@ -266,3 +268,35 @@ def test_broader_classes_are_compared(tmp_path: Path) -> None:
     assert told["classes"] == ["land", "open water"]
     both = (first > 0) & (second > 0)
     assert told["matrix"]["pixels"] == metrics.confusion_matrix(first[both] > 2, second[both] > 2).tolist()
+
+
+@pytest.mark.parametrize("kind", ["aux", "vrt"])
+def test_names_are_read_from_wherever_gdal_keeps_them(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.tif"
+    left, _, _, top = GRID.bounds_of_box(BOX)
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        dtype="uint8",
+        count=1,
+        height=90,
+        width=120,
+        crs="EPSG:32633",
+        transform=from_origin(left, top, 10, 10),
+        nodata=0,
+    ) as file:
+        file.write(labels(1), 1)
+        file.write_colormap(1, {c.value: (*c.rgb, 255) for c in SCHEME.classes})
+    if kind == "aux":
+        (tmp_path / "a.tif.aux.xml").write_text(pam(SCHEME))
+    else:
+        rasterio.shutil.copy(path, tmp_path / "a.vrt", driver="VRT")
+        categories = "".join(f"<Category>{n}</Category>" for n in ("no data", *SCHEME.names))
+        text = (tmp_path / "a.vrt").read_text()
+        text = text.replace("<ColorInterp>", f"<CategoryNames>{categories}</CategoryNames><ColorInterp>", 1)
+        path = tmp_path / "a.vrt"
+        path.write_text(text)
+    opened = open_class_map(str(path))
+    assert opened.scheme == SCHEME
+    assert np.array_equal(opened.labels(BOX), labels(1))
