@@ -12,7 +12,7 @@ the same hectares in any order. In memory are the zones' edges, their sums, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,13 @@ class AreaSums:
         for zone, sums in zip(self.zones, self.sums, strict=True):
             found = self._hectares(sums)
             yield _zone_area(zone, found, self.box)
+
+    def merged(self, table: Mapping[int, int]) -> AreaSums:
+        """Return the sums of broader classes: each label counted as the value that the table gives it, if any."""
+        to = np.array([table.get(v, v) for v in range(256)])
+        pixels = np.bincount(to, self.pixels, minlength=256).astype(np.int64)  # exact below 2**53
+        sums = np.stack([_merge(own, to) for own in self.sums]) if len(self.sums) else self.sums
+        return replace(self, sums=sums, total=_merge(self.total, to), pixels=pixels)
 
     def _hectares(self, sums: NDArray[np.int64]) -> dict[int, float]:
         there = np.flatnonzero(sums.any(axis=1))
@@ -194,6 +201,13 @@ def _tally(
     inside, out = np.zeros(box.shape_yx, np.int32), np.zeros((256, 2), np.int64)
     add_edges(edges, box.y0, box.x0, inside)
     add_tally(labels, area, inside, out)
+    return out
+
+
+def _merge(sums: NDArray[np.int64], to: NDArray[np.int64]) -> NDArray[np.int64]:
+    out = np.zeros_like(sums)
+    np.add.at(out, to, sums)  # 256 low parts below 2**32 are far below 2**63
+    _add(out, np.zeros_like(out))
     return out
 
 
