@@ -96,6 +96,25 @@ def measure_area(
         InputError: If there is no map, no unit lies on it, or the assessment is of another map.
         DataError: If the map is broken.
     """
+    report = report_areas(source, options, progress)
+    name = Path(source.rstrip("/")).name or source
+    return MeasuredAreas(report, _write(out, report, f"{name}: areas"))
+
+
+def report_areas(
+    source: str, options: AreaOptions | None = None, progress: Callable[[int, int, str], None] | None = None
+) -> AreaReport:
+    """Measure a map and write nothing.
+
+    Args:
+        source: Run folder, map store (.zarr) or raster file of classes.
+        options: Units, assessment and how.
+        progress: Told blocks done, blocks in all, and what is done.
+
+    Raises:
+        InputError: If there is no map, no unit lies on it, or the assessment is of another map.
+        DataError: If the map is broken.
+    """
     options = options or AreaOptions()
     opened = open_class_map(source, options.classes, options.store)
     units = _units(options)
@@ -120,8 +139,7 @@ def measure_area(
         progress=None if progress is None else lambda done, total: progress(done, total, ""),
     )
     missed = tuple(zone.unit.name for zone in zones if not zone.box & opened.box)
-    report = _report(opened, sums, known, options.fewest, missed)
-    return MeasuredAreas(report, _write(out, report, f"{Path(source.rstrip('/')).name or source}: areas"))
+    return _report(opened, sums, known, options.fewest, missed)
 
 
 def _units(options: AreaOptions) -> list[Unit]:
