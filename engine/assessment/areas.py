@@ -163,10 +163,10 @@ def measure(
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """A block and the edges of those zones that meet it."""
+    """A block, and of each zone that meets it: its number, the pixels of the block that it may touch, its edges."""
 
     box: Box
-    zones: tuple[tuple[int, NDArray[Any]], ...]
+    zones: tuple[tuple[int, Box, NDArray[Any]], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,19 +189,18 @@ class _Work:
         box, labels = block.box, self.read(block.box)
         if labels.dtype != np.uint8 or labels.shape != box.shape_yx:
             raise InputError("labels are not (y, x) uint8", found=f"{labels.dtype} {labels.shape}", limit=box)
-        area, total = self.surface.units(box), np.zeros((256, 2), np.int64)
-        add_whole(labels, area, total)
-        zones = [(index, _tally(edges, box, labels, area)) for index, edges in block.zones]
-        return _Found(total, np.bincount(labels.ravel(), minlength=256), zones)
-
-
-def _tally(
-    edges: NDArray[Any], box: Box, labels: NDArray[np.uint8], area: NDArray[np.int32]
-) -> NDArray[np.int64]:
-    inside, out = np.zeros(box.shape_yx, np.int32), np.zeros((256, 2), np.int64)
-    add_edges(edges, box.y0, box.x0, inside)
-    add_tally(labels, area, inside, out)
-    return out
+        area, total, pixels = self.surface.units(box), np.zeros((256, 2), np.int64), np.zeros(256, np.int64)
+        add_whole(labels, area, total, pixels)
+        zones = []
+        for index, part, edges in block.zones:
+            rows, cols = part.slices_in(box)
+            inside, out = np.zeros(part.shape_yx, np.int32), np.zeros((256, 2), np.int64)
+            add_edges(edges, part.y0, part.x0, inside)
+            add_tally(
+                np.ascontiguousarray(labels[rows, cols]), np.ascontiguousarray(area[rows, cols]), inside, out
+            )
+            zones.append((index, out))
+        return _Found(total, pixels, zones)
 
 
 def _merge(sums: NDArray[np.int64], to: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -232,7 +231,7 @@ def _blocks(box: Box, zones: Sequence[Zone], size: int) -> Iterator[_Block]:
         edges = {z: _in_rows(zones[z].edges, strip) for z in meets.tolist()}
         for part in strip.blocks(size):
             there = meets[(reach[meets, 1] < part.x1) & (reach[meets, 3] > part.x0)]
-            yield _Block(part, tuple((z, edges[z]) for z in there.tolist()))
+            yield _Block(part, tuple((z, part & zones[z].box, edges[z]) for z in there.tolist()))
 
 
 def _in_rows(edges: NDArray[Any], box: Box) -> NDArray[Any]:
