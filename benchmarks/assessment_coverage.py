@@ -174,12 +174,13 @@ def main() -> None:
             continue
         start = time.perf_counter()
         found = coverage(make, part, draws)
+        shares = list(found.values())
         outside = {f"{n} {k}": round(v, 3) for (n, k), v in found.items() if not 0.93 <= v <= 0.97}
+        took = f"{len(found)} figures, {draws} draws, {time.perf_counter() - start:.0f} s"
         print(
-            f"{name}: {min(found.values()):.3f} to {max(found.values()):.3f}, mean {np.mean(list(found.values())):.3f}, "
-            f"{len(found)} figures, {draws} draws, {time.perf_counter() - start:.0f} s; outside: {outside or 'none'}",
-            flush=True,
+            f"{name}: {min(shares):.3f} to {max(shares):.3f}, mean {np.mean(shares):.3f}; {took}", flush=True
         )
+        print(f"    outside 0.93 to 0.97: {outside or 'none'}", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ _HOMES = {
     "load_model": "engine.inference.ensemble",
     "open_cube": "engine.cube.cube",
     "predict": "engine.inference.predict",
+    "refine_map": "engine.refine.whole",
     "search": "engine.archive.search",
     "with_features": "engine.cube.derive",
 }

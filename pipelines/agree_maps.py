@@ -334,6 +334,7 @@ def _facts(comparison: Comparison, tally: Tally, scores: Scores, told: dict[str,
     ]
     if "kappa" in told:
         lines.append(f"kappa {told['kappa']:.3f}")
+    lines += [f"note: {m.where}: {m.note}" for m in (comparison.first, comparison.second) if m.note]
     apart = {
         "only the first": tally.only_first,
         "only the second": tally.only_second,

@@ -83,7 +83,7 @@ def assess_map(
     """
     opened = open_class_map(source, options.classes, options.store)
     design = _design(reference, options)
-    notes: list[str] = []
+    notes = [opened.note] if opened.note else []
     points, labels, layers = _points_on(opened, design, reference, options, notes)
     counts = count_classes(opened, options.block_px, listener)
     answers = _answers(points, opened.scheme, reference, options, notes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -36,7 +38,8 @@ def open_class_map(source: str, classes: str | Path | None = None, store: str | 
     scheme = None if classes is None else ClassScheme.from_file(classes)
     if not _is_file(source):
         if Folder(source).read(PLAN_FILE) is not None:
-            return _of_store(join(source, f"{store or _latest(source)}.zarr"), scheme)
+            name = store or _latest(source)
+            return replace(_of_store(join(source, f"{name}.zarr"), scheme), note=_unfinished(source, name))
         if Folder(source).read("zarr.json") is not None:
             return _of_store(source, scheme)
         raise InputError(
@@ -58,6 +61,20 @@ def _is_file(source: str) -> bool:
 def _latest(run: str) -> str:
     """Return the name of the map that leaves the house: the refined one where there is one."""
     return REFINED if Folder(join(run, f"{REFINED}.zarr")).read("zarr.json") is not None else MAP
+
+
+def _unfinished(run: str, stage: str) -> str:
+    """Say how many tiles of a stage are not made, as its last status counts them."""
+    try:
+        counts = json.loads(Folder(run).read(f"status/{stage}.json") or b"{}").get("counts", {})
+    except ValueError:  # a status that is written just now
+        return ""
+    missing = counts.get("total", 0) - counts.get("done", 0) - counts.get("reused", 0)
+    return (
+        f"{missing} of {counts['total']} tiles of {stage} are not made: there is no data"
+        if missing > 0
+        else ""
+    )
 
 
 def _of_store(url: str, scheme: ClassScheme | None) -> ClassMap:

@@ -18,6 +18,7 @@ from pipelines.cli_assess import app as assess_app
 from pipelines.cli_bundle import app as bundle_app
 from pipelines.cli_cluster import app as cluster_app
 from pipelines.cli_explain import app as explain_app
+from pipelines.cli_export import app as export_app
 from pipelines.cli_options import as_overrides as _as_overrides
 from pipelines.cli_options import print_told as _print
 from pipelines.cli_options import trusted as _trusted
@@ -44,6 +45,7 @@ app.add_typer(submit_app)
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(run_app)
 app.add_typer(explain_app)
+app.add_typer(export_app)
 app.add_typer(refine_app)
 app.add_typer(area_app)
 app.add_typer(assess_app, name="assess")

@@ -19,6 +19,7 @@ from engine.values.errors import InputError, TrustError
 from engine.values.head import Augment, Extra
 from engine.values.lattice import Kernel, Lattice
 from engine.values.spec import CubeSpec
+from pipelines.publish_config import PublishConfig
 
 
 class AreaConfig(BaseModel):
@@ -202,6 +203,10 @@ class RunConfig(TiledConfig):
     )
     products: bool = Field(
         default=True, description="Write COG, STAC item, overviews and quicklook at the end."
+    )
+    publish: PublishConfig = Field(
+        default_factory=PublishConfig,
+        description="Licence and providers of the map, and the size of its files.",
     )
 
 

@@ -102,7 +102,9 @@ def design_sample(
     sheets = [_strata_sheet(population, n_each, design["strata"])]
     if options.kind == "stratified" and not options.broader:
         sheets.append(_expected_sheet(population, n_each, options))
-    return Drawn(design | {"points": len(points)}, tuple(sheets), _facts(points, design, options), files)
+    return Drawn(
+        design | {"points": len(points)}, tuple(sheets), _facts(opened, points, design, options), files
+    )
 
 
 def _named(listener: Listener | None, what: str) -> Listener | None:
@@ -321,8 +323,12 @@ def _expected_sheet(population: Population, n_each: list[int], options: DesignOp
     return Sheet("Expected standard errors", heads, tuple(rows), note)
 
 
-def _facts(points: Points, design: dict[str, Any], options: DesignOptions) -> tuple[str, ...]:
+def _facts(
+    source: ClassMap, points: Points, design: dict[str, Any], options: DesignOptions
+) -> tuple[str, ...]:
     lines = [f"{len(points)} points, {options.kind}, seed {options.seed}"]
+    if source.note:
+        lines.append(f"note: {source.note}, and no point there")
     if "clusters" in design:
         lines.append(f"{design['clusters']['drawn']} clusters of {options.clusters.side_px} px")
     return tuple(lines)

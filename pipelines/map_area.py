@@ -50,6 +50,7 @@ from pipelines.products import Products, make_products
 from pipelines.propose_window import WindowChoice, candidates, propose_window
 from pipelines.refine_job import RefineJob
 from pipelines.refine_plan import CLASSES_KEY, Refining, prepare_refined
+from pipelines.refine_sieve import run_refined
 from pipelines.run_folder import PROJECTED_KEY, RADAR_KEY, SMALLER_KEY, read_plan, write_plan
 from pipelines.seam_check import frozen_lattices
 from pipelines.survey import Bounds, cheaper_way, compare_sizes
@@ -67,6 +68,8 @@ from pipelines.tile_stage import (
     run_options,
     versions,
 )
+
+EXIT_PARTIAL = 3
 
 
 @dataclass(frozen=True)
@@ -119,27 +122,28 @@ def map_area(
             cubes = prepare_cubes(cube_config_of(config), lease, known=known)
         made = prepare(config, known=known, cubes=tuple(cubes), windows=windows)
         job, part = made.job, None if only is None else part_of(made.job, only)
-        refined = _refined(made, lease)
+        refined = None if config.refine is None or config.refine.sieve else _refined(made, lease)
         around = Around(lease, options, client or config.cluster, listener, part)
         stages: list[TileJob] = [*cubes, job, *([] if refined is None else [refined])]
         km2, summaries = run_jobs(stages, made.area, around)
+        if config.refine is not None and config.refine.sieve and summaries[-1].exit_code in (0, EXIT_PARTIAL):
+            refined = _refined(made, lease)  # it needs the whole map
+            summaries = (*summaries, run_refined(refined, made.area, around)[1])
         for cube, summary in zip(cubes, summaries, strict=False):
             close_stage(cube, complete=summary.exit_code == 0)
         products, summary = None, summaries[-1]
         if config.products and not (summary.interrupted or summary.refused) and summary.done + summary.reused:
-            products = make_products(job, made.area, made.table, refined)
+            products = make_products(job, made.area, made.table, refined, config.publish)
     return MapResult(config.out, km2, summaries, products)
 
 
-def _refined(made: Design, lease: Lease) -> RefineJob | None:
-    """Prepare the stage that refines the map, where one is wanted."""
-    job, cluster = made.job, made.config.cluster
-    if made.config.refine is None:
-        return None
-    how = Refining(
-        made.config.refine, lease.epoch, None, tiles_at_once(cluster), run_options(cluster).threads_per_tile
-    )
-    return prepare_refined(job.run_dir, read_plan(job.run_dir, job.name), how, job)
+def _refined(made: Design, lease: Lease) -> RefineJob:
+    """Prepare the stage that refines the map: by steps tile by tile with it, by a sieve after it."""
+    job, cluster, spec = made.job, made.config.cluster, made.config.refine
+    assert spec is not None  # who calls has looked
+    how = Refining(spec, lease.epoch, None, tiles_at_once(cluster), run_options(cluster).threads_per_tile)
+    making = None if spec.sieve else job
+    return prepare_refined(job.run_dir, read_plan(job.run_dir, job.name), how, making)
 
 
 def way_of(config: RunConfig) -> Way:

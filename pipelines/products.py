@@ -1,38 +1,41 @@
-"""What is made of the tiles when they are done: overviews, COG, STAC, picture, seam statistic.
+"""What is made of the tiles when they are done: overviews, COGs, catalogue, styles, picture, seam statistic.
 
 Of a map that was refined they show the refined one; the seam statistic is that of the map as the model made it.
 
 ::
 
-    map.zarr/overviews/   cog/label.tif, confidence.tif, label.qml   stac/<id>.json
-    quicklook.png         seams.json
+    map.zarr/overviews/   cog/label.tif, or label.vrt and label/r3_c4.tif ...   cog/label.qml, legend.png ...
+    stac/catalog.json, collection.json, <id>.json ...                           quicklook.png   seams.json
+
+Running it again writes only the COGs below which something changed.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import json
-import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from engine.archive.items import ItemTable
-from engine.inference.ensemble import bundles_of
-from engine.inference.predict import layer_attributes, stacked
 from engine.inference.seams import SeamReport, map_seams
-from engine.products.cog import write_cog
+from engine.products.legends import write_styles
+from engine.products.mosaic import MosaicOptions, write_mosaic
+from engine.products.mosaic_files import Mosaic
 from engine.products.overviews import build_overviews
 from engine.products.quicklook import write_quicklook
-from engine.products.stac import MapProduct, ModelRef, write_stac
-from engine.products.styles import write_qml
-from engine.refine.chain import CHANGED
+from engine.products.stac import write_stac
+from engine.products.styles import CONFIDENCE_COLOURS, ramp_qml, write_qml, write_text
+from engine.store.ledger import Ledger, Lookup
 from engine.store.objects import Folder, join, local_path
 from engine.store.remote import network
 from engine.values.area import Area
+from engine.values.grid import Box, tiles_over
+from pipelines.describe_map import Published, describe
 from pipelines.map_job import MapJob
+from pipelines.publish_config import PublishConfig
 from pipelines.refine_job import RefineJob
 from pipelines.run_folder import MAP
 from pipelines.seam_check import area_box, lattices_of
@@ -50,26 +53,34 @@ class Products:
 
     def as_dict(self) -> dict[str, Any]:
         """Return figures for people and programs."""
-        files = {name: path for name, path in self.files.items() if path.endswith((".tif", ".png"))}
-        return {"seams": self.seams.told(), **files, "stac": self.item}
+        shown = {name: path for name, path in self.files.items() if path.endswith((".tif", ".vrt", ".png"))}
+        return {"seams": self.seams.told(), **shown, "stac": self.item}
 
 
-def make_products(job: MapJob, area: Area, table: ItemTable, refined: RefineJob | None = None) -> Products:
-    """Make all products of a map, or of the refined one; each replaces what an earlier run made.
+def make_products(
+    job: MapJob,
+    area: Area,
+    table: ItemTable,
+    refined: RefineJob | None = None,
+    publish: PublishConfig | None = None,
+) -> Products:
+    """Make all products of a map, or of the refined one; what is unchanged stays as it is.
 
     For a run folder in a bucket the files are made in a temporary folder and uploaded, the overviews inside
-    the store where it is.
+    the store where it is; files of an earlier call that are no longer made are removed.
     """
+    map_ = Published(job, area, table, refined, publish or PublishConfig())
     if (home := local_path(job.run_dir)) is not None:
-        return _make(job, area, table, home, refined)
+        return _make(map_, home)
     with tempfile.TemporaryDirectory(prefix="landweave-products-") as folder:
         home = Path(folder)
-        for stage in (job, refined):
-            if stage is not None:  # stands for the store, so that links to it are made
-                (home / f"{stage.name}.zarr").mkdir()
-        made = _make(job, area, table, home, refined)
-        for path in sorted(p for p in home.rglob("*") if p.is_file()):
-            Folder(job.run_dir).upload(path.relative_to(home).as_posix(), path)
+        for stage in {job.name, map_.stage.name}:  # stands for the store, so that links to it are made
+            (home / f"{stage}.zarr").mkdir()
+        made = _make(map_, home)
+        names = [p.relative_to(home).as_posix() for p in sorted(home.rglob("*")) if p.is_file()]
+        for name in names:
+            Folder(job.run_dir).upload(name, home / name)
+        _remove_others(job.run_dir, names)
         there = {name: _moved(path, home, job) for name, path in made.files.items()}
         return Products(there, _moved(made.item, home, job), made.seams)
 
@@ -78,109 +89,69 @@ def _moved(path: str, home: Path, job: MapJob) -> str:
     return join(job.run_dir, Path(path).relative_to(home).as_posix())
 
 
-def _make(job: MapJob, area: Area, table: ItemTable, home: Path, refined: RefineJob | None) -> Products:
+def _remove_others(run_dir: str, names: Iterable[str]) -> None:
+    """Remove from the folders that were uploaded to what was not: cells and items that are gone."""
+    kept = set(names)
+    for folder in sorted({name.rpartition("/")[0] for name in kept} - {""}):
+        if {STAC, COGS} & set(folder.split("/")):
+            for name in list(Folder(join(run_dir, folder)).names()):
+                if "." in name and f"{folder}/{name}" not in kept:
+                    Folder(join(run_dir, folder)).remove(name)
+
+
+def _make(map_: Published, home: Path) -> Products:
     """Make the products' files in a local folder that is, or stands for, the run folder."""
-    url, classes = (refined or job).store_url, job.bundle.classes
+    job, url = map_.job, map_.stage.store_url
     run = home if job.name == MAP else home / "versions" / job.name
     run.mkdir(parents=True, exist_ok=True)
-    box = area_box(job.grid, area, url)
-    first, last = table.time_range
-    title = f"{area.name}, {_season(first, last)}"
+    box = area_box(job.grid, map_.area, url)
     with network(url):
         for store in dict.fromkeys((job.store_url, url)):
             build_overviews(store)
     seams = map_seams(job.store_url, lattices_of(job.bundle), job.tile_px, box, grid=job.grid)
     (run / SEAMS_FILE).write_text(json.dumps(seams.to_dict(), indent=1))
-    names = [*_published(job), *([CHANGED] if refined else [])]
-    files = {
-        name: write_cog(url, run / COGS / f"{name}.tif", variable=name, box=box, scheme=classes)
-        for name in names
-    }
-    if "label" in names:
-        write_qml(run / COGS / "label.qml", classes)
+    mosaics = _write_mosaics(map_, box, run / COGS)
+    files = _write_styles(map_, run / COGS)
+    main = map_.scheme_of("label") if "label" in map_.layers else map_.layers[0]
+    assert main is not None  # a map with labels has classes
     files["quicklook"] = write_quicklook(
         url,
         run / QUICKLOOK,
-        classes if "label" in names else names[0],
-        title=f"{title}\n{_subtitle(job, table)}",
-        outline=area.geometry,
+        main,
+        title=f"{map_.title}\n{map_.subtitle}",
+        outline=map_.area.geometry,
         box=box,
     )
-    files["zarr"] = home / f"{(refined or job).name}.zarr"
-    product = MapProduct(
-        id=_item_id(f"{area.name}-{first:%Y%m}-{last:%Y%m}{job.name.removeprefix(MAP)}"),
-        title=title,
-        grid=job.grid,
-        box=box,
-        scheme=classes,
-        start=first,
-        end=last,
-        outline=area.geometry,
-        files=files,
-        layers={name: _band(job, name) for name in names if name not in _WITHOUT_BAND},
-        model=_model(job),
-        sources=(str(home / job.items),),
-        version=_version(),
+    item = write_stac(run / STAC, describe(map_, box, home, files, mosaics))
+    told = {m.variable: str(m.main) for m in mosaics} | {k: str(v) for k, v in files.items()}
+    return Products(told, str(item), seams)
+
+
+def _write_mosaics(map_: Published, box: Box, folder: Path) -> tuple[Mosaic, ...]:
+    """Write each layer as COGs; cells whose tiles have the records that they had stay as they are."""
+    publish, lookup = map_.publish, Lookup(Ledger(map_.job.run_dir, map_.stage.name))
+
+    def state(part: Box) -> str:
+        found = ((tile, lookup.of(tile)) for tile in tiles_over(part, map_.stage.tile_px))
+        return json.dumps([[str(tile), sorted(r.checksums.items())] for tile, r in found if r])
+
+    options = MosaicOptions(cell_px=publish.cell_px, overviews=publish.overviews, state=state)
+    url = map_.stage.store_url
+    return tuple(
+        write_mosaic(url, folder, name, box=box, scheme=map_.scheme_of(name), options=options)
+        for name in map_.layers
     )
-    item = write_stac(run / STAC, product)
-    return Products({k: str(v) for k, v in files.items() if k != "zarr"}, str(item), seams)
 
 
-_WITHOUT_BAND = ("label", "observations", CHANGED)
-
-_MOST_BANDS = 32  # of a file: beyond that a reader wants the Zarr
-
-
-def _published(job: MapJob) -> list[str]:
-    """List the layers that become files, the main one first: flat ones, and all where there is no label."""
-    layers = job.bundle.layers(job.layers)
-    sizes = {name: planes.stop - planes.start for name, planes in layers.slices.items()}
-    flat = [name for name, size in sizes.items() if size == 1]
-    deep = [name for name, size in sizes.items() if 1 < size <= _MOST_BANDS and "label" not in sizes]
-    return [*deep, *flat, "observations"]
-
-
-def _band(job: MapJob, name: str) -> dict[str, Any]:
-    """Say how a layer is stored, by the names of the raster extension."""
-    attributes, layers = layer_attributes(job.bundle, name), job.bundle.layers(job.layers)
-    found = {"data_type": layers.dtype.name, "nodata": layers.no_data(name), "scale": attributes["scale"]}
-    found |= {"offset": attributes.get("offset", 0.0)}
-    if attributes["units"] != "1":
-        found["unit"] = attributes["units"]
-    if stacked(job.bundle, name):
-        found["planes"] = list(job.bundle.classes.names)
-    return found
-
-
-def _item_id(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-._") or "map"
-
-
-def _season(first: dt.date, last: dt.date) -> str:
-    """Write a season by its months.
-
-    >>> _season(dt.date(2023, 3, 1), dt.date(2023, 10, 31)), _season(dt.date(2017, 2, 1), dt.date(2017, 2, 28))
-    ('March 2023 to October 2023', 'February 2017')
-    """
-    months = dict.fromkeys(f"{day:%B %Y}" for day in (first, last))
-    return " to ".join(months)
-
-
-def _subtitle(job: MapJob, table: ItemTable) -> str:
-    simulated = "simulated " if any("simulated" in i.collection for i in table) else ""
-    return f"{job.bundle.name}, {len(table)} {simulated}Sentinel-2 scene{'s' if len(table) > 1 else ''}"
-
-
-def _model(job: MapJob) -> ModelRef:
-    folder = Path(job.bundle.path).absolute()
-    manifest = folder / "manifest.json"
-    href = str(manifest) if local_path(job.run_dir) is not None else manifest.as_uri()
-    weights = " + sha256:".join(b.weights_sha256 for b in bundles_of(job.bundle))
-    return ModelRef(name=job.bundle.name, href=href, digest=weights)
-
-
-def _version() -> str:
-    try:
-        return version("landweave")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "source"
+def _write_styles(map_: Published, folder: Path) -> dict[str, Path]:
+    """Write what shows a GIS and people how the layers look."""
+    files: dict[str, Path] = {}
+    for name in map_.layers:
+        scheme = map_.scheme_of(name)
+        if name == "label" and scheme is not None:
+            files |= write_styles(folder, scheme, title=map_.title)
+        elif scheme is not None:
+            files[f"style-{name}"] = write_qml(folder / f"{name}.qml", scheme)
+        elif name == "confidence":
+            files["style-confidence"] = write_text(folder / f"{name}.qml", ramp_qml(CONFIDENCE_COLOURS, 0, 1))
+    return files

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from engine.refine.chain import (
     RefineSpec,
     finished,
 )
-from engine.refine.source import StoreSource
+from engine.refine.source import StoreSource, beside
 from engine.runs.driver import TileOutput
 from engine.runs.machine import Unit
 from engine.runs.tile import key_of
@@ -39,9 +39,11 @@ from engine.values.classes import ClassScheme
 from engine.values.grid import Box, Grid, TileKey, tiles_over
 from engine.values.spec import ENGINE_FORMAT
 from engine.values.tiling import Tiling
-from pipelines.map_job import MapJob
 from pipelines.run_folder import MAP
 from pipelines.tile_inputs import SHARD_MAX_PX, outline_in, tiling_in
+
+if TYPE_CHECKING:  # workers that refine a map that is there need no torch
+    from pipelines.map_job import MapJob
 
 REFINED = "refined"
 BLOCK_PX = 2048
@@ -75,6 +77,7 @@ class RefineJob:
         map_stage: Stage of the map that is refined; its store has this name.
         map_tile_px: Side of the map's tiles.
         epoch: The lease's epoch: while it holds, the map's records change only as this run changes them.
+        whole: Hash of all of the map's records, for a sieve, whose answer depends on all of it; else empty.
         map: The map's own job where the same run makes the map; None where it is there already.
         block_px: Side of a block that is made at once.
     """
@@ -89,6 +92,7 @@ class RefineJob:
     map_stage: str
     map_tile_px: int
     epoch: int
+    whole: str = ""
     map: MapJob | None = None
     block_px: int = BLOCK_PX
 
@@ -109,6 +113,11 @@ class RefineJob:
     def map_url(self) -> str:
         """The map's Zarr."""
         return f"{self.run_dir}/{self.map_stage}.zarr"
+
+    @property
+    def sieved_url(self) -> str:
+        """Where a sieve's answer lies until the tiles have taken it over."""
+        return f"{self.run_dir}/{self.name}-sieved.zarr"
 
     def box(self, tile: TileKey) -> Box:
         """Return a tile's pixels."""
@@ -133,7 +142,7 @@ class RefineJob:
             "tile": [str(tile), self.tile_px],
             "steps": self.digest,
             "classes": self.scheme.digest(),
-            "map": {str(near): self._key(near) for near in self._near(tile)},
+            "map": self.whole or {str(near): self._key(near) for near in self._near(tile)},
         }
 
     def needs(self, tile: TileKey) -> tuple[Unit, ...]:
@@ -205,6 +214,8 @@ class RefineJob:
     def _fill(self, arrays: Mapping[str, NDArray[Any]], box: Box, core: Box, threads: int) -> None:
         source = StoreSource(self.map_url, self.spec.reads, self._within(core))
         refined = self.chain.over(source)
+        if self.spec.sieve is not None:
+            refined = beside(source, StoreSource(self.sieved_url, ("label",)))
 
         def make(block: Box) -> None:
             layers, at = finished(refined(block)), block.slices_in(box)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from engine.refine.chain import RefineSpec
 from engine.refine.memory import RefineShape, refine_bytes, smaller_refine_settings
 from engine.refine.source import require_layers
 from engine.store.layout import open_spec
+from engine.store.ledger import Ledger
 from engine.store.widen import fit
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError, LandweaveError
@@ -74,6 +76,7 @@ def prepare_refined(
         map_stage=plan["stage"],
         map_tile_px=plan["tile_px"],
         epoch=how.epoch,
+        whole="" if how.spec.sieve is None else _all_of(run_dir, plan["stage"]),
         map=making,
     )
     require_layers(job.map_url, job.spec.reads, (v.name for v in open_spec(job.map_url).variables))
@@ -81,6 +84,15 @@ def prepare_refined(
     fit(job.store_url, job.store_spec(f"{plan['area']}, refined"))
     write_plan(run_dir, _plan(job, plan, how))
     return job
+
+
+def _all_of(run_dir: str, stage: str) -> str:
+    """Hash all records of a map, in whatever order they come: what a whole map is made of."""
+    total = 0
+    for record in Ledger(run_dir, stage).records():
+        digest = hashlib.sha256(f"{record.tile} {record.key}".encode()).digest()
+        total = (total + int.from_bytes(digest)) % 2**256
+    return f"{total:064x}"
 
 
 def _plan(job: RefineJob, plan: Mapping[str, Any], how: Refining) -> dict[str, Any]:

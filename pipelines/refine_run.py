@@ -21,9 +21,10 @@ from pipelines.products import Products, make_products
 from pipelines.refine_config import RefineConfig
 from pipelines.refine_job import RefineJob, refined_stage
 from pipelines.refine_plan import Refining, prepare_refined
+from pipelines.refine_sieve import run_refined
 from pipelines.run_folder import MAP, read_plan
 from pipelines.tile_inputs import area_in
-from pipelines.tile_stage import Around, Listener, StageResult, run_jobs, run_options
+from pipelines.tile_stage import Around, Listener, StageResult, run_options
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def refine_run(
         job, area = prepare_refined(run_dir, plan, how), area_in(run_dir, plan["outline"])
         part = None if call.only is None else part_of(job, part_named(call.only, made.area))
         around = Around(lease, options, call.client or cluster, listener, part)
-        km2, (summary,) = run_jobs([job], area, around)
+        km2, summary = run_refined(job, area, around)
         products, why = None, ""
         if config.products and not (summary.interrupted or summary.refused) and summary.done + summary.reused:
             products, why = _products(made, job)
@@ -121,7 +122,7 @@ def _products(made: RunConfig, job: RefineJob) -> tuple[Products | None, str]:
     """Make the products of a refined map as the run made those of its map; say why where that cannot be."""
     try:
         planned = design(made)
-        return make_products(planned.job, planned.area, planned.table, job), ""
+        return make_products(planned.job, planned.area, planned.table, job, made.publish), ""
     except LandweaveError as error:  # the refined map is there; its model or scenes may be gone
         return None, str(error)
 

@@ -277,8 +277,10 @@ def _value_map(fields: ET.Element, name: str, values: dict[str, str]) -> None:
 
 
 def _instructions(name: str, n: int, source: ClassMap) -> str:
+    from pyproj import CRS
+
     (height, width), names = source.grid.resolution_yx, source.scheme.names
-    unit = "degrees" if source.grid.crs == "EPSG:4326" else "map units"
+    unit = CRS.from_user_input(source.grid.crs).axis_info[0].unit_name
     classes = "\n".join(f"- {c.name}" for c in source.scheme.classes)
     return f"""# How to interpret these points
 

@@ -334,17 +334,27 @@ def count_clusters(
         raise InputError("a cluster has a side of at least one pixel", where="side_px", found=side_px)
     wanted = np.zeros(256, bool)
     wanted[list(classes) or slice(1, None)] = True
-    found: dict[tuple[int, int], int] = {}
-    for box, labels in blocks:
-        inside = wanted[labels]
-        for part in box.blocks(side_px):
-            n = int(np.count_nonzero(inside[part.slices_in(box)]))
-            if n:
-                place = part.y0 // side_px, part.x0 // side_px
-                found[place] = found.get(place, 0) + n
-    places = sorted(found)
-    row, column = np.array(places, np.int64).reshape(-1, 2).T
-    return Clusters(side_px, row, column, np.array([found[p] for p in places], np.int64))
+    parts = [np.zeros((3, 0), np.int64)]
+    parts += [_squares_of(box, wanted[labels], side_px) for box, labels in blocks if box]
+    row, column, pixels = np.concatenate(parts, axis=1)
+    order = np.lexsort((column, row))
+    row, column, pixels = row[order], column[order], pixels[order]
+    new = np.ones(len(row), bool)
+    new[1:] = (row[1:] != row[:-1]) | (column[1:] != column[:-1])
+    total = np.add.reduceat(pixels, np.flatnonzero(new)) if len(pixels) else pixels
+    return Clusters(side_px, row[new], column[new], total)
+
+
+def _squares_of(box: Box, inside: NDArray[np.bool_], side_px: int) -> NDArray[np.int64]:
+    """Return row, column and pixels of the squares of which a box holds some, (3, S) int64."""
+    first_y, first_x = box.y0 // side_px, box.x0 // side_px
+    lines_y = np.maximum(np.arange(first_y, -(-box.y1 // side_px)) * side_px - box.y0, 0)
+    lines_x = np.maximum(np.arange(first_x, -(-box.x1 // side_px)) * side_px - box.x0, 0)
+    # sums of whole numbers, across first: reduceat walks memory in its order
+    across = np.add.reduceat(inside, lines_x, axis=1, dtype=np.int32)
+    count = np.add.reduceat(across, lines_y, axis=0, dtype=np.int64)
+    y, x = np.nonzero(count)
+    return np.stack([y + first_y, x + first_x, count[y, x]])
 
 
 def draw_in_clusters(

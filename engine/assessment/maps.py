@@ -42,6 +42,7 @@ class ClassMap:
         read: Reads a layer; the label in values of the scheme, uint8, 0 = no data.
         layers: Names of its flat layers, `label` among them.
         no_data: No-data value of each layer that has one.
+        note: What whoever looks at the map must know, such as tiles that are missing.
     """
 
     where: str
@@ -51,6 +52,7 @@ class ClassMap:
     read: ReadLayer
     layers: tuple[str, ...] = (LABEL,)
     no_data: Mapping[str, int] = field(default_factory=lambda: {LABEL: NO_DATA_LABEL, CONFIDENCE: 255})
+    note: str = ""
 
     def labels(self, box: Box) -> NDArray[np.uint8]:
         """Return the labels of any box, (y, x) uint8; 0 outside the map."""

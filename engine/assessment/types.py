@@ -68,6 +68,8 @@ class Sample:
         reference: (N,) int64, class value that the interpreter gave, 0 = no answer.
         cluster: (N,) of any kind, names the cluster (primary unit) of the point; None = points are drawn singly.
         cluster_pixels: (N,) int64, pixels of the population in the point's cluster; with `cluster` only.
+        weight: (N,) float64, pixels of the population that each point stands for, where points of a stratum were drawn
+            with unequal chances (a data set of somebody else's design); None = equal chances, the strata tell.
         region: (N,) of text, the domain in which the point lies, if any was asked for.
         confidence: (N,) float64, 0..1, what the map says of itself at the point; NaN = not known.
         observations: (N,) float64, clear observations at the point; NaN = not known.
@@ -79,6 +81,7 @@ class Sample:
     reference: NDArray[np.int64]
     cluster: NDArray[Any] | None = None
     cluster_pixels: NDArray[np.int64] | None = None
+    weight: NDArray[np.float64] | None = None
     region: NDArray[Any] | None = None
     confidence: NDArray[np.float64] | None = None
     observations: NDArray[np.float64] | None = None
@@ -256,5 +259,6 @@ def _indices(strata: tuple[Stratum, ...], told: NDArray[Any]) -> NDArray[np.intp
 
 
 def _column(name: str, values: ArrayLike) -> NDArray[Any]:
-    kinds = {"cluster_pixels": np.int64, "confidence": np.float64, "observations": np.float64}
-    return np.asarray(values, kinds.get(name))
+    numbers = {"weight", "confidence", "observations"}
+    kind = np.int64 if name == "cluster_pixels" else np.float64 if name in numbers else None
+    return np.asarray(values, kind)

@@ -9,7 +9,9 @@ so that one estimator of the variance of a total serves them all:
 
 - points drawn singly, strata h (Cochran 1977, section 5.3): V = sum of A_h² (1 - n_h/N_h) s²_h / n_h;
 - clusters drawn first, points in them then (Cochran 1977, equation 11.24; Särndal et al. 1992, result 4.3.1): between
-  clusters A² (1 - a/A) s²/a of their estimated totals, plus A/a times the variance inside each cluster.
+  clusters A² (1 - a/A) s²/a of their estimated totals, plus A/a times the variance inside each cluster;
+- points or clusters of unequal weight, as if drawn with replacement (Särndal et al. 1992, section 2.9): V = sum of
+  n/(n-1) times the squared deviations of the weighted units of a stratum: a little too large, never too small.
 
 Degrees of freedom after Satterthwaite 1946 (Cochran 1977, equation 5.16); with clusters, no more than those that hold
 any of what is estimated leave.
@@ -117,6 +119,8 @@ class Weighing:
     def weight(self) -> Floats:
         """Hectares that each point stands for, (N,) float64."""
         s, h = self.sample, self.sample.stratum
+        if s.weight is not None:
+            return np.asarray(s.weight * self._scale[h], np.float64)
         times = self.population[h] / self.units[h]
         if s.cluster is not None and s.cluster_pixels is not None:
             times = times * s.cluster_pixels / np.bincount(self.unit)[self.unit]
@@ -145,9 +149,12 @@ class Weighing:
             values_N: (N,) float64.
             still_H: (H,) strata known to hold one value only, which therefore cannot move the total.
         """
-        part_H, freedom_H = (
-            self._single(values_N) if self.sample.cluster is None else self._two_stage(values_N)
-        )
+        if self.sample.weight is not None:
+            part_H, freedom_H = self._weighted(values_N)
+        elif self.sample.cluster is None:
+            part_H, freedom_H = self._single(values_N)
+        else:
+            part_H, freedom_H = self._two_stage(values_N)
         part_H = part_H if still_H is None else np.where(still_H, 0.0, part_H)
         part_H = np.where(self.units > 0, part_H, 0.0)
         short = tuple(s.name for s, part in zip(self.strata, part_H, strict=True) if np.isnan(part))
@@ -169,6 +176,14 @@ class Weighing:
         size_H = self.population * self._scale
         square_H = _squares(values_N, self.sample.stratum, len(self.strata))
         return _between(square_H, self.units, size_H, self._rest())
+
+    def _weighted(self, values_N: Floats) -> tuple[Floats, Floats]:
+        """Return parts of the variance and degrees of freedom of units of unequal weight, (H,) each."""
+        h_U = self.sample.stratum[self._first]
+        total_U = np.asarray(np.bincount(self.unit, weights=values_N * self.weight), np.float64)
+        square_H = _squares(total_U * self.units[h_U].astype(np.float64), h_U, len(self.strata))
+        ones = np.ones(len(self.strata))
+        return _between(square_H, self.units, ones, ones)
 
     def _two_stage(self, values_N: Floats) -> tuple[Floats, Floats]:
         """Return parts of the variance and degrees of freedom where clusters are drawn first, (H,) each."""
@@ -250,7 +265,8 @@ class Weighing:
         """Say what can be said where no two points of a stratum differ."""
         value = found.value or 0.0
         found = replace(found, standard_error=0.0)
-        if (self.units == self.population).all() and self.sample.cluster is None:
+        plain = self.sample.cluster is None and self.sample.weight is None
+        if plain and (self.units == self.population).all():
             return replace(found, low=value, high=value, note="every pixel was looked at")
         if NO_ERROR < value < 1 - NO_ERROR:
             return replace(found, note=ALIKE)
@@ -266,7 +282,11 @@ class Weighing:
 
 
 def _check_clusters(sample: Sample) -> None:
-    if sample.cluster is None:
+    if sample.weight is not None and not (sample.weight > 0).all():
+        raise InputError(
+            "a point stands for some pixels", where="sample.weight", found=float(sample.weight.min())
+        )
+    if sample.cluster is None or sample.weight is not None:
         return
     if sample.cluster_pixels is None:
         raise InputError(

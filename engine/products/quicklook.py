@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from engine.products.amounts import read_steps
 from engine.products.reducers import mean_blocks, mode_blocks
-from engine.products.styles import LegendEntry, legend
+from engine.products.styles import CONFIDENCE_COLOURS, LegendEntry, legend
 from engine.store.view import MapView, in_flight, open_view
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
 _INK, _QUIET, _HAIR, _HOLE = "#1b2327", "#66727a", "#c9d0d4", "#e4e7e9"
-_SURE = ("#f6efe6", "#d9b98a", "#7fa08c", "#2f6f73", "#12343f")  # unsure to sure, light to dark
 _DPI = 100
 _MARGIN, _GAP, _COLUMN, _HEAD, _FOOT, _ROW, _NOTE = 44, 44, 400, 132, 104, 46, 96
 _MOST_ROWS = 14
@@ -394,7 +393,7 @@ def _draw_confidence(page: _Page, picture: Picture, place: _Place, corner_xy: tu
     height, width = _inset(place)
     mean = "" if picture.mean_confidence is None else f", mean {picture.mean_confidence:.2f}"
     page.text((x, y - 4), f"Confidence{mean}", 19, color=_QUIET)
-    ramp = LinearSegmentedColormap.from_list("sure", _SURE, 251)
+    ramp = LinearSegmentedColormap.from_list("sure", CONFIDENCE_COLOURS, 251)
     palette = np.full((256, 3), 255, np.uint8)
     palette[:251] = np.rint(ramp(np.arange(251))[:, :3] * 255)
     axes = page.axes((x, y + 30), (width, height))

@@ -15,6 +15,9 @@ from engine.values.errors import DataError
 QGIS_VERSION = "3.16.0"
 """Oldest QGIS with a long-term release that reads the style as written here."""
 
+CONFIDENCE_COLOURS = ("#f6efe6", "#d9b98a", "#7fa08c", "#2f6f73", "#12343f")
+"""From unsure to sure, light to dark."""
+
 _QGIS_HEAD = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 
 

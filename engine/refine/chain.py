@@ -22,25 +22,45 @@ from engine.refine.context import ContextConfig
 from engine.refine.fill import FillConfig
 from engine.refine.filters import MajorityConfig
 from engine.refine.mmu import MinimumMappingUnit
+from engine.refine.parcels import ParcelsConfig
 from engine.refine.rules import RulesConfig
 from engine.refine.sieve import Sieve
+from engine.refine.smooth import BayesConfig, BilateralConfig, GaussianConfig
+from engine.refine.source import CHANGED
 from engine.refine.steps import Layers, Source, Step
 from engine.values.classes import NO_DATA_LABEL
 from engine.values.grid import Box
 
 AnyStep = Annotated[
-    MinimumMappingUnit | MajorityConfig | ContextConfig | RulesConfig | FillConfig,
+    MinimumMappingUnit
+    | MajorityConfig
+    | ContextConfig
+    | RulesConfig
+    | FillConfig
+    | ParcelsConfig
+    | GaussianConfig
+    | BilateralConfig
+    | BayesConfig,
     Field(discriminator="step"),
 ]
 """Settings of any kind of step."""
-
-CHANGED = "changed"
-"""Layer of a refined map: (y, x) uint8, number of the last step that changed a pixel's label; 0 = none did."""
 
 CHANGED_NO_DATA = 255
 """Of a pixel without a class, that had none before."""
 
 MOST_STEPS = 250
+
+__all__ = [
+    "CHANGED",
+    "CHANGED_NO_DATA",
+    "AnyStep",
+    "Chain",
+    "Link",
+    "RefineSpec",
+    "SieveConfig",
+    "chain",
+    "finished",
+]
 
 
 class SieveConfig(BaseModel):
@@ -89,6 +109,18 @@ class RefineSpec(BaseModel):
     def _one_way(self) -> RefineSpec:
         if bool(self.steps) == (self.sieve is not None):
             raise ValueError("give steps, or a sieve alone")
+        return self
+
+    @model_validator(mode="after")
+    def _smoothing_first(self) -> RefineSpec:
+        kinds = [step.step for step in self.steps]
+        smooths = ["probability" in step.reads for step in self.steps]
+        first = smooths.index(False) if False in smooths else len(kinds)
+        if any(smooths[first:]):
+            raise ValueError(
+                f"{kinds[first + smooths[first:].index(True)]} decides classes anew from the probabilities, "
+                f"which would undo {kinds[first]}: put it first"
+            )
         return self
 
     @property

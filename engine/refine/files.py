@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from engine.refine.around import Around
 from engine.refine.chain import CHANGED, CHANGED_NO_DATA, RefineSpec, finished
-from engine.refine.source import ArraySource, StoreSource, require_layers
+from engine.refine.source import ArraySource, StoreSource, beside, require_layers, rows_of
 from engine.refine.steps import Layers, Source
 from engine.store.layout import StoreSpec, Variable, create
 from engine.store.regions import write_region
@@ -208,21 +208,6 @@ def _refined(
 
         sieve.run(rows_of(raster, raster.box), write, shape)
         yield beside(raster, ArraySource({"label": sieved}, raster.box))
-
-
-def rows_of(source: Source, box: Box) -> Callable[[int, int], NDArray[np.uint8]]:
-    """Return what reads rows of the classes in a box, counted from its first."""
-    return lambda y0, y1: source(Box(box.y0 + y0, box.x0, box.y0 + y1, box.x1))["label"]
-
-
-def beside(before: Source, after: Source) -> Source:
-    """Return a source of the layers before, but for the label after, and of what differs."""
-
-    def read(box: Box) -> Layers:
-        layers, label = before(box), after(box)["label"]
-        return {**layers, "label": label, CHANGED: (label != layers["label"]).astype(np.uint8)}
-
-    return read
 
 
 class _Writer(Protocol):

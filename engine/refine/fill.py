@@ -101,6 +101,11 @@ class Fill:
         """Pixels beyond a box that can change something in it."""
         return self.within_px
 
+    @property
+    def work_bytes_px(self) -> int:
+        """Bytes of work for a pixel that it is given, beside that and what it gives."""
+        return 8
+
     def apply(self, source: Source, box: Box) -> Layers:
         """Return the layers over a box."""
         labels, layers = asked(source, grown(box, self.within_px), box)
@@ -115,13 +120,14 @@ class Fill:
 
     def _inside(self, wanted: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
         """Tell which of the wanted pixels have their centre inside the outline, (y, x) bool."""
-        from shapely import contains_xy, prepare
+        import shapely
 
         y, x = self.grid.centres(box)
         rows, cols = np.nonzero(wanted)
-        prepare(self.outline)
+        own = shapely.from_wkb(shapely.to_wkb(self.outline))  # GEOS indexes as it goes: not shared by threads
+        shapely.prepare(own)
         inside = np.zeros(wanted.shape, np.bool_)
-        inside[rows, cols] = contains_xy(self.outline, x[cols], y[rows])
+        inside[rows, cols] = shapely.contains_xy(own, x[cols], y[rows])
         return inside
 
 

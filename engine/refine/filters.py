@@ -85,6 +85,11 @@ class Majority:
         """Pixels beyond a box that can change something in it."""
         return self.window.reach_px
 
+    @property
+    def work_bytes_px(self) -> int:
+        """Bytes of work for a pixel that it is given, beside that and what it gives."""
+        return 2
+
     def apply(self, source: Source, box: Box) -> Layers:
         """Return the layers over a box."""
         labels, layers = asked(source, self.window.around(box), box)

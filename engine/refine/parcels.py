@@ -148,6 +148,11 @@ class Parcels:
         """Pixels beyond a box that can change something in it: a parcel that touches it with its last pixel."""
         return self.most_px
 
+    @property
+    def work_bytes_px(self) -> int:
+        """Bytes of work for a pixel that it is given, beside that and what it gives."""
+        return 3
+
     def apply(self, source: Source, box: Box) -> Layers:
         """Return the layers over a box.
 

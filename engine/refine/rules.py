@@ -118,6 +118,11 @@ class Rules:
         """Pixels beyond a box that can change something in it: none."""
         return 0
 
+    @property
+    def work_bytes_px(self) -> int:
+        """Bytes of work for a pixel that it is given, beside that and what it gives."""
+        return 4
+
     def apply(self, source: Source, box: Box) -> Layers:
         """Return the layers over a box.
 

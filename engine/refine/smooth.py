@@ -200,8 +200,8 @@ class GaussianStep:
 
     @property
     def work_bytes_px(self) -> int:
-        """Bytes of work for a pixel that it is given: what is masked, and what is made."""
-        return 2 * len(self.classes) + 4
+        """Bytes of work for a pixel that it is given: what is masked, the mask, and what is made."""
+        return 3 * len(self.classes) + 4
 
     def apply(self, source: Source, box: Box) -> Layers:
         """Return the layers over a box.
@@ -245,8 +245,8 @@ class BilateralStep:
 
     @property
     def work_bytes_px(self) -> int:
-        """Bytes of work for a pixel that it is given: what is masked, and what is made."""
-        return 2 * len(self.classes) + 4
+        """Bytes of work for a pixel that it is given: what is masked, the mask, and what is made."""
+        return 3 * len(self.classes) + 4
 
     def apply(self, source: Source, box: Box) -> Layers:
         """Return the layers over a box.
@@ -300,8 +300,8 @@ class BayesStep:
 
     @property
     def work_bytes_px(self) -> int:
-        """Bytes of work for a pixel that it is given: what is masked, and what is made."""
-        return 2 * len(self.classes) + 4
+        """Bytes of work for a pixel that it is given: what is masked, the mask, and what is made."""
+        return 3 * len(self.classes) + 4
 
     def apply(self, source: Source, box: Box) -> Layers:
         """Return the layers over a box.

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ from engine.values.grid import Box
 
 LAYERS = ("label", "confidence", "probability")
 """Layers that a refinement may look at."""
+
+CHANGED = "changed"
+"""Layer of a refined map: (y, x) uint8, number of the last step that changed a pixel's label; 0 = none did."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +105,38 @@ def clipped(source: Source, within: Box) -> Source:
         layers, inner = source(box), box & within
         at = inner.slices_in(box) if inner else (slice(0, 0), slice(0, 0))
         return _padded({n: a[(..., *at)] for n, a in layers.items()}, inner, box)
+
+    return read
+
+
+def rows_of(source: Source, box: Box, band_px: int = 512) -> Callable[[int, int], NDArray[np.uint8]]:
+    """Return what reads rows of the classes in a box, counted from its first; best from the first to the last.
+
+    Stored chunks are higher than the strips that are asked for, so rows are read by bands and the last one is kept.
+    """
+    height, held = box.shape_yx[0], dict[int, NDArray[np.uint8]]()
+
+    def band(number: int) -> NDArray[np.uint8]:
+        if number not in held:
+            held.clear()
+            y0, y1 = number * band_px, min((number + 1) * band_px, height)
+            held[number] = source(Box(box.y0 + y0, box.x0, box.y0 + y1, box.x1))["label"]
+        return held[number]
+
+    def read(y0: int, y1: int) -> NDArray[np.uint8]:
+        numbers = range(y0 // band_px, -(-y1 // band_px))
+        parts = [band(n)[max(0, y0 - n * band_px) : y1 - n * band_px] for n in numbers]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return read
+
+
+def beside(before: Source, after: Source) -> Source:
+    """Return a source of the layers before, but for the label after; where it differs, `CHANGED` is 1."""
+
+    def read(box: Box) -> Layers:
+        layers, label = before(box), after(box)["label"]
+        return {**layers, "label": label, CHANGED: (label != layers["label"]).astype(np.uint8)}
 
     return read
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -11,10 +12,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, f1_score, jaccard_score, precision_score, recall_score
 
 from engine.assessment.bootstrap import resampled
+from engine.assessment.draw import Drawing
 from engine.assessment.poststrata import poststratified
 from engine.assessment.stratified import accuracy
 from engine.assessment.types import Sample, Stratum
+from engine.assessment.variance import Weighing
 from engine.values.errors import InputError
+from engine.values.grid import Box
 
 
 def test_all_samples_of_strata_together_are_the_population() -> None:
@@ -204,3 +208,75 @@ def test_clusters_must_be_told_in_full() -> None:
         accuracy(s)
     with pytest.raises(InputError, match="no point has an answer"):
         accuracy(Sample.of([Stratum("a", 3, 3.0)], [0], [1], [0]))
+
+
+def test_weights_say_what_strata_say_where_chances_are_equal() -> None:
+    s = of_random(7)
+    weighted = replace(s, weight=np.full(len(s), 10**9 / len(s)))
+    a, b = accuracy(s, with_kappa=True), accuracy(weighted, with_kappa=True)
+    for name in ("users", "producers", "f1", "iou", "areas_ha"):
+        for c, estimate in getattr(a, name).items():
+            assert getattr(b, name)[c].value == pytest.approx(estimate.value)
+            assert getattr(b, name)[c].standard_error == pytest.approx(estimate.standard_error, rel=1e-6)
+    assert b.kappa.standard_error == pytest.approx(a.kappa.standard_error, rel=1e-6)
+
+
+def test_unequal_chances_are_undone_by_weights() -> None:
+    """Points drawn with replacement with chances p: the mean over all draws is the truth (Hansen and Hurwitz 1943)."""
+    truth, mapped = np.array([1, 2, 2, 1]), np.array([1, 2, 1, 2])
+    chance = np.array([0.1, 0.2, 0.3, 0.4])
+    values, errors, share = [], [], []
+    for at in map(list, product(range(4), repeat=3)):
+        s = Sample.of([Stratum("all", 4, 4.0)], [0] * 3, mapped[at], truth[at], weight=1 / (3 * chance[at]))
+        w = Weighing.of(s)
+        values.append(w.total(truth[at] == 1))
+        errors.append(w.spread((w.sample.reference == 1).astype(float)).variance)
+        share.append(chance[at].prod())
+    assert np.dot(values, share) == pytest.approx(2.0)
+    assert np.dot(errors, share) == pytest.approx(np.dot(np.square(values), share) - 4)
+    with pytest.raises(InputError, match="stands for some pixels"):
+        accuracy(replace(of_random(1), weight=np.zeros(300)))
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10**6), st.floats(0.01, 1000))
+def test_neither_order_nor_names_nor_units_matter(seed: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    strata = [Stratum("a", 900, 9.0), Stratum("b", 300, 3.0), Stratum("c", 60, 0.6)]
+    stratum, mapped, truth = rng.integers(0, 3, 50), rng.integers(1, 4, 50), rng.integers(1, 4, 50)
+    order = rng.permutation(50)
+    larger = [replace(s, hectares=s.hectares * scale) for s in strata]
+    renamed = np.array([0, 7, 3, 5])
+    a = accuracy(Sample.of(strata, stratum, mapped, truth), (1, 2, 3))
+    b = accuracy(Sample.of(larger, stratum[order], renamed[mapped[order]], renamed[truth[order]]), (7, 3, 5))
+    for c in (1, 2, 3):
+        for one, two in (
+            (a.users, b.users),
+            (a.producers, b.producers),
+            (a.iou, b.iou),
+            (a.areas_ha, b.areas_ha),
+        ):
+            x, y = one[c], two[int(renamed[c])]
+            x = x.scaled(scale) if one is a.areas_ha else x
+            assert (x.n, x.note) == (y.n, y.note)
+            told = [(p, q) for p, q in zip(x.as_json().values(), y.as_json().values(), strict=True) if p != q]
+            assert all(p == pytest.approx(q, rel=1e-9) for p, q in told)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """The quick one of `benchmarks/assessment_coverage.py`: all figures of 300 draws from a map that is known."""
+    rng = np.random.default_rng(12)
+    mapped = np.repeat([1, 2, 3], [800, 3200, 6000]).astype(np.uint8).reshape(100, 100)
+    truth = np.where(rng.random((100, 100)) < 0.8, mapped, rng.integers(1, 4, (100, 100)))
+    strata = [Stratum(str(k), n, n * 0.01, mapped=k) for k, n in ((1, 800), (2, 3200), (3, 6000))]
+    whole = accuracy(Sample.of(strata, mapped.ravel() - 1, mapped.ravel(), truth.ravel()))
+    names, held = ("users", "producers", "f1", "iou", "area_shares"), []
+    for seed in range(300):
+        drawing = Drawing({1: 0, 2: 1, 3: 2}, [100, 100, 150], seed=seed)
+        drawing.offer(mapped, Box(0, 0, 100, 100))
+        p = drawing.points()
+        found = accuracy(Sample.of(strata, p.stratum, p.mapped, truth[p.row, p.column]), (1, 2, 3))
+        pairs = [(getattr(found, n)[k], getattr(whole, n)[k].value) for n in names for k in (1, 2, 3)]
+        held.append([e.low <= v <= e.high for e, v in [*pairs, (found.overall, whole.overall.value)]])
+    assert 0.94 < np.mean(held) < 0.96
+    assert np.mean(held, axis=0).min() > 0.91

@@ -18,11 +18,15 @@ from rasterio.transform import from_origin
 from typer.testing import CliRunner
 
 from engine.assessment.record import read_assessment
+from engine.store.layout import create
+from engine.store.regions import write_region
+from engine.store.storespec import StoreSpec, Variable
 from engine.values.classes import ClassScheme, LandClass
 from engine.values.errors import ConflictError, InputError
 from engine.values.grid import Box, Grid
 from pipelines.assess_config import DesignOptions, RunOptions
 from pipelines.assess_map import assess_map
+from pipelines.class_maps import open_class_map
 from pipelines.cli import app
 from pipelines.config import parse_config
 from pipelines.draw_sample import design_sample
@@ -413,3 +417,81 @@ def test_a_file_that_is_no_assessment_is_refused(tmp_path: Path) -> None:
         read_assessment(tmp_path / "a.json")
     with pytest.raises(InputError, match="cannot read the assessment"):
         read_assessment(tmp_path / "b.json")
+
+
+def run_folder(folder: Path, said: NDArray[np.uint8], name: str = "map") -> tuple[NDArray[Any], NDArray[Any]]:
+    """Make what a run leaves: a plan, a store with confidence and observations, a status with a tile missing."""
+    rng = np.random.default_rng(99)
+    confidence = rng.choice([100, 160, 250], said.shape).astype(np.uint8)
+    observations = rng.integers(1, 10, said.shape).astype(np.uint8)
+    variables = (
+        Variable("label", "uint8", 0, attrs=SCHEME.flag_attributes()),
+        Variable("confidence", "uint8", 255),
+        Variable("observations", "uint8", 0),
+    )
+    spec = StoreSpec(GRID, BOX, 256, variables)
+    create(str(folder / f"{name}.zarr"), spec)
+    whole = {v.name: np.full(spec.box.shape_yx, v.no_data, np.uint8) for v in variables}
+    for layer, values in (("label", said), ("confidence", confidence), ("observations", observations)):
+        whole[layer][BOX.slices_in(spec.box)] = values
+    write_region(str(folder / f"{name}.zarr"), spec.box, whole)
+    (folder / "plan.json").write_text("{}")
+    (folder / "status").mkdir(exist_ok=True)
+    (folder / "status" / f"{name}.json").write_text('{"counts": {"total": 5, "done": 3, "reused": 1}}')
+    return confidence, observations
+
+
+def test_a_run_is_told_by_confidence_and_observations(tmp_path: Path) -> None:
+    said, truth = scene(15)
+    confidence, observations = run_folder(tmp_path, said)
+    path = tmp_path / "points.geojson"
+    drawn = design_sample(str(tmp_path), path, DesignOptions(kind="simple", points=200))
+    assert "1 of 5 tiles of map are not made" in drawn.facts[1]
+    frame = gpd.read_file(path)
+    at = pixels_of(frame)
+    frame.assign(reference=truth[at]).to_file(tmp_path / "points.geojson", driver="GeoJSON")
+    runner = CliRunner()
+    out = runner.invoke(app, ["assess", "run", str(tmp_path), "--reference", str(path), "--json"])
+    assert out.exit_code == 0, out.output
+    told = json.loads((tmp_path / "assessment.json").read_text())
+    assert (tmp_path / "assessment" / "by_layer.png").exists()
+    assert told["notes"][0].startswith("1 of 5 tiles")
+    right = said[at] == truth[at]
+    for name, inside in (
+        ("0-0.5", confidence[at] == 100),
+        ("0.6-0.7", confidence[at] == 160),
+        ("0.95-1", confidence[at] == 250),
+    ):
+        assert told["by_confidence"][name]["value"] == pytest.approx(right[inside].mean())
+        assert told["by_confidence"][name]["n"] == inside.sum()
+    few = (observations[at] >= 3) & (observations[at] <= 4)
+    assert told["by_observations"]["3-4"]["value"] == pytest.approx(right[few].mean())
+    assert told["points"]["confidence"] == pytest.approx((confidence[at] / 250).tolist())
+
+
+def test_the_refined_map_of_a_run_comes_first(tmp_path: Path) -> None:
+    said, _ = scene(16)
+    run_folder(tmp_path, said)
+    assert open_class_map(str(tmp_path)).where.endswith("map.zarr")
+    run_folder(tmp_path, np.full_like(said, 4), "refined")
+    assert open_class_map(str(tmp_path)).where.endswith("refined.zarr")
+    assert np.array_equal(open_class_map(str(tmp_path), store="map").labels(BOX), said)
+
+
+def test_points_outside_what_another_map_covers_count_as_wrong(tmp_path: Path) -> None:
+    said, truth = scene(17)
+    path = answered(designed(tmp_path, said, points=100, allocation="proportional"), truth)
+    holed = said.copy()
+    holed[20:30] = 0
+    write_map(tmp_path / "map.tif", holed)
+    assessment, _ = run(tmp_path, path)
+    at = pixels_of(pd.read_csv(path))
+    inside = (holed[at] == 0).sum()
+    assert f"at {inside} points the map has no data" in assessment.notes[0]
+    found = assessment.accuracy()
+    assert found.classes == (1, 2, 4, 0)
+    design = json.loads((tmp_path / "points.design.json").read_text())
+    area = {s["mapped"]: s["hectares"] for s in design["strata"]}
+    right = holed[at] == truth[at]
+    expected = sum(area[h] * right[said[at] == h].mean() for h in area) / sum(area.values())
+    assert found.overall.value == pytest.approx(expected)

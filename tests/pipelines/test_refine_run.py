@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 import yaml
 from distributed import Client
+from rasterio.features import sieve as gdal_sieve
 
 from engine.refine.chain import RefineSpec
 from engine.refine.whole import refine_map
@@ -73,6 +74,13 @@ def expected(run: str, steps: Any = STEPS) -> xr.Dataset:
     )
 
 
+def in_the_middle(run: str) -> TileKey:
+    """Return a tile with all eight neighbours."""
+    tiles = {r.tile for r in current_records(run)}
+    around = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    return next(t for t in sorted(tiles) if {TileKey(t.row + i, t.col + j) for i, j in around} <= tiles)
+
+
 def compare(found: xr.Dataset, wanted: xr.Dataset) -> None:
     """Equal where both are; beyond the map nothing."""
     both, whole = xr.align(found, wanted, join="inner")
@@ -116,9 +124,7 @@ def test_again_everything_is_kept_and_what_changed_is_told(run: str, client: Cli
 
 def test_a_changed_tile_of_the_map_is_refined_again_with_all_within_reach(run: str, client: Client) -> None:
     tiles = {r.tile for r in current_records(run)}
-    middle = next(
-        t for t in tiles if {TileKey(t.row + i, t.col + j) for i in (-1, 0, 1) for j in (-1, 0, 1)} <= tiles
-    )
+    middle = in_the_middle(run)
     assert read_plan(run, "refined")["reach_px"] == 1 + 3 * 8 + 3 < TILE_PX
     flat = {n: np.full_like(a, 3) for n, a in speckled().items()}
     commit_tile(run, middle, flat, version=2)
@@ -165,8 +171,7 @@ def test_only_a_part_is_refined(run: str, client: Client) -> None:
     from pyproj import Transformer
 
     shutil.rmtree(f"{run}/ledger/refined")
-    tiles = {r.tile for r in current_records(run)}
-    tile = next(t for t in tiles if {TileKey(t.row - 1, t.col), TileKey(t.row + 1, t.col + 1)} <= tiles)
+    tile = in_the_middle(run)
     x, y = (TILE_PX * 10 * (n + 0.5) for n in (tile.col, -tile.row - 1))
     lon, lat = Transformer.from_crs(32633, "OGC:CRS84", always_xy=True).transform(x, y)
     result = refine(run, client, only=f"{lon},{lat},{lon + 1e-6},{lat + 1e-6}")
@@ -207,6 +212,24 @@ def test_what_cannot_be_is_refused_before_anything_is_changed(run: str, client: 
     config = RefineConfig.model_validate({"refine": {"steps": [many]}, "cluster": small})
     with pytest.raises(BudgetError, match="would not fit"):
         refine_run(run, config)
+
+
+def test_a_sieve_of_the_whole_map_is_gdals(run: str, client: Client) -> None:
+    result = refine(run, client, {"sieve": {"min_px": 6, "connectivity": 8}})
+    label = xr.open_zarr(f"{run}/map.zarr", chunks=None).label.values
+    found = refined(run)
+    wanted = gdal_sieve(label, 6, mask=label > 0, connectivity=8)
+    np.testing.assert_array_equal(found.label.values, wanted)
+    np.testing.assert_array_equal(found.changed.values == 1, wanted != label)
+    assert int((wanted != label).sum()) > 0
+    assert found.changed.attrs["flag_meanings"] == "unchanged 1_sieve"
+    assert (result.exit_code, Path(f"{run}/refined-sieved.zarr").exists()) == (0, False)
+    again = refine(run, client, {"sieve": {"min_px": 6, "connectivity": 8}})
+    assert (again.summary.done, again.summary.reused) == (0, result.summary.done)
+    commit_tile(run, in_the_middle(run), speckled(1), version=9)
+    assert (
+        refine(run, client, {"sieve": {"min_px": 6, "connectivity": 8}}).summary.done == result.summary.done
+    )
 
 
 def test_status_names_the_stage_and_its_command(run: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import geopandas as gpd
 import numpy as np
+import pytest
 import shapely
+from pydantic import ValidationError
 
-from engine.refine.chain import CHANGED, Chain
+from engine.refine.chain import CHANGED, RefineSpec
 from engine.refine.context import ContextConfig
 from engine.refine.fill import FillConfig
 from engine.refine.filters import MajorityConfig
@@ -33,8 +35,16 @@ def test_all_steps_in_a_row_know_no_tiles(tmp_path) -> None:
         MajorityConfig(),
         ParcelsConfig(file=tmp_path / "fields.gpkg", largest_m=150),
     ]
-    chain = Chain(tuple(config.made(AROUND) for config in configs))
+    chain = RefineSpec(steps=tuple(configs)).made(AROUND)
     given = {**layers, CHANGED: np.zeros_like(layers["label"])}
     out = assert_untiled(chain, given, ((64, 64), (64, 11), (17, 64), (23, 19), (12, 30), (40, 7)))
     assert set(np.unique(out[CHANGED])) >= {0, 1, 5, 6, 7, 8}
     assert (out[CHANGED][out["label"] != layers["label"]] > 0).all()
+
+
+def test_smoothing_that_would_undo_a_step_is_refused() -> None:
+    steps = [{"step": "gaussian"}, {"step": "majority"}, {"step": "bayes"}]
+    with pytest.raises(ValidationError, match=r"bayes decides classes anew.*undo majority: put it first"):
+        RefineSpec.model_validate({"steps": steps})
+    ordered = RefineSpec.model_validate({"steps": [steps[0], steps[2], steps[1]]})
+    assert ordered.reads == ("label", "confidence", "probability")

@@ -14,10 +14,11 @@ from engine.values.errors import InputError
 from tests.refine.tilings import AROUND, assert_untiled, layers_of, patchy
 
 
-def footprint(window):
-    """Return a window as a boolean array, without the module's own arithmetic of spans."""
-    _, across = window.reach_yx
-    return np.array([[abs(x) <= half for x in range(-across, across + 1)] for half in window.halves])
+def footprint(shape, radius, resolution_yx=(1, 1)):
+    """Return which pixels lie within a distance, by their distances; an odd square of pixels."""
+    reach = int(radius // min(resolution_yx)) + 1
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1] * np.array(resolution_yx)[:, None, None]
+    return np.maximum(abs(y), abs(x)) <= radius if shape == "square" else y**2 + x**2 <= radius**2
 
 
 def votes_of(label, kernel):
@@ -42,14 +43,13 @@ def expected(label, kernel, keep=(), never=(), share=0.0):
 
 @pytest.mark.parametrize(
     "window",
-    [Window.make("square", 1), Window.make("disc", 3), Window.make("disc", 55, (10, 20))],
-    ids=["3x3", "disc", "oblong"],
+    [("square", 1), ("disc", 3), ("disc", 55, (10, 20)), ("square", 45, (20, 10))],
+    ids=["3x3", "disc", "oblong disc", "oblong square"],
 )
 def test_the_winner_is_the_class_that_scipy_counts_most(window) -> None:
     label = patchy(1)
-    step = Majority(window)
-    out = assert_untiled(step, layers_of(label))
-    np.testing.assert_array_equal(out["label"], expected(label, footprint(window)))
+    out = assert_untiled(Majority(Window.make(*window)), layers_of(label))
+    np.testing.assert_array_equal(out["label"], expected(label, footprint(*window)))
     assert (out["label"] != label).sum() > 50
     np.testing.assert_array_equal(out["label"] == 0, label == 0)
 
@@ -86,7 +86,7 @@ def test_a_real_mask_is_filtered_as_scipy_counts(real_data) -> None:
     label[codes < 4] = codes[codes < 4] + 1
     window = Window.make("disc", 4)
     out = assert_untiled(Majority(window), {"label": label[:60, :64]})
-    kernel = footprint(window)
+    kernel = footprint("disc", 4)
     np.testing.assert_array_equal(out["label"], expected(label[:60, :64], kernel))
     inner = majority(label, Majority(window))
     np.testing.assert_array_equal(inner, expected(label, kernel)[4:-4, 4:-4])

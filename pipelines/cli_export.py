@@ -1,0 +1,74 @@
+"""The command that writes a map in the formats of others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command("export")
+def export_command(  # noqa: PLR0913 - one option each
+    run: Annotated[str, typer.Argument(help="Run folder, or a map store (.zarr); local or any fsspec URL.")],
+    out: Annotated[Path, typer.Option(help="Local folder for the files.")],
+    cog: Annotated[
+        bool, typer.Option("--cog", help="GeoTIFFs (COG); above --cell, cells and a VRT.")
+    ] = False,
+    gdal: Annotated[
+        bool, typer.Option("--gdal", help="An unsharded Zarr v2, for GDAL and QGIS that open no other.")
+    ] = False,
+    legend: Annotated[
+        bool,
+        typer.Option("--legend", help="Class scheme, QGIS and SLD styles, GDAL colours, legend (PNG, JSON)."),
+    ] = False,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Pixels and true hectares of each class (CSV, JSON).")
+    ] = False,
+    layers: Annotated[str | None, typer.Option(help="Only these: label,confidence; default all.")] = None,
+    area: Annotated[
+        str | None, typer.Option(help="Only the box around a part: a name, a vector file, or w,s,e,n.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option("--map", help="map, refined, map-b ...; default refined if there is one.")
+    ] = None,
+    cell: Annotated[int, typer.Option(help="Side of a mosaic's cells in pixels, a power of two.")] = 16384,
+    vrt: Annotated[bool, typer.Option("--vrt", help="Cells and a VRT even where one COG would do.")] = False,
+    overviews: Annotated[
+        str, typer.Option(help="mode (majority of classes, mean of amounts) or nearest.")
+    ] = "mode",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Write a map for other programs: --cog, --gdal, --legend, --statistics; without any: COGs, legend.
+
+    The CRS stays that of the map. What is there already and would not differ is not written again.
+    """
+    from engine.products.cog import Overviews
+    from engine.products.mosaic import MosaicOptions
+    from engine.values.errors import InputError
+    from pipelines.cli_options import print_told
+    from pipelines.console import steps_progress
+    from pipelines.export_map import ExportRequest, Format, export_map
+
+    if overviews not in get_args(Overviews):
+        raise InputError("no such overviews", where="--overviews", found=overviews, limit=get_args(Overviews))
+    chosen = {"cog": cog or vrt, "gdal": gdal, "legend": legend, "statistics": statistics}
+    formats: tuple[Format, ...] = tuple(f for f in get_args(Format) if chosen[f]) or ("cog", "legend")
+    request = ExportRequest(
+        run=run,
+        out=out,
+        formats=formats,
+        layers=tuple(filter(None, (layers or "").split(","))),
+        area=area,
+        store=store,
+        options=MosaicOptions(cell, overviews="nearest" if overviews == "nearest" else "mode", joined=vrt),
+    )
+    if as_json:
+        typer.echo(json.dumps(export_map(request), indent=2))
+        return
+    with steps_progress("export") as show:
+        told = export_map(request, show)
+    print_told(told, as_json=False)
