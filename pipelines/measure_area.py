@@ -17,10 +17,17 @@ from engine.assessment.intervals import Kind
 from engine.assessment.maps import ClassMap
 from engine.assessment.record import Assessment, read_assessment
 from engine.assessment.sheets import Sheet
-from engine.assessment.unit_areas import FEWEST, ClassArea, UnitEstimator, points_in, require_same_map
+from engine.assessment.unit_areas import (
+    FEWEST,
+    ClassArea,
+    UnitEstimator,
+    classes_of,
+    points_in,
+    require_same_map,
+)
 from engine.assessment.zones import Unit, Zone, read_units, zones_on
 from engine.products.styles import write_text
-from engine.values.classes import NO_DATA_LABEL
+from engine.values.classes import NO_DATA_LABEL, ClassScheme
 from engine.values.errors import InputError
 from pipelines.assess_view import write_json, write_markdown
 from pipelines.class_maps import open_class_map
@@ -89,6 +96,25 @@ def measure_area(
         InputError: If there is no map, no unit lies on it, or the assessment is of another map.
         DataError: If the map is broken.
     """
+    report = report_areas(source, options, progress)
+    name = Path(source.rstrip("/")).name or source
+    return MeasuredAreas(report, _write(out, report, f"{name}: areas"))
+
+
+def report_areas(
+    source: str, options: AreaOptions | None = None, progress: Callable[[int, int, str], None] | None = None
+) -> AreaReport:
+    """Measure a map and write nothing.
+
+    Args:
+        source: Run folder, map store (.zarr) or raster file of classes.
+        options: Units, assessment and how.
+        progress: Told blocks done, blocks in all, and what is done.
+
+    Raises:
+        InputError: If there is no map, no unit lies on it, or the assessment is of another map.
+        DataError: If the map is broken.
+    """
     options = options or AreaOptions()
     opened = open_class_map(source, options.classes, options.store)
     units = _units(options)
@@ -113,8 +139,7 @@ def measure_area(
         progress=None if progress is None else lambda done, total: progress(done, total, ""),
     )
     missed = tuple(zone.unit.name for zone in zones if not zone.box & opened.box)
-    report = _report(opened, sums, known, options.fewest, missed)
-    return MeasuredAreas(report, _write(out, report, f"{Path(source.rstrip('/')).name or source}: areas"))
+    return _report(opened, sums, known, options.fewest, missed)
 
 
 def _units(options: AreaOptions) -> list[Unit]:
@@ -132,23 +157,26 @@ def _units(options: AreaOptions) -> list[Unit]:
 def _report(
     opened: ClassMap, sums: AreaSums, known: Assessment | None, fewest: int, missed: tuple[str, ...]
 ) -> AreaReport:
+    scheme, notes = opened.scheme, []
+    if known is not None:
+        scheme, table = classes_of(opened.scheme, known.scheme)
+        sums = sums.merged(table)
+        notes = require_same_map(known.pixels, sums.classes())
     found = sums.whole_map()
     no_data = found.pop(NO_DATA_LABEL, 0.0)
     whole = ZoneArea(WHOLE, sum(found.values()) + no_data, found, no_data, 0.0, None)
     touched = [(z, a) for z, a in zip(sums.zones, sums.each(), strict=True) if a.mapped or a.no_data]
-    notes = [f"units off the map ({len(missed)}), left out: {_listed(missed)}"] if missed else []
+    notes += [f"units off the map ({len(missed)}), left out: {_listed(missed)}"] if missed else []
     notes += _doubled([area.name for _, area in touched])
     if known is None:
-        rows = [UnitAreas(a, _plain(opened, a), geometry=z.unit.geometry) for z, a in touched]
-        whole_row = UnitAreas(whole, _plain(opened, whole))
+        rows = [UnitAreas(a, _plain(scheme, a), geometry=z.unit.geometry) for z, a in touched]
+        whole_row = UnitAreas(whole, _plain(scheme, whole))
     else:
-        notes += require_same_map(known.pixels, sums.classes())
-        rows = _adjusted(opened, known, touched, fewest)
-        whole_row = _whole(opened, known, whole)
+        rows, whole_row = _adjusted(scheme, known, touched, fewest), _whole(scheme, known, whole)
     return AreaReport(
         map=opened.where,
         crs=opened.grid.crs,
-        scheme=opened.scheme,
+        scheme=scheme,
         whole=whole_row,
         units=tuple(rows),
         units_crs=touched[0][0].unit.crs if touched else "",
@@ -158,24 +186,23 @@ def _report(
     )
 
 
-def _plain(opened: ClassMap, area: ZoneArea) -> tuple[ClassArea, ...]:
-    return tuple(ClassArea(value, area.classes.get(value, 0.0)) for value in opened.scheme.values)
+def _plain(scheme: ClassScheme, area: ZoneArea) -> tuple[ClassArea, ...]:
+    return tuple(ClassArea(value, area.classes.get(value, 0.0)) for value in scheme.values)
 
 
-def _whole(opened: ClassMap, known: Assessment, area: ZoneArea) -> UnitAreas:
+def _whole(scheme: ClassScheme, known: Assessment, area: ZoneArea) -> UnitAreas:
     """Return the whole map with the sample's own estimates."""
     told = known.accuracy().areas_ha
-    values = dict.fromkeys((*opened.scheme.values, *told))
+    values = dict.fromkeys((*scheme.values, *told))
     rows = tuple(ClassArea(v, area.classes.get(v, 0.0), told.get(v), "sample") for v in values)
     return UnitAreas(area, rows, int((known.sample.reference != 0).sum()))
 
 
 def _adjusted(
-    opened: ClassMap, known: Assessment, touched: Sequence[tuple[Zone, ZoneArea]], fewest: int
+    scheme: ClassScheme, known: Assessment, touched: Sequence[tuple[Zone, ZoneArea]], fewest: int
 ) -> list[UnitAreas]:
-    estimator = UnitEstimator(
-        known.sample, opened.scheme.values, kind=cast(Kind, known.interval), level=known.level, fewest=fewest
-    )
+    kind = cast(Kind, known.interval)
+    estimator = UnitEstimator(known.sample, scheme.values, kind=kind, level=known.level, fewest=fewest)
     rows = []
     for zone, area in touched:
         inside = points_in(zone.unit.geometry, zone.unit.crs, known.xy, known.crs)

@@ -19,8 +19,8 @@ SCHEMA = "landweave/areas/1"
 _MOST_ROWS = 60  # of units on a console; files have all
 
 LIMITS = (
-    "synthetic: the map is taken to err in the unit as it does everywhere; the interval speaks of chance alone, "
-    "not of how the unit differs"
+    "synthetic: too few points in the unit, so the map is taken to err there as it does everywhere. The interval "
+    "speaks of chance alone; where the unit is unlike the whole, it holds the truth far less often than it says."
 )
 
 

@@ -12,7 +12,7 @@ the same hectares in any order. In memory are the zones' edges, their sums, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,13 @@ class AreaSums:
             found = self._hectares(sums)
             yield _zone_area(zone, found, self.box)
 
+    def merged(self, table: Mapping[int, int]) -> AreaSums:
+        """Return the sums of broader classes: each label counted as the value that the table gives it, if any."""
+        to = np.array([table.get(v, v) for v in range(256)])
+        pixels = np.bincount(to, self.pixels, minlength=256).astype(np.int64)  # exact below 2**53
+        sums = np.stack([_merge(own, to) for own in self.sums]) if len(self.sums) else self.sums
+        return replace(self, sums=sums, total=_merge(self.total, to), pixels=pixels)
+
     def _hectares(self, sums: NDArray[np.int64]) -> dict[int, float]:
         there = np.flatnonzero(sums.any(axis=1))
         return {int(v): (int(sums[v, 0]) * 2**32 + int(sums[v, 1])) * self.unit_ha for v in there}
@@ -156,10 +163,10 @@ def measure(
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """A block and the edges of those zones that meet it."""
+    """A block, and of each zone that meets it: its number, the pixels of the block that it may touch, its edges."""
 
     box: Box
-    zones: tuple[tuple[int, NDArray[Any]], ...]
+    zones: tuple[tuple[int, Box, NDArray[Any]], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,18 +189,24 @@ class _Work:
         box, labels = block.box, self.read(block.box)
         if labels.dtype != np.uint8 or labels.shape != box.shape_yx:
             raise InputError("labels are not (y, x) uint8", found=f"{labels.dtype} {labels.shape}", limit=box)
-        area, total = self.surface.units(box), np.zeros((256, 2), np.int64)
-        add_whole(labels, area, total)
-        zones = [(index, _tally(edges, box, labels, area)) for index, edges in block.zones]
-        return _Found(total, np.bincount(labels.ravel(), minlength=256), zones)
+        area, total, pixels = self.surface.units(box), np.zeros((256, 2), np.int64), np.zeros(256, np.int64)
+        add_whole(labels, area, total, pixels)
+        zones = []
+        for index, part, edges in block.zones:
+            rows, cols = part.slices_in(box)
+            inside, out = np.zeros(part.shape_yx, np.int32), np.zeros((256, 2), np.int64)
+            add_edges(edges, part.y0, part.x0, inside)
+            add_tally(
+                np.ascontiguousarray(labels[rows, cols]), np.ascontiguousarray(area[rows, cols]), inside, out
+            )
+            zones.append((index, out))
+        return _Found(total, pixels, zones)
 
 
-def _tally(
-    edges: NDArray[Any], box: Box, labels: NDArray[np.uint8], area: NDArray[np.int32]
-) -> NDArray[np.int64]:
-    inside, out = np.zeros(box.shape_yx, np.int32), np.zeros((256, 2), np.int64)
-    add_edges(edges, box.y0, box.x0, inside)
-    add_tally(labels, area, inside, out)
+def _merge(sums: NDArray[np.int64], to: NDArray[np.int64]) -> NDArray[np.int64]:
+    out = np.zeros_like(sums)
+    np.add.at(out, to, sums)  # 256 low parts below 2**32 are far below 2**63
+    _add(out, np.zeros_like(out))
     return out
 
 
@@ -218,7 +231,7 @@ def _blocks(box: Box, zones: Sequence[Zone], size: int) -> Iterator[_Block]:
         edges = {z: _in_rows(zones[z].edges, strip) for z in meets.tolist()}
         for part in strip.blocks(size):
             there = meets[(reach[meets, 1] < part.x1) & (reach[meets, 3] > part.x0)]
-            yield _Block(part, tuple((z, edges[z]) for z in there.tolist()))
+            yield _Block(part, tuple((z, part & zones[z].box, edges[z]) for z in there.tolist()))
 
 
 def _in_rows(edges: NDArray[Any], box: Box) -> NDArray[Any]:

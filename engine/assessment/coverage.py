@@ -190,12 +190,22 @@ def add_tally(
 
 
 @njit(nogil=True, cache=True)
-def add_whole(labels: NDArray[np.uint8], area: NDArray[np.int32], out: NDArray[np.int64]) -> None:
-    """Add up the whole area of each label over a box, as `add_tally` does of what is covered."""
+def add_whole(
+    labels: NDArray[np.uint8], area: NDArray[np.int32], out: NDArray[np.int64], pixels: NDArray[np.int64]
+) -> None:
+    """Add up the whole area of each label over a box, as `add_tally` does of what is covered, and its pixels.
+
+    Args:
+        labels: (y, x) uint8.
+        area: (y, x) int32, area of each pixel in whole units.
+        out: (256, 2) int64, as of `add_tally`.
+        pixels: (256,) int64, added to.
+    """
     whole = np.zeros(256, np.int64)
     for row in range(labels.shape[0]):
         for col in range(labels.shape[1]):
             whole[labels[row, col]] += area[row, col]
+            pixels[labels[row, col]] += 1
     _carry(whole, out)
 
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from engine.assessment.intervals import Kind, around
 from engine.assessment.types import CONFIDENCE, Estimate, Sample
 from engine.assessment.variance import Weighing
+from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 
 Method = Literal["assisted", "synthetic", "sample"]
@@ -228,6 +229,33 @@ def require_same_map(assessed: Mapping[int, int], found: Mapping[int, int]) -> l
             mend="assess this map (landweave assess run), or name the one that was assessed (--store map)",
         )
     return [f"since the assessment {share:.2%} of the pixels have changed their class"] if moved else []
+
+
+def classes_of(scheme: ClassScheme, assessed: ClassScheme) -> tuple[ClassScheme, dict[int, int]]:
+    """Return the scheme that areas are told in, and the value there of each class of the map.
+
+    It is the map's own, or, where the assessment was made of the classes' parents, the one a level up.
+
+    Args:
+        scheme: Of the map.
+        assessed: Of the assessment.
+
+    Raises:
+        InputError: If the assessment is of other classes.
+    """
+    wanted = {(c.value, c.name) for c in assessed.classes}
+    if wanted <= {(c.value, c.name) for c in scheme.classes}:
+        return scheme, {v: v for v in scheme.values}
+    broader, table = scheme.broader()
+    if wanted <= {(c.value, c.name) for c in broader.classes}:
+        return broader, table
+    raise InputError(
+        "the assessment is of other classes than the map",
+        where="classes",
+        found=", ".join(f"{v} {n}" for v, n in sorted(wanted)),
+        limit=", ".join(f"{c.value} {c.name}" for c in scheme.classes),
+        mend="name the map that was assessed, or give its class scheme (--classes)",
+    )
 
 
 def _joined(*notes: str) -> str:

@@ -161,7 +161,7 @@ def test_what_lies_beyond_the_map_is_told() -> None:
     assert found["in two parts"].outside == pytest.approx(found["far away"].hectares, rel=1e-6)
 
 
-def test_a_map_between_its_tiles_costs_no_more_memory_than_its_blocks() -> None:
+def test_every_pixel_is_read_once_and_never_more_than_a_block() -> None:
     seen: list[Box] = []
 
     def read(box: Box) -> NDArray[np.uint8]:
@@ -182,7 +182,7 @@ def test_progress_counts_all_blocks() -> None:
 
 def test_labels_of_another_kind_are_refused() -> None:
     with pytest.raises(InputError, match="uint8"):
-        measure(lambda box: np.zeros(box.shape_yx, np.int16), UTM, BOX, [])  # type: ignore[arg-type, return-value]
+        measure(lambda box: np.zeros(box.shape_yx, np.int16), UTM, BOX, [])
     with pytest.raises(InputError, match="no pixel"):
         measure(_reader(_labels(BOX), BOX), UTM, Box(0, 0, 0, 4), [])
 

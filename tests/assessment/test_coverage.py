@@ -152,7 +152,8 @@ def test_tallies_are_exact_where_floats_are_not() -> None:
 def test_whole_pixels_count_in_full() -> None:
     labels = np.array([[1, 2], [1, 0]], np.uint8)
     area = np.array([[5, 7], [11, 2**30]], np.int32)
-    out = np.zeros((256, 2), np.int64)
-    add_whole(labels, area, out)
+    out, pixels = np.zeros((256, 2), np.int64), np.zeros(256, np.int64)
+    add_whole(labels, area, out, pixels)
     totals = [int(out[v, 0]) * 2**32 + int(out[v, 1]) for v in range(3)]
     assert totals == [2**30 * FULL, 16 * FULL, 7 * FULL]
+    assert pixels[:4].tolist() == [1, 2, 1, 0]
