@@ -64,6 +64,21 @@ def test_points_of_the_unit_put_it_right() -> None:
     assert found.adjusted.n == 30
 
 
+def test_points_that_all_agree_leave_the_error_of_what_one_more_might_tell() -> None:
+    stratum = np.repeat([0, 1], [60, 40])
+    sample = Sample.of(STRATA, stratum, stratum + 1, stratum + 1)  # no error was seen
+    wheat = (
+        UnitEstimator(sample, (WHEAT, MAIZE)).estimate({1: 30.0, 2: 70.0}, np.zeros(100, bool))[0].adjusted
+    )
+    assert wheat is not None
+    assert wheat.value == pytest.approx(30.0)
+    half = 0.5 / 61, 0.5 / 41
+    variance = sum(a**2 * p * (1 - p) / n for a, p, n in zip((30, 70), half, (60, 40), strict=True))
+    assert wheat.standard_error == pytest.approx(np.sqrt(variance))
+    assert "agree" in wheat.note
+    assert (wheat.low or 0) < 30 < (wheat.high or 0)
+
+
 def test_estimates_of_units_that_fill_the_map_add_up_to_the_maps() -> None:
     sample, rng = _sample(), np.random.default_rng(4)
     part = rng.integers(0, 2, 100)
