@@ -93,6 +93,9 @@ class RunOptions(BaseModel):
     broader: bool = Field(default=False, description="Assess the broader classes (parents in the scheme).")
     regions: str | None = Field(default=None, description="Vector file of regions to tell apart.")
     region_column: str | None = Field(default=None, description="Column with their names.")
+    poststratify: bool = Field(
+        default=False, description="Weigh a simple random sample by the mapped area of each class."
+    )
     interval: Kind = Field(default="wilson", description="Kind of the intervals.")
     level: float = Field(default=0.95, gt=0.5, lt=1, description="Of the intervals.")
     kappa: bool = Field(default=False, description="Also kappa.")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from engine.assessment.count import ClassCounts, count_classes
 from engine.assessment.maps import CONFIDENCE, LABEL, OBSERVATIONS, ClassMap
+from engine.assessment.poststrata import poststratified
 from engine.assessment.record import Assessment
 from engine.assessment.responses import read_answers
 from engine.assessment.types import UNANSWERED, Sample, Stratum
@@ -87,32 +88,25 @@ def assess_map(
     points, labels, layers = _points_on(opened, design, reference, options, notes)
     counts = count_classes(opened, options.block_px, listener)
     answers = _answers(points, opened.scheme, reference, options, notes)
+    sample = _sample(points, labels, answers, layers, _strata(design, points, counts, labels, notes))
+    if design is None or options.poststratify:
+        totals = {v: (n, counts.hectares[v]) for v, n in counts.pixels.items()}
+        sample = poststratified(
+            sample, totals, dict(zip(opened.scheme.values, opened.scheme.names, strict=True))
+        )
+    sample = replace(sample, region=_regions(opened, points, options))
     scheme, broader = opened.scheme.broader() if options.broader else (opened.scheme, {})
-    strata, columns = (
-        _free_strata(counts, opened.scheme, labels) if design is None else _designed_strata(design, points)
-    )
-    if design is not None and not _is_drawn_from(design, counts, points, labels):
-        notes.append("the map is not the one from which points were drawn: its classes are not the strata")
-        strata = tuple(replace(s, mapped=0) for s in strata)
-    sample = Sample.of(
-        tuple(replace(s, mapped=broader.get(s.mapped, s.mapped)) for s in strata),
-        columns.pop("stratum"),
-        _recoded(labels, broader),
-        _recoded(answers, broader),
-        region=_regions(opened, points, options),
-        **layers,
-        **columns,
-    )
+    population = _population(design, counts, opened.scheme, notes)
     assessment = Assessment(
         map=opened.where,
         crs=opened.grid.crs,
         scheme=scheme,
         design="none" if design is None else str(design["kind"]),
-        sample=sample,
+        sample=_recoded(sample, broader),
         ids=points.ids,
         xy=np.column_stack([points.x, points.y]),
-        pixels=_summed(counts.pixels, broader),
-        hectares=_summed(counts.hectares, broader),
+        pixels=_summed(population.pixels, broader),
+        hectares=_summed(population.hectares, broader),
         level=options.level,
         interval=options.interval,
         notes=tuple(notes),
@@ -307,28 +301,60 @@ def _answers(
     return values
 
 
-def _free_strata(
-    counts: ClassCounts, scheme: ClassScheme, labels: NDArray[np.int64]
-) -> tuple[tuple[Stratum, ...], dict[str, Any]]:
-    """Return the map's classes as strata: a simple random sample, stratified after the fact."""
-    names = dict(zip(scheme.values, scheme.names, strict=True))
-    strata = tuple(
-        Stratum(names.get(v, str(v)), n, counts.hectares[v], mapped=v) for v, n in counts.pixels.items()
-    )
-    place = {v: i for i, v in enumerate(counts.pixels)}
-    return strata, {"stratum": np.array([place[int(v)] for v in labels], np.intp)}
+_Columns = dict[str, NDArray[Any]]
 
 
-def _designed_strata(design: dict[str, Any], points: _Points) -> tuple[tuple[Stratum, ...], dict[str, Any]]:
+def _strata(
+    design: dict[str, Any] | None,
+    points: _Points,
+    counts: ClassCounts,
+    labels: NDArray[np.int64],
+    notes: list[str],
+) -> tuple[tuple[Stratum, ...], _Columns]:
+    """Return the strata of the design, and the columns of a sample that tell each point's place in it."""
+    if design is None:
+        everything = Stratum("all", sum(counts.pixels.values()), sum(counts.hectares.values()))
+        return (everything,), {"stratum": np.zeros(len(labels), np.intp)}
     fields = ("name", "pixels", "hectares", "clusters", "mapped")
     strata = tuple(Stratum(**{k: s[k] for k in fields}) for s in design["strata"])
+    if not _is_drawn_from(design, counts, points, labels):
+        notes.append("the map is not the one from which points were drawn: its classes are not the strata")
+        strata = tuple(replace(s, mapped=0) for s in strata)
     told = {str(p["id"]): p for p in design["points"]}
     rows = [told[name] for name in points.ids.tolist()]
-    columns: dict[str, Any] = {"stratum": np.array([p["stratum"] for p in rows], np.intp)}
+    columns: _Columns = {"stratum": np.array([p["stratum"] for p in rows], np.intp)}
     if design["kind"] == "clusters":
         columns["cluster"] = np.array([p["cluster"] for p in rows])
         columns["cluster_pixels"] = np.array([p["cluster_pixels"] for p in rows], np.int64)
     return strata, columns
+
+
+def _sample(
+    points: _Points,
+    labels: NDArray[np.int64],
+    answers: NDArray[np.int64],
+    layers: _Columns,
+    drawn: tuple[tuple[Stratum, ...], _Columns],
+) -> Sample:
+    strata, columns = drawn
+    stratum = columns.pop("stratum")
+    return Sample.of(strata, stratum, labels, answers, **layers, **columns)
+
+
+def _population(
+    design: dict[str, Any] | None, counts: ClassCounts, scheme: ClassScheme, notes: list[str]
+) -> ClassCounts:
+    """Return what is mapped, but for classes that the design left out of the population."""
+    without = [] if design is None else list(design["options"]["without"])
+    if not without:
+        return counts
+    notes.append(
+        f"what was mapped as {', '.join(without)} is no part of the population: nothing here speaks of it"
+    )
+    lookup = scheme.lookup()
+    left_out = {lookup.get(name, -1) for name in without}
+    pixels = {v: n for v, n in counts.pixels.items() if v not in left_out}
+    return ClassCounts(pixels, {v: counts.hectares[v] for v in pixels})
 
 
 def _is_drawn_from(
@@ -363,11 +389,13 @@ def _clusters(points: _Points, options: RunOptions) -> NDArray[Any] | None:
     return points.frame[options.cluster].astype(str).to_numpy()
 
 
-def _recoded(values: NDArray[np.int64], table: dict[int, int]) -> NDArray[np.int64]:
+def _recoded(sample: Sample, table: dict[int, int]) -> Sample:
+    """Return a sample with its classes joined to broader ones."""
     lookup = np.arange(256)
     for value, broader in table.items():
         lookup[value] = broader
-    return lookup[values]
+    strata = tuple(replace(s, mapped=table.get(s.mapped, s.mapped)) for s in sample.strata)
+    return replace(sample, strata=strata, mapped=lookup[sample.mapped], reference=lookup[sample.reference])
 
 
 def _summed(values: dict[int, Any], table: dict[int, int]) -> dict[int, Any]:

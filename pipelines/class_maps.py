@@ -54,8 +54,11 @@ def open_class_map(source: str, classes: str | Path | None = None, store: str | 
 def _is_file(source: str) -> bool:
     """Tell a raster file from a folder; of an address only its ending tells."""
     if "://" in source or source.startswith("/vsi"):
-        return source.startswith("/vsi") or PurePosixPath(source).suffix.lower() not in ("", ".zarr")
+        return source.startswith("/vsi") or PurePosixPath(source).suffix.lower() in _RASTERS
     return Path(source).is_file()
+
+
+_RASTERS = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".nc", ".png")
 
 
 def _latest(run: str) -> str:

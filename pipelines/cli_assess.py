@@ -82,6 +82,10 @@ LeastCertainty = Annotated[float | None, typer.Option(help="Answers that are les
 SkipUnknown = Annotated[
     bool, typer.Option("--skip-unknown", help="Answers that mean no class count as none.")
 ]
+Poststratify = Annotated[
+    bool,
+    typer.Option("--poststratify", help="Weigh a simple random sample by the mapped area of each class."),
+]
 Interval = Annotated[str, typer.Option(help="wilson, logit, t or normal.")]
 Level = Annotated[float, typer.Option(help="Of the intervals.")]
 
@@ -174,6 +178,7 @@ def run_command(  # noqa: PLR0913  # typer reads the options from the signature
     least_certainty: LeastCertainty = None,
     skip_unknown: SkipUnknown = False,
     broader: Broader = False,
+    poststratify: Poststratify = False,
     interval: Interval = "wilson",
     level: Level = 0.95,
     kappa: Kappa = False,

@@ -28,6 +28,9 @@ def export_command(  # noqa: PLR0913 - one option each
     statistics: Annotated[
         bool, typer.Option("--statistics", help="Pixels and true hectares of each class (CSV, JSON).")
     ] = False,
+    stac: Annotated[
+        bool, typer.Option("--stac", help="COGs and their STAC catalogue, collection and items.")
+    ] = False,
     layers: Annotated[str | None, typer.Option(help="Only these: label,confidence; default all.")] = None,
     area: Annotated[
         str | None, typer.Option(help="Only the box around a part: a name, a vector file, or w,s,e,n.")
@@ -40,9 +43,13 @@ def export_command(  # noqa: PLR0913 - one option each
     overviews: Annotated[
         str, typer.Option(help="mode (majority of classes, mean of amounts) or nearest.")
     ] = "mode",
+    time: Annotated[
+        str | None, typer.Option(help="For --stac: first and last month or day; default the run's.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="For --stac: default area and time.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Write a map for other programs: --cog, --gdal, --legend, --statistics; without any: COGs, legend.
+    """Write a map for other programs; without --cog, --gdal, --legend, --statistics, --stac: COGs, legend.
 
     The CRS stays that of the map. What is there already and would not differ is not written again.
     """
@@ -55,7 +62,7 @@ def export_command(  # noqa: PLR0913 - one option each
 
     if overviews not in get_args(Overviews):
         raise InputError("no such overviews", where="--overviews", found=overviews, limit=get_args(Overviews))
-    chosen = {"cog": cog or vrt, "gdal": gdal, "legend": legend, "statistics": statistics}
+    chosen = {"cog": cog or vrt, "gdal": gdal, "legend": legend, "statistics": statistics, "stac": stac}
     formats: tuple[Format, ...] = tuple(f for f in get_args(Format) if chosen[f]) or ("cog", "legend")
     request = ExportRequest(
         run=run,
@@ -65,6 +72,8 @@ def export_command(  # noqa: PLR0913 - one option each
         area=area,
         store=store,
         options=MosaicOptions(cell, overviews="nearest" if overviews == "nearest" else "mode", joined=vrt),
+        time=time,
+        title=title,
     )
     if as_json:
         typer.echo(json.dumps(export_map(request), indent=2))

@@ -124,7 +124,7 @@ def describe(
         raw=str(home / f"{job.name}.zarr") if refined else "",
         steps=steps_in_words(refined.spec) if refined else (),
         terms=map_.publish.terms(map_.attribution),
-        version=_version(),
+        version=software_version(),
     )
 
 
@@ -196,7 +196,8 @@ def _model(job: MapJob) -> ModelRef:
     return ModelRef(name=job.bundle.name, href=href, digest=weights)
 
 
-def _version() -> str:
+def software_version() -> str:
+    """Return the version of landweave that runs."""
     try:
         return version("landweave")
     except PackageNotFoundError:  # run from a source tree that is not installed

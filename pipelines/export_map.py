@@ -1,4 +1,4 @@
-"""Export a map in the formats of others: COG or mosaic, a Zarr that GDAL opens, legend, class statistics.
+"""Export a map in the formats of others: COG or mosaic, a Zarr for GDAL, legend, statistics, catalogue.
 
 The map is that of a run (the refined one where there is one) or any map store. Everything is streamed, so a
 country takes as much memory as a village. Files that are there already and would not differ are left alone.
@@ -21,6 +21,7 @@ from engine.products.gdal_zarr import write_gdal_zarr
 from engine.products.legends import write_styles
 from engine.products.look import look_of
 from engine.products.mosaic import CELL_PX, MosaicOptions, write_mosaic
+from engine.products.mosaic_files import Mosaic
 from engine.products.styles import scheme_of_flags, write_qml, write_text
 from engine.store.objects import join, local_path
 from engine.store.view import MapView, open_view
@@ -28,11 +29,12 @@ from engine.values.errors import InputError
 from engine.values.grid import Box
 from pipelines.config import AreaConfig, part_named
 from pipelines.cube_area import area_of
+from pipelines.export_stac import Exported, write_catalogue
 from pipelines.run_folder import MAP, read_plan
 from pipelines.tile_inputs import area_in
 
 Listener = Callable[[int, int, str], None]
-Format = Literal["cog", "gdal", "legend", "statistics"]
+Format = Literal["cog", "gdal", "legend", "statistics", "stac"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class ExportRequest:
         area: Part of the map: a name, a vector file, or ``w,s,e,n``; the box around it is cut out.
         store: Name of the store in the run folder without ``.zarr``; None takes the refined map, else the map.
         options: Sizes and overviews of COGs.
+        time: First and last month or day of the imagery, for the catalogue; None takes the run's.
+        title: Title of the catalogue; None takes area and time.
     """
 
     run: str
@@ -56,10 +60,12 @@ class ExportRequest:
     area: str | None = None
     store: str | None = None
     options: MosaicOptions = field(default_factory=lambda: MosaicOptions(CELL_PX))
+    time: str | None = None
+    title: str | None = None
 
 
 def export_map(request: ExportRequest, listener: Listener | None = None) -> dict[str, Any]:
-    """Write a map in the formats that were asked for.
+    """Write a map in the formats that were asked for; a catalogue describes COGs, so these come with it.
 
     Args:
         request: What.
@@ -78,20 +84,27 @@ def export_map(request: ExportRequest, listener: Listener | None = None) -> dict
     box = _box(request, view)
     told: dict[str, Any] = {"map": view.url}
     request.out.mkdir(parents=True, exist_ok=True)
-    if "cog" in request.formats:
-        for name in names:
-            options = request.options
-            mosaic = write_mosaic(view.url, request.out, name, box=box, options=options, listener=listener)
-            told[name] = str(mosaic.main)
+    mosaics: list[Mosaic] = []
+    for name in names if {"cog", "stac"} & set(request.formats) else ():
+        options = request.options
+        mosaics.append(write_mosaic(view.url, request.out, name, box=box, options=options, listener=listener))
+        told[name] = str(mosaics[-1].main)
+    files: dict[str, Path] = {}
     if "gdal" in request.formats:
         path = request.out / f"{Path(view.url).stem}-gdal.zarr"
-        told["gdal"] = str(write_gdal_zarr(view.url, path, variables=names, box=box, listener=listener))
+        files["gdal"] = Path(write_gdal_zarr(view.url, path, variables=names, box=box, listener=listener))
     counts = None
     if "statistics" in request.formats:
         counts = counts_of(view, box, listener)
-        told["statistics"] = [str(path) for path in _write_statistics(view, counts, request.out)]
+        files |= _write_statistics(view, counts, request.out)
     if "legend" in request.formats:
-        told |= _legends(view, names, request.out, counts)
+        files |= _legends(view, names, request.out, counts)
+    told |= {key: str(path) for key, path in files.items()}
+    if "stac" in request.formats:
+        what = Exported(
+            request.run, view, box, request.out, tuple(mosaics), files, request.time, request.title
+        )
+        told["stac"] = str(write_catalogue(what))
     return told
 
 
@@ -112,7 +125,7 @@ def counts_of(
     return count_classes(source, block_px, listener)
 
 
-def _write_statistics(view: MapView, counts: ClassCounts, out: Path) -> tuple[Path, Path]:
+def _write_statistics(view: MapView, counts: ClassCounts, out: Path) -> dict[str, Path]:
     """Write the classes with pixels, hectares and share of the area with data, as CSV and JSON."""
     scheme, total = scheme_of_flags(view.attributes("label"), view.url), sum(counts.hectares.values())
     rows = [
@@ -130,10 +143,11 @@ def _write_statistics(view: MapView, counts: ClassCounts, out: Path) -> tuple[Pa
     writer.writeheader()
     writer.writerows(rows)
     told = {"map": view.url, "crs": view.grid.crs, "hectares": "true area on the ellipsoid", "classes": rows}
-    return (
-        write_text(out / "statistics.csv", text.getvalue()),
-        write_text(out / "statistics.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n"),
-    )
+    written = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    return {
+        "statistics": write_text(out / "statistics.csv", text.getvalue()),
+        "statistics-json": write_text(out / "statistics.json", written),
+    }
 
 
 def view_of(run: str, store: str | None = None) -> MapView:
@@ -180,15 +194,15 @@ def _box(request: ExportRequest, view: MapView) -> Box | None:
     return box
 
 
-def _legends(view: MapView, names: list[str], out: Path, counts: ClassCounts | None) -> dict[str, str]:
+def _legends(view: MapView, names: list[str], out: Path, counts: ClassCounts | None) -> dict[str, Path]:
     """Write all styles and legends of the map, and the QGIS style of other layers of codes."""
-    told = {}
+    told: dict[str, Path] = {}
     for name in names:
         if (scheme := look_of(view, name).scheme) is None:
             continue
         if name == "label":
             pixels = counts.pixels if counts else None
-            told |= {kind: str(path) for kind, path in write_styles(out, scheme, counts=pixels).items()}
+            told |= write_styles(out, scheme, counts=pixels)
         else:
-            told[f"{name} style"] = str(write_qml(out / f"{name}.qml", scheme))
+            told[f"style-{name}"] = write_qml(out / f"{name}.qml", scheme)
     return told

@@ -34,6 +34,7 @@ from pipelines.plan_area import bundle_of, spec_of, summarise_scenes, tile_shape
 from pipelines.plan_view import MapPlan
 from pipelines.probe_tiles import Probe, run_probe, unreachable
 from pipelines.propose_window import label_difference
+from pipelines.refine_plan import foreseen
 from pipelines.run_folder import read_plan, write_plan
 from pipelines.survey import Bounds, Step, Survey, compare_sizes, compare_ways, survey
 from pipelines.tile_stage import known_scenes, made_folder, question_of, run_options
@@ -179,6 +180,7 @@ def _plan(
         run_s=run_s,
         left_s=left_s,
         price=price,
+        refine=None if config.refine is None else foreseen(job, config.refine, seen.at_once),
     )
 
 

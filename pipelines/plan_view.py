@@ -41,6 +41,7 @@ class MapPlan:
         left_s: Seconds of what the probe has left to do.
         price: Of a worker for an hour.
         windows: The windows that were tried, where the plan was to choose one.
+        refine: How the map is refined, see `pipelines.refine_plan.foreseen`; None where it is not.
     """
 
     scenes: Mapping[str, Any]
@@ -63,6 +64,7 @@ class MapPlan:
     left_s: Interval | None
     price: float | None
     windows: WindowChoice | None = None
+    refine: Mapping[str, Any] | None = None
 
     @property
     def money(self) -> Interval | None:
@@ -89,6 +91,7 @@ class MapPlan:
             "halo_factor": round(seen.halo_factor, 3),
             "file_sizes": seen.sizes,
             "memory_bytes": {**self.memory, "total": sum(self.memory.values())},
+            **({"refine": dict(self.refine)} if self.refine else {}),
             "storage_bytes": {
                 "map": self.map_bytes,
                 "map_compressed": self._compressed,
@@ -138,6 +141,7 @@ class MapPlan:
             f"the tiles; clouds not deducted; files sized {seen.sizes}",
             "memory a worker": f"{size(sum(self.memory.values()))}: "
             + ", ".join(f"{k} {size(v)}" for k, v in self.memory.items()),
+            **({"refine": _refine_line(self.refine)} if self.refine else {}),
             "map.zarr": f"{size(self.map_bytes)} before compression"
             + (f", {size(self._compressed)} after it" if self._compressed is not None else ""),
             "cube.zarr, if staged": f"{size(self.ways.cube_bytes)}, compressed to {CUBE_COMPRESSED:.0%} of its pixels",
@@ -191,6 +195,13 @@ def _record_line(record: Mapping[str, int]) -> str:
     """
     told = [f"{record['kept']} kept"] if record.get("kept") else []
     return ", ".join(told + [f"{n} made again ({why})" for why, n in sorted(record.items()) if why != "kept"])
+
+
+def _refine_line(refine: Mapping[str, Any]) -> str:
+    memory = size(sum(refine["memory_bytes"].values()))
+    waits = refine["waits_for"]
+    told = "after the whole map" if waits == "all" else f"each tile after at most {waits} of the map's"
+    return f"{', '.join(refine['steps'])}; reach {refine['reach_px']} px, {told}; {memory} a worker"
 
 
 def _way_line(archive: float, store: float, seconds: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.inference.ensemble import load_model
 from engine.products.styles import scheme_of_flags
+from engine.refine.around import Around
 from engine.refine.chain import RefineSpec
 from engine.refine.memory import RefineShape, refine_bytes, smaller_refine_settings
 from engine.refine.source import require_layers
@@ -22,8 +23,9 @@ from engine.values.errors import InputError, LandweaveError
 from engine.values.grid import Grid
 from pipelines.map_job import MapJob
 from pipelines.plan_tiles import walk_of
-from pipelines.refine_job import RefineJob
+from pipelines.refine_job import BLOCK_PX, RefineJob
 from pipelines.run_folder import PROJECTED_KEY, SMALLER_KEY, write_plan
+from pipelines.tile_inputs import outline_in
 from pipelines.tile_stage import check_sizes, versions
 
 CLASSES_KEY = "classes"
@@ -126,6 +128,35 @@ def refine_shape(job: RefineJob, how: Refining) -> RefineShape:
         threads=how.threads,
         at_once=how.at_once,
     )
+
+
+def foreseen(job: MapJob, spec: RefineSpec, at_once: int) -> dict[str, Any]:
+    """Say what refining a map will take, before there is a map.
+
+    Returns:
+        JSON values: ``steps`` by name; ``reach_px``; ``waits_for``, the most tiles of the map under one refined tile
+        and within its reach; ``memory_bytes`` of a worker by purpose.
+
+    Raises:
+        InputError: If the model gives no classes, or a step names one that it has not.
+    """
+    layers = job.bundle.layers(job.layers)
+    require_layers("the map", spec.reads, layers.slices)
+    box = job.grid.box_of_bounds(outline_in(job.run_dir, job.outline, job.grid.crs).bounds)
+    steps = spec.made(Around.of(job.bundle.classes, job.grid, box))
+    planes = {name: s.stop - s.start for name, s in layers.slices.items()}
+    shape = RefineShape(
+        steps=steps.steps,
+        tile_px=job.tile_px,
+        block_px=BLOCK_PX,
+        read_bytes=sum(planes[name] for name in spec.reads),
+        tile_bytes=2 + sum(n for n in planes.values() if n == 1),
+        at_once=at_once,
+    )
+    memory = {k: v for k, v in refine_bytes(shape).items() if k != "total"}
+    side = 1 + 2 * -(-steps.reach_px // job.tile_px)
+    waits = "all" if spec.sieve else min(side**2, len(job.tiles()))
+    return {"steps": spec.names, "reach_px": steps.reach_px, "waits_for": waits, "memory_bytes": memory}
 
 
 def _planes(job: RefineJob, name: str) -> int:

@@ -281,11 +281,12 @@ def _instructions(name: str, n: int, source: ClassMap) -> str:
 
     (height, width), names = source.grid.resolution_yx, source.scheme.names
     unit = CRS.from_user_input(source.grid.crs).axis_info[0].unit_name
+    crs = source.grid.crs if len(source.grid.crs) < 40 else "the map's CRS"
     classes = "\n".join(f"- {c.name}" for c in source.scheme.classes)
     return f"""# How to interpret these points
 
 `{name}` holds {n} points in random order. Each stands for one pixel of {width:g} x {height:g} {unit}
-(its outline is the layer `footprints` or the column `footprint`).
+(its outline is the layer `footprints`, or the column `footprint` in {crs}).
 
 1. Look at imagery and other evidence of the time that is mapped, never at the map itself.
 2. Write into `reference` what covers most of the pixel, one of:

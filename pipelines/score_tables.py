@@ -328,7 +328,15 @@ def _class_sheet(told: dict[str, Any], figures: tuple[str, ...]) -> Sheet:
         items = own[count] + (own["fn"] if count == "tp" else 0)
         rows.append((name, f"{items:,}", *(_with_ends(own[f]) for f in figures)))
     heads = ("class", "items", *(short.get(f, f.replace("_", " ")) for f in figures))
-    return Sheet("Classes", heads, tuple(rows), f"In brackets: {told['intervals']['method']}.")
+    return Sheet("Classes", heads, tuple(rows), _method(told))
+
+
+def _method(told: dict[str, Any]) -> str:
+    if not told["intervals"]["replicates"]:
+        return ""
+    return (
+        f"In brackets: {told['intervals']['method']}; without, no draw differs and the interval is not known."
+    )
 
 
 def _overall_sheet(told: dict[str, Any]) -> Sheet:
@@ -358,7 +366,8 @@ def _drawn(told: dict[str, Any], out: Path) -> list[Path]:
         ("users_accuracy", "producers_accuracy") if told["kind"] == "one" else ("precision", "recall")
     )
     users, producers = ([Mark(**told["per_class"][n][f]) for n in names] for f in (first, second))
-    files = [draw_accuracies(out / "classes.png", names, users, producers, "Accuracy of each class")]
+    labels = (first.replace("_", " "), second.replace("_", " "))
+    files = [draw_accuracies(out / "classes.png", names, users, producers, "Accuracy of each class", labels)]
     if told["kind"] == "one":
         matrix = np.array(told["matrix"]["items"])
         title = f"accuracy {told['overall']['accuracy']['value']:.1%} (numbers: percent of the row)"

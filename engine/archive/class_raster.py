@@ -111,16 +111,26 @@ def _names(source: Source) -> tuple[dict[int, str], dict[int, str]]:
 
 
 def _category_names(source: Source) -> dict[int, str]:
-    """Read the category names beside a local file."""
-    path = Path(f"{source.href}.aux.xml")
-    if "://" in source.href or not path.exists():
+    """Read the category names beside a local file, or in a VRT itself."""
+    if "://" in source.href:
         return {}
+    places = [(f"{source.href}.aux.xml", "PAMRasterBand")]
+    if source.href.lower().endswith(".vrt"):
+        places.append((source.href, "VRTRasterBand"))
+    for path, element in places:
+        if Path(path).exists() and (names := _names_in(Path(path), element, source.band)):
+            return names
+    return {}
+
+
+def _names_in(path: Path, element: str, band: int) -> dict[int, str]:
+    """Read the category names of a band in one of GDAL's XML files; none of a file that is no XML."""
     try:
         root = ET.fromstring(path.read_bytes())
     except ET.ParseError:
         return {}
-    for band in root.iter("PAMRasterBand"):
-        if band.get("band") == str(source.band):
-            found = [element.text or "" for element in band.iter("Category")]
+    for own in root.iter(element):
+        if own.get("band") == str(band):
+            found = [category.text or "" for category in own.iter("Category")]
             return {value: name for value, name in enumerate(found) if name}
     return {}

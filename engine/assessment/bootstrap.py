@@ -139,9 +139,10 @@ def resampled(
     weighing = Weighing.of(sample)
     classes = tuple(dict.fromkeys((*classes, *sample.classes)))
     unit_UKK = _unit_matrices(weighing, classes)
-    times_RU = _times(weighing, replicates, np.random.default_rng(seed))
-    k = len(classes)
-    drawn_RKK = (times_RU @ unit_UKK.reshape(len(unit_UKK), -1)).reshape(-1, k, k)
+    k, flat_UC = len(classes), unit_UKK.reshape(len(unit_UKK), -1)
+    rng, at_once = np.random.default_rng(seed), max(1, _NUMBERS // len(flat_UC))
+    several = [min(at_once, replicates - done) for done in range(0, replicates, at_once)]
+    drawn_RKK = np.concatenate([_times(weighing, n, rng) @ flat_UC for n in several]).reshape(-1, k, k)
     spread, value = _figures(drawn_RKK), _figures(unit_UKK.sum(axis=0)[None])
     n = len(weighing.sample)
     told = {name: _told(value[name][0], spread[name], n, level) for name in value}
@@ -156,6 +157,10 @@ def resampled(
         mean_f1=told["mean_f1"][0],
         mean_iou=told["mean_iou"][0],
     )
+
+
+_NUMBERS = 4_000_000
+"""How often a unit was drawn: so many numbers are held at once."""
 
 
 def _unit_matrices(weighing: Weighing, classes: tuple[int, ...]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from engine.assessment.maps import ClassMap
@@ -48,7 +49,7 @@ def count_classes(
     pixels, units = np.zeros(256, np.int64), [0] * 256
     total = sum(1 for _ in source.box.blocks(block_px))
 
-    def work(box: Box) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def work(box: Box) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return _count(source.labels(box), surface, box)
 
     for done, (n, area) in enumerate(in_flight(work, source.box.blocks(block_px), 2), start=1):
@@ -64,12 +65,26 @@ def count_classes(
 
 def _count(
     labels: NDArray[np.uint8], surface: Surface, box: Box
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return pixels and units of area of each value, (256,); sums below 2**53 are exact in float64."""
-    flat = labels.ravel()
-    pixels = np.bincount(flat, minlength=256).astype(np.int64)
-    if pixels[0] == flat.size:
-        return pixels, np.zeros(256)
-    area: NDArray[np.float64] = np.bincount(flat, surface.units(box).ravel(), minlength=256).astype(float)
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return pixels and units of area of each value, (256,)."""
+    if not labels.any():
+        pixels = np.zeros(256, np.int64)
+        pixels[0] = labels.size
+        return pixels, np.zeros(256, np.int64)
+    pixels, area = _tally(np.ascontiguousarray(labels), surface.units(box))
     area[0] = 0
+    return pixels, area
+
+
+@njit(nogil=True, cache=True)
+def _tally(
+    labels: NDArray[np.uint8], units: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count pixels and add up units in one pass; a block of 2**31 pixels still fits."""
+    pixels, area = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    for row in range(labels.shape[0]):
+        for col in range(labels.shape[1]):
+            value = labels[row, col]
+            pixels[value] += 1
+            area[value] += units[row, col]
     return pixels, area

@@ -80,7 +80,12 @@ def draw_confusion(
 
 
 def draw_accuracies(
-    path: str | Path, names: Sequence[str], users: Sequence[Mark], producers: Sequence[Mark], title: str
+    path: str | Path,
+    names: Sequence[str],
+    users: Sequence[Mark],
+    producers: Sequence[Mark],
+    title: str,
+    labels: tuple[str, str] = ("user's accuracy", "producer's accuracy"),
 ) -> Path:
     """Draw user's and producer's accuracy of each class with their intervals.
 
@@ -90,12 +95,13 @@ def draw_accuracies(
         users: One a class.
         producers: One a class.
         title: Above all.
+        labels: What both are called.
     """
     figure = _figure(7.0, 1.2 + 0.36 * len(names))
     axes = figure.subplots()
     for shift, marks, colour, label in (
-        (-0.14, users, FIRST, "user's accuracy"),
-        (0.14, producers, SECOND, "producer's accuracy"),
+        (-0.14, users, FIRST, labels[0]),
+        (0.14, producers, SECOND, labels[1]),
     ):
         _whiskers(axes, [i + shift for i in range(len(names))], marks, colour, label)
     axes.set_yticks(range(len(names)), list(names))

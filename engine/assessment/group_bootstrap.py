@@ -63,6 +63,9 @@ def group_bootstrap(
     def told(i: int) -> Estimate:
         if np.isnan(value[i]):
             return Estimate(None, None, None, None, len(sample), "no point to estimate from")
+        if np.isnan(low[i]):
+            still = "no draw differs: the interval is not known"
+            return Estimate(float(value[i]), None, None, None, len(sample), still)
         return Estimate(float(value[i]), float(spread[i]), float(low[i]), float(high[i]), len(sample), note)
 
     k = len(values)

@@ -203,14 +203,19 @@ def redraw(group_N: NDArray[Any], replicates: int, seed: int) -> Iterator[NDArra
 
 
 def percentiles(drawn: list[NDArray[Any]], confidence: float = 0.95) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the lower and upper percentile of replicates, figure by figure; NaN where all are."""
+    """Return the lower and upper percentile of replicates, figure by figure.
+
+    NaN where all are, and where no replicate differs: a class that is always right in few items is right in each
+    draw of them too, which says nothing of the next.
+    """
     import warnings
 
     tail = 100 * (1 - confidence) / 2
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="All-NaN slice", category=RuntimeWarning)
         low, high = np.nanpercentile(np.array(drawn, np.float64), [tail, 100 - tail], axis=0)
-    return low, high
+    still = low == high
+    return np.where(still, np.nan, low), np.where(still, np.nan, high)
 
 
 def _ratio(part: Any, whole: Any) -> Any:

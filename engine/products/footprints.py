@@ -55,6 +55,35 @@ def footprint_of(grid: Grid, box: Box, outline: BaseGeometry | None = None) -> F
     return Footprint(dict(mapping(parts)), bbox, _centre(parts, bbox))
 
 
+class RowCuts:
+    """Cuts an outline to one box after the other: to the row of boxes first, so that each cut is small.
+
+    Args:
+        grid: The pixels' grid.
+        box: All pixels.
+        outline: Outline in EPSG:4326, or None.
+    """
+
+    def __init__(self, grid: Grid, box: Box, outline: BaseGeometry | None) -> None:
+        import shapely
+
+        self._grid, self._box = grid, box
+        valid = outline is None or outline.is_valid
+        self._outline = outline if valid else shapely.make_valid(outline)
+        self._row: tuple[int, int] | None = None
+        self._part = outline
+
+    def footprint(self, box: Box) -> Footprint:
+        """Return the footprint of a box; fast if boxes come row by row."""
+        if self._outline is None or box == self._box:
+            return footprint_of(self._grid, box, self._outline)
+        if self._row != (box.y0, box.y1):
+            row = Box(box.y0, min(box.x0, self._box.x0), box.y1, max(box.x1, self._box.x1)).pad(8)
+            self._part = _cut(self._outline, _box_outline(self._grid, row))
+            self._row = box.y0, box.y1
+        return footprint_of(self._grid, box, self._part)
+
+
 def _box_outline(grid: Grid, box: Box) -> BaseGeometry:
     """Return a box in degrees; its straight edges become curves of many vertices."""
     import shapely
@@ -70,12 +99,16 @@ def _inside(outline: BaseGeometry, around: BaseGeometry) -> BaseGeometry:
 
     if around.contains(outline):
         return outline
-    valid = outline if outline.is_valid else shapely.make_valid(outline)
-    cut = shapely.intersection(valid, around)
-    faces = [part for part in shapely.get_parts(cut).tolist() if part.area > 0]
-    polygons = [p for face in faces for p in shapely.get_parts(face).tolist() if p.geom_type == "Polygon"]
-    if not polygons:
-        return around
+    cut = _cut(outline if outline.is_valid else shapely.make_valid(outline), around)
+    return around if cut.is_empty else cut
+
+
+def _cut(outline: BaseGeometry, around: BaseGeometry) -> BaseGeometry:
+    """Return the faces that two outlines share; edges and points that they share are none."""
+    import shapely
+
+    shared = shapely.get_parts(shapely.intersection(outline, around)).tolist()
+    polygons = [p for part in shared for p in shapely.get_parts(part).tolist() if p.area > 0]
     return polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
 
 

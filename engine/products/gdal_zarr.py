@@ -10,8 +10,8 @@ What it looks for in a Zarr v2 group::
 
     ../map-label.vrt                               label with colours and class names, which the driver cannot show
 
-Versions of GDAL before 3.10.1 take the axes of any Zarr's CRS in the wrong order when they transform coordinates
-(``gdalwarp``, the longitudes and latitudes of ``gdalinfo``; not ``gdal_translate``). Through the VRT they do not.
+GDAL 3.6 takes the axes of any Zarr's CRS, its own included, in the wrong order when it transforms coordinates
+(``gdalwarp``, the longitudes and latitudes of ``gdalinfo``; not ``gdal_translate``). Through the VRT it does not.
 
 An array of planes keeps its planes: GDAL shows each as ``ZARR:"map.zarr":/probability:0``. The chunks are those
 files that a reader fetches, and those without data are not written.
@@ -113,8 +113,8 @@ class _Copier:
         self.root.attrs.update(attributes)
         wkt = _gdal_wkt(self.view.grid.crs)
         for name, values in zip("yx", self.view.grid.centres(self.box), strict=True):
-            units = {"standard_name": f"projection_{name}_coordinate", "axis": name.upper()}
-            self._plain(name, values, (name,), units)
+            known: Any = self.view.group[name].attrs if name in self.view.group else {}
+            self._plain(name, values, (name,), dict(known) | {"axis": name.upper()})
         a, b, c, d, e, f = self.view.grid.transform_of(self.box)
         transform = f"{c!r} {a!r} {b!r} {f!r} {d!r} {e!r}"
         told = {"crs_wkt": wkt, "spatial_ref": wkt, "GeoTransform": transform}

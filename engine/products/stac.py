@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.products.footprints import Footprint, footprint_of
+from engine.products.footprints import Footprint, RowCuts
 from engine.products.map_product import MapProduct, ModelRef, Provider, Terms
 from engine.products.stac_assets import asset_of, href_of, link, media_type
 from engine.products.stac_collection import CATALOG, COLLECTION, catalog_of, collection_of
@@ -79,7 +79,8 @@ def write_stac(folder: str | Path, product: MapProduct) -> Path:
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     before = _listed(folder / COLLECTION)
-    names = [_write_item(folder, product, part) for part in parts]
+    cuts = RowCuts(product.grid, product.box, product.outline)
+    names = [_write_item(folder, product, part, cuts.footprint(part.box)) for part in parts]
     collection = collection_of(folder, product, names)
     _write(folder / COLLECTION, collection.to_dict(include_self_link=False))
     _write(folder / CATALOG, catalog_of(product).to_dict(include_self_link=False))
@@ -106,7 +107,7 @@ def _parts(product: MapProduct) -> list[_Part]:
             name = str(cell.key)
             new = _Part(f"{product.id}_{name}", f"{product.title}, {name}", cell.box, {})
             found.setdefault(name, new).files[mosaic.variable] = cell.path
-    return list(found.values())
+    return [found[name] for name in sorted(found, key=lambda n: (found[n].box.y0, found[n].box.x0))]
 
 
 def _check(product: MapProduct, parts: list[_Part]) -> None:
@@ -137,9 +138,9 @@ def _listed(collection: Path) -> set[str]:
     return {h.removeprefix("./") for h in hrefs if re.fullmatch(r"\./[A-Za-z0-9][\w.-]*\.json", h)}
 
 
-def _write_item(folder: Path, product: MapProduct, part: _Part) -> str:
+def _write_item(folder: Path, product: MapProduct, part: _Part, place: Footprint) -> str:
     """Write the item of a part and return the name of its file."""
-    item = _item(folder, product, part)
+    item = _item(folder, product, part, place)
     link(item, "root", CATALOG)
     for rel in ("parent", "collection"):
         link(item, rel, COLLECTION)
@@ -149,13 +150,18 @@ def _write_item(folder: Path, product: MapProduct, part: _Part) -> str:
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
-    write_text(path, json.dumps(document, indent=2))
+    """Write a document, one field a line, but the thousands of numbers of an outline in one."""
+    text = json.dumps({**document, **({"geometry": _OUTLINE} if "geometry" in document else {})}, indent=2)
+    outline = json.dumps(document.get("geometry"))
+    write_text(path, text.replace(f'"geometry": "{_OUTLINE}"', f'"geometry": {outline}', 1))
 
 
-def _item(folder: Path, product: MapProduct, part: _Part) -> pystac.Item:
+_OUTLINE = "the outline"
+
+
+def _item(folder: Path, product: MapProduct, part: _Part, place: Footprint) -> pystac.Item:
     import pystac
 
-    place = footprint_of(product.grid, part.box, product.outline)
     item = pystac.Item(
         id=part.id,
         geometry=place.geometry,

@@ -62,6 +62,8 @@ def asset_of(key: str, path: Path, folder: Path, product: MapProduct) -> pystac.
 
 def media_type(path: Path) -> str:
     """Return the media type of a file by its suffix."""
+    if path.suffix == ".zarr" and (path / ".zgroup").exists():
+        return "application/vnd.zarr; version=2"
     return _MEDIA_TYPES.get(path.suffix.lower(), "application/octet-stream")
 
 

@@ -60,7 +60,8 @@ def legend(scheme: ClassScheme, counts: Mapping[int, int] | None = None) -> tupl
 def scheme_of_flags(attributes: Mapping[str, Any], where: str = "") -> ClassScheme:
     """Read a class scheme back from a label variable's CF flags.
 
-    CF joins words by underscores; they come back as spaces.
+    CF joins words by underscores; they come back as spaces. Flags without colours, as others write them,
+    get well separated ones.
 
     Args:
         attributes: With flag_values, flag_meanings, flag_colors.
@@ -76,6 +77,8 @@ def scheme_of_flags(attributes: Mapping[str, Any], where: str = "") -> ClassSche
     values = list(attributes.get("flag_values", []))
     names = str(attributes.get("flag_meanings", "")).split()
     colours = str(attributes.get("flag_colors", "")).split()
+    if "flag_colors" not in attributes and names:
+        colours = ["#000000", *(c.colour for c in ClassScheme.from_names(names).classes)][: len(names)]
     if not values or not len(values) == len(names) == len(colours):
         raise DataError(
             "the label variable has no complete CF flags",

@@ -40,6 +40,7 @@ from pydantic import Field, model_validator
 
 from engine.refine.around import Around, StepConfig
 from engine.refine.merging import LEFT_FATE, UNDECIDED_FATE, Rule, merge_window
+from engine.refine.objects import check_classes
 from engine.refine.steps import Layers, Source, grown
 from engine.values.classes import NO_DATA_LABEL
 from engine.values.errors import InputError
@@ -191,6 +192,7 @@ class MmuStep:
         rule, halo = self.rule, self.usual_px
         label, fates = _decided(window, grown(box, halo), box, rule)
         while np.any(undecided := fates == UNDECIDED_FATE):
+            assert halo < self.reach_px, "what lies within the reach decides everything"
             halo = min(2 * max(halo, 1), self.reach_px)
             for part, part_window in _windows(source, list(_parts(undecided, box)), halo):
                 at = part.slices_in(box)
@@ -239,6 +241,9 @@ def merge_small(label: NDArray[np.uint8], step: MmuStep) -> Merged:
         label: (y, x) classes, 0 = no data.
         step: The minimum mapping unit.
 
+    Raises:
+        InputError: If the array is not one of bytes, (y, x).
+
     >>> least = (0,) + (3,) * 255
     >>> merge_small(np.array([[1, 1, 1], [1, 2, 2], [1, 1, 1]], np.uint8), MmuStep(least)).label.tolist()
     [[1, 1, 1], [1, 1, 1], [1, 1, 1]]
@@ -248,7 +253,12 @@ def merge_small(label: NDArray[np.uint8], step: MmuStep) -> Merged:
 
 
 def array_source(label: NDArray[np.uint8]) -> Source:
-    """Return a source over an array whose first pixel is (0, 0), with no data around it."""
+    """Return a source over an array whose first pixel is (0, 0), with no data around it.
+
+    Raises:
+        InputError: If the array is not one of bytes, (y, x).
+    """
+    check_classes(label)
     whole = Box(0, 0, *label.shape)
 
     def source(box: Box) -> Layers:

@@ -17,13 +17,14 @@ Numbers follow from the classes alone, so a second pass over the same rows gives
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.values.classes import NO_DATA_LABEL
+from engine.values.errors import InputError
 
 HIDDEN = -1
 """Class and number of a run that belongs to no object."""
@@ -249,7 +250,11 @@ def find_runs(label: NDArray[np.uint8], connectivity: int = 4) -> Runs:
 
     Returns:
         Runs; objects are numbered in the order of their first pixels, row by row.
+
+    Raises:
+        InputError: If the array is not one of bytes, (y, x).
     """
+    check_classes(label)
     width = label.shape[1]
     records, rows = cut_rows(np.ascontiguousarray(label), np.empty((0, width), np.uint8), NO_DATA_LABEL)
     parents = np.empty(len(records), np.int32)
@@ -257,6 +262,20 @@ def find_runs(label: NDArray[np.uint8], connectivity: int = 4) -> Runs:
     parents = parents[:n]
     n = flatten(parents, True)
     return Runs(records, rows, *_measure(records, rows, parents, n))
+
+
+def check_classes(label: NDArray[Any], shape_yx: tuple[int, int] | None = None) -> None:
+    """Make sure that an array holds classes, for the kernels trust it.
+
+    Raises:
+        InputError: If it is not (y, x) of the expected shape, or not of bytes.
+    """
+    if label.ndim != 2 or shape_yx not in (None, label.shape):
+        expected = shape_yx or "(y, x)"
+        raise InputError("classes have another shape than expected", found=label.shape, limit=expected)
+    if label.dtype != np.uint8:
+        mend = "number the classes 1 to 255, 0 = no data, and convert to uint8"
+        raise InputError("classes are bytes", found=label.dtype, limit="uint8", mend=mend)
 
 
 def first_above(width: int) -> NDArray[np.int32]:

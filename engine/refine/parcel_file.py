@@ -20,6 +20,8 @@ MOST_UNINDEXED = 100_000
 
 _POLYGON, _MULTI = 3, 6  # shapely's type numbers
 _BATCH = 65_536
+_DEGREE_M = 111_700.0
+_STRETCH = 8.0  # no projection that maps are made in stretches a field by more
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,24 @@ def _larger(file: ParcelFile, size_px: int, grid: Grid, stamp: tuple[int, ...]) 
 
     found: list[int] = []
     crs = file.crs  # whatever is wrong with the file is told before it is read
+    harmless = size_px * min(grid.resolution_yx) * _unit_m(grid.crs) / _unit_m(crs) / _STRETCH
     for numbers, shapes in _batches(file):
-        there = shapely.area(shapely.envelope(shapes)) > 0  # not what is missing, empty or has no surface
-        w, s, e, n = shapely.bounds(_moved(_boxes(shapes[there]), crs, grid.crs)).reshape(-1, 4).T
+        w, s, e, n = shapely.bounds(shapes).reshape(-1, 4).T  # NaN of what is missing or empty
+        doubtful = (np.fmax(e - w, n - s) > harmless) & (np.fmin(e - w, n - s) > 0)
+        w, s, e, n = shapely.bounds(_moved(_boxes(shapes[doubtful]), crs, grid.crs)).reshape(-1, 4).T
         size_yx = (n - s) / grid.resolution_yx[0], (e - w) / grid.resolution_yx[1]
-        found += numbers[there][np.fmax(*size_yx) > size_px].tolist()
+        found += numbers[doubtful][np.fmax(*size_yx) > size_px].tolist()
         if len(found) > 10:
             break
     return tuple(found[:10])
+
+
+def _unit_m(crs: str) -> float:
+    """Return how long a unit of a CRS is at most, in metres, but for the stretch of projections."""
+    from pyproj import CRS
+
+    parsed = CRS.from_user_input(crs)
+    return _DEGREE_M if parsed.is_geographic else float(parsed.axis_info[0].unit_conversion_factor)
 
 
 def _boxes(shapes: NDArray[Any]) -> NDArray[Any]:

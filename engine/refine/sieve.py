@@ -9,7 +9,8 @@ masked are neither changed nor neighbours.
 
 Which chain a region follows depends on regions as far away as they reach, so the answer for a part of a map is not a
 part of the answer: this is done for the whole map, in one process. The map is read three times, strip by strip; what is
-kept is two rows of runs and 13 bytes for each piece of a region (`engine.refine.objects` says what a piece is)::
+kept is a strip with its runs and 14 bytes for each piece of a region, 20 while the tables grow (`engine.refine.objects`
+says what a piece is; a calm map has one for thousands of pixels, one where each pixel differs has one for each)::
 
     first pass    pieces, joined to regions; their sizes
     second pass   the largest neighbour of each small region      ──► chains followed
@@ -26,7 +27,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.refine.objects import HIDDEN, cut_rows, first_above, flatten, number_rows
+from engine.refine.objects import HIDDEN, check_classes, cut_rows, first_above, flatten, number_rows
 from engine.values.classes import NO_DATA_LABEL
 from engine.values.errors import DataError, InputError
 
@@ -77,7 +78,7 @@ def sieve(
             None where all pixels count.
 
     Raises:
-        InputError: If the connectivity is neither 4 nor 8, or the threshold below 1.
+        InputError: If the connectivity is neither 4 nor 8, the threshold below 1, or the array not of bytes.
 
     >>> sieve(np.array([[1, 1, 1], [1, 2, 1], [3, 3, 3]], np.uint8), 2).tolist()
     [[1, 1, 1], [1, 1, 1], [3, 3, 3]]
@@ -129,7 +130,8 @@ class Sieve:
             mask: Gives rows of a mask, 0 = not part of any region.
 
         Raises:
-            DataError: If the map falls into more pieces than can be numbered (2**31).
+            InputError: If rows are not of bytes, or of another shape than asked for.
+            DataError: If the map falls into more pieces than can be numbered (2**31), or changes meanwhile.
         """
         strips = _Strips(self, read, shape_yx, mask)
         pieces = _Pieces()
@@ -207,19 +209,26 @@ class _Strips:
         corner = int(self.how.connectivity == 8)
         for y0 in range(0, self.height, self.rows):
             y1 = min(y0 + self.rows, self.height)
-            rows = np.ascontiguousarray(self.read(y0, y1), np.uint8)
+            rows = np.ascontiguousarray(self.read(y0, y1))
+            check_classes(rows, (y1 - y0, self.width))
             cut = cut_rows(rows, self._shown(y0, y1), hidden)
             if unites:
                 pieces.make_room(len(cut[0]))
             n = number_rows(cut, above, pieces.parents, n, (corner, unites))
-            pieces.n = max(pieces.n, n)
+            if unites:
+                pieces.n = n
+            elif n > pieces.n:
+                mend = "let nothing else write it, and sieve it again"
+                raise DataError("the map changed while it was read", found=n, limit=pieces.n, mend=mend)
             yield y0, rows, cut, above
             above = cut[0][cut[1][-2] :].copy()
 
     def _shown(self, y0: int, y1: int) -> NDArray[np.uint8]:
         if self.mask is None:
             return np.empty((0, self.width), np.uint8)
-        return np.ascontiguousarray(self.mask(y0, y1) != 0).view(np.uint8)
+        shown = np.ascontiguousarray(self.mask(y0, y1) != 0).view(np.uint8)
+        check_classes(shown, (y1 - y0, self.width))
+        return shown
 
 
 @numba.njit(nogil=True, cache=True)  # pragma: no cover - compiled

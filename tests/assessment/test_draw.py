@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from scipy.stats import chisquare
 
 from engine.assessment.designs import allocate
@@ -69,6 +71,41 @@ def test_points_are_those_of_the_smallest_numbers_for_any_blocks(labels: np.ndar
     assert drawing.pixels.tolist() == [(labels == v).sum() for v in (1, 2, 3)]
     assert (points.mapped == points.stratum + 1).all()
     assert points.key.tolist() == [number(11, y, x) for _, y, x in wanted]
+
+
+TILE = Box(-5000, 3000, 5980, 13980)
+
+
+@pytest.fixture(scope="module")
+def tile(real_data: Path) -> tuple[np.ndarray, dict[int, list[tuple[int, int]]]]:
+    """Return a whole tile of classes, and the 500 pixels of each with the smallest numbers, by sorting strips."""
+    with rasterio.open(real_data / "full_tile" / "cloudmask_T19GBQ_20170725.tif") as source:
+        mask = source.read(1) + np.uint8(1)
+    best: dict[int, list[tuple[int, int, int]]] = {int(v): [] for v in np.unique(mask)}
+    for top in range(0, len(mask), 500):
+        strip = mask[top : top + 500]
+        rows, columns = (v.ravel() for v in np.indices(strip.shape))
+        numbers = keys(4, rows + top + TILE.y0, columns + TILE.x0)
+        for value, found in best.items():
+            inside = np.flatnonzero(strip.ravel() == value)
+            at = inside[np.argpartition(numbers[inside], 499)[:500]] if len(inside) > 500 else inside
+            found += zip(numbers[at].tolist(), (rows[at] + top).tolist(), columns[at].tolist(), strict=True)
+    return mask, {v: [(y + TILE.y0, x + TILE.x0) for _, y, x in sorted(f)[:500]] for v, f in best.items()}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [256, 500, 512, 1000, 2048, 10980])
+def test_a_whole_tile_gives_the_same_points_for_any_blocks(
+    tile: tuple[np.ndarray, dict[int, list[tuple[int, int]]]], size: int
+) -> None:
+    mask, wanted = tile
+    drawing = Drawing({v: i for i, v in enumerate(wanted)}, [500] * len(wanted), seed=4)
+    for box in TILE.blocks(size):
+        drawing.offer(mask[box.slices_in(TILE)], box)
+    points = drawing.points()
+    for h, (value, places) in enumerate(wanted.items()):
+        assert [(y, x) for stratum, y, x in placed(points) if stratum == h] == places
+        assert drawing.pixels[h] == np.count_nonzero(mask == value)
 
 
 def test_a_larger_sample_holds_the_smaller(labels: np.ndarray) -> None:

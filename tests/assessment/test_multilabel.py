@@ -102,11 +102,12 @@ def test_clusters_are_drawn_together() -> None:
     assert [w.tolist() for w in redraw(group, 3, seed=1)] == [w.tolist() for w in drawn[:3]]
 
 
-def test_percentiles_pass_over_what_is_not_known() -> None:
-    low, high = percentiles([np.array([float(i), np.nan]) for i in range(101)])
+def test_percentiles_of_what_is_not_known_or_never_differs_are_none() -> None:
+    low, high = percentiles([np.array([float(i), np.nan, 1.0]) for i in range(101)])
     assert (low[0], high[0]) == pytest.approx((2.5, 97.5))
     assert np.isnan(low[1])
-    assert np.isnan(high[1])
+    assert np.isnan(high[1:]).all()
+    assert np.isnan(low[2])  # what never differs tells nothing of the next draw
 
 
 def test_shapes_and_numbers_are_checked() -> None:

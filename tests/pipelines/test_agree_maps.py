@@ -10,12 +10,14 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from sklearn import metrics
 from typer.testing import CliRunner
 
+from engine.products.styles import pam
 from engine.store.layout import create
 from engine.store.regions import write_region
 from engine.store.storespec import StoreSpec, Variable
@@ -239,3 +241,62 @@ def test_the_cloud_mask_of_a_whole_tile_agrees_with_itself_but_where_it_was_chan
         found.told["matrix"]["pixels"]
         == metrics.confusion_matrix(values.ravel(), changed.ravel(), labels=range(4)).tolist()
     )
+
+
+def test_a_map_of_errors_tells_its_own_classes(tmp_path: Path) -> None:
+    a, b = (str(write_tif(tmp_path / f"{s}.tif", labels(s))) for s in (5, 6))
+    for size in (256, 512):
+        agree(a, b, tmp_path / str(size), AgreeOptions(block_px=size))
+    one, two = (open_class_map(str(tmp_path / size / "errors.tif")) for size in ("256", "512"))
+    assert one.scheme.names == ("agree", "differ", "only in the first map", "only in the second map")
+    assert np.array_equal(one.labels(BOX), two.labels(BOX))
+    assert one.scheme.classes[1].colour == "#c0392b"
+
+
+def test_broader_classes_are_compared(tmp_path: Path) -> None:
+    yaml = tmp_path / "c.yaml"
+    yaml.write_text(
+        "classes:\n"
+        "  - {value: 1, name: crop, colour: '#000001', parent: land}\n"
+        "  - {value: 2, name: forest, colour: '#000002', parent: land}\n"
+        "  - {value: 3, name: open water, colour: '#000003'}\n"
+    )
+    first, second = labels(7), labels(8)
+    a, b = str(write_tif(tmp_path / "a.tif", first)), str(write_tif(tmp_path / "b.tif", second))
+    options = AgreeOptions(broader=True, first_classes=str(yaml), second_classes=str(yaml))
+    told = agree(a, b, None, options).told
+    assert told["classes"] == ["land", "open water"]
+    both = (first > 0) & (second > 0)
+    assert told["matrix"]["pixels"] == metrics.confusion_matrix(first[both] > 2, second[both] > 2).tolist()
+
+
+@pytest.mark.parametrize("kind", ["aux", "vrt"])
+def test_names_are_read_from_wherever_gdal_keeps_them(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.tif"
+    left, _, _, top = GRID.bounds_of_box(BOX)
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        dtype="uint8",
+        count=1,
+        height=90,
+        width=120,
+        crs="EPSG:32633",
+        transform=from_origin(left, top, 10, 10),
+        nodata=0,
+    ) as file:
+        file.write(labels(1), 1)
+        file.write_colormap(1, {c.value: (*c.rgb, 255) for c in SCHEME.classes})
+    if kind == "aux":
+        (tmp_path / "a.tif.aux.xml").write_text(pam(SCHEME))
+    else:
+        rasterio.shutil.copy(path, tmp_path / "a.vrt", driver="VRT")
+        categories = "".join(f"<Category>{n}</Category>" for n in ("no data", *SCHEME.names))
+        text = (tmp_path / "a.vrt").read_text()
+        text = text.replace("<ColorInterp>", f"<CategoryNames>{categories}</CategoryNames><ColorInterp>", 1)
+        path = tmp_path / "a.vrt"
+        path.write_text(text)
+    opened = open_class_map(str(path))
+    assert opened.scheme == SCHEME
+    assert np.array_equal(opened.labels(BOX), labels(1))

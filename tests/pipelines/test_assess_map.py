@@ -495,3 +495,27 @@ def test_points_outside_what_another_map_covers_count_as_wrong(tmp_path: Path) -
     right = holed[at] == truth[at]
     expected = sum(area[h] * right[said[at] == h].mean() for h in area) / sum(area.values())
     assert found.overall.value == pytest.approx(expected)
+
+
+def test_a_simple_sample_may_be_weighed_by_what_is_mapped(tmp_path: Path) -> None:
+    said, truth = scene(18)
+    path = answered(designed(tmp_path, said, kind="simple", points=150), truth)
+    plain, _ = run(tmp_path, path)
+    weighed, _ = run(tmp_path, path, poststratify=True)
+    at = pixels_of(pd.read_csv(path))
+    right, mapped = said[at] == truth[at], said[at]
+    assert plain.accuracy().overall.value == pytest.approx(right.mean())
+    expected = sum((said == v).sum() * right[mapped == v].mean() for v in SCHEME.values) / (said > 0).sum()
+    assert weighed.accuracy().overall.value == pytest.approx(expected, abs=1e-4)
+    assert weighed.accuracy().areas_ha[4].standard_error < plain.accuracy().areas_ha[4].standard_error
+
+
+def test_classes_outside_the_population_are_drawn_nowhere(tmp_path: Path) -> None:
+    said, truth = scene(19)
+    path = answered(designed(tmp_path, said, points=60, without=("forest",)), truth)
+    assert not (said[pixels_of(pd.read_csv(path))] == 4).any()
+    assessment, _ = run(tmp_path, path)
+    assert set(assessment.pixels) == {1, 2}
+    assert assessment.notes == (
+        "what was mapped as forest is no part of the population: nothing here speaks of it",
+    )

@@ -5,23 +5,33 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
 import zarr
 from pyproj import Proj, Transformer
+from shapely import box, transform
 from typer.testing import CliRunner
 
 from engine.store.view import open_view
+from engine.values.area import Area
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
 from engine.values.grid import Box, Grid
 from pipelines.cli import app
 from pipelines.export_map import ExportRequest, counts_of, export_map, view_of
+from pipelines.run_folder import write_plan
+from pipelines.tile_inputs import put_area
 from tests.products.mapstore import write_map
 
 SCHEME = ClassScheme.from_names(["winter wheat", "maize", "forest"])
 SHAPE = (700, 1100)
+
+
+def _to_degrees(xy: np.ndarray) -> np.ndarray:
+    lon, lat = Transformer.from_crs(32633, 4326, always_xy=True).transform(xy[:, 0], xy[:, 1])
+    return np.column_stack([lon, lat])
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +113,33 @@ def test_the_refined_map_comes_first_and_others_by_name(
     assert view_of(str(tmp_path), "map").url.endswith("map.zarr")
     with pytest.raises(InputError, match=r"no map there.*no refined\.zarr, no map\.zarr"):
         view_of(str(tmp_path / "none"))
+
+
+def test_a_run_is_cut_to_its_area_and_to_named_parts_of_it(
+    layers: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    run = str(tmp_path / "run")
+    write_map(tmp_path / "run" / "map.zarr", layers, SCHEME)
+    outline = transform(box(501_000, 4_995_000, 506_000, 4_999_000), _to_degrees)
+    parts = {
+        "name": ["west", "east"],
+        "geometry": [outline, transform(box(502e3, 4_996e3, 503e3, 4_997e3), _to_degrees)],
+    }
+    gpd.GeoDataFrame(parts, crs=4326).to_file(tmp_path / "parts.gpkg")
+    area = {"name": "west", "file": str(tmp_path / "parts.gpkg")}
+    plan = {"stage": "map", "outline": put_area(run, Area("here", outline)), "config": {"area": area}}
+    write_plan(run, plan)
+    for name, part, expected in (
+        ("whole", None, (100, 500, 100, 600)),
+        ("part", "east", (300, 400, 200, 300)),
+    ):
+        told = export_map(ExportRequest(run, tmp_path / name, ("cog",), ("label",), area=part))
+        y0, y1, x0, x1 = expected
+        with rasterio.open(told["label"]) as file:
+            top, left = file.index(500_000 + x0 * 10 + 5, 5_000_000 - y0 * 10 - 5)
+            assert max(abs(top), abs(left)) <= 3  # a box in degrees is no box in metres
+            found = file.read(1)[top : top + y1 - y0, left : left + x1 - x0]
+        np.testing.assert_array_equal(found, layers["label"][y0:y1, x0:x1])
 
 
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(run: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from engine.refine.whole import refine_map
 from engine.runs.gaps import read_gaps
 from engine.store.ledger import Gap, Ledger
 from engine.store.regions import read_region, write_region
+from engine.values.budget import MIB
 from engine.values.errors import BudgetError, InputError
 from engine.values.georef import georef_of
 from engine.values.grid import TileKey
@@ -200,18 +201,18 @@ def test_settings_come_from_a_file_a_maps_yaml_overrides_or_the_folder(whole: st
         load_refine_config(None, ["steps=[{step: majorty}]"])
 
 
-def test_what_cannot_be_is_refused_before_anything_is_changed(run: str, client: Client) -> None:
+def test_what_cannot_be_is_refused_before_a_tile_is_made(
+    run: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = Path(run, "plan-refined.json").read_bytes()
     with pytest.raises(InputError, match=r"no such class.*found wheatt.*did you mean wheat"):
         refine(run, client, [{"step": "mmu", "min_px": 4, "keep": ["wheatt"]}])
     with pytest.raises(InputError, match="not a run folder"):
         refine(str(Path(run).parent), client)
     assert Path(run, "plan-refined.json").read_bytes() == before
-    many = {"step": "mmu", "min_px": 20_000, "rounds": 64}
-    small = {"kind": "local", "n_workers": 1, "memory_limit": "300MiB"}
-    config = RefineConfig.model_validate({"refine": {"steps": [many]}, "cluster": small})
-    with pytest.raises(BudgetError, match="would not fit"):
-        refine_run(run, config)
+    monkeypatch.setattr("pipelines.tile_stage.memory_limit", lambda client: 300 * MIB)
+    with pytest.raises(BudgetError, match="would not fit into a worker's memory"):
+        refine(run, client)
 
 
 def test_a_sieve_of_the_whole_map_is_gdals(run: str, client: Client) -> None:

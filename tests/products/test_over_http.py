@@ -27,7 +27,7 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 from rasterio.windows import Window
-from rio_tiler.io import Reader
+from rio_tiler.io import Reader, STACReader
 
 from engine.products.legends import write_styles
 from engine.products.map_product import MapProduct
@@ -248,3 +248,14 @@ def test_rio_tiler_serves_tiles_of_it(site: Site, path: str) -> None:
         west, _, _, north = GRID.bounds_of_box(site.box)
         point = reader.point(west + 10_000 + 5, north - 8_000 - 5, coord_crs="EPSG:32633")
         assert point.data[0] == site.label[800, 1000]
+
+
+@pytest.mark.filterwarnings("ignore:Some statistics data in STAC")  # said of items that have none
+def test_rio_tiler_serves_tiles_of_an_item(site: Site) -> None:
+    item = next(iter(pystac.Catalog.from_file(site.url("stac/catalog.json")).get_items(recursive=True)))
+    with STACReader(item.get_self_href() or "") as reader:
+        west, south, east, north = item.bbox or ()
+        tile = reader.tms.tile((west + east) / 2, (south + north) / 2, 14)
+        image = reader.tile(tile.x, tile.y, 14, assets=["label"])
+        assert set(np.unique(image.data[:, image.mask > 0])) <= {1, 2, 3}
+        assert (image.mask > 0).any()

@@ -10,6 +10,7 @@ import rioxarray  # noqa: F401  (the accessor)
 import xarray as xr
 import zarr
 
+from engine.products.mosaic import MosaicOptions, write_mosaic
 from engine.products.overviews import build_overviews, default_levels
 from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
@@ -135,3 +136,42 @@ def test_a_real_whole_tile_mask(real_data: Path, tmp_path: Path) -> None:
     assert np.unique(label).size > 2
     for factor in (8, 16):
         np.testing.assert_array_equal(root[f"overviews/{factor}/label"][:], mode_oracle(label, factor))
+
+
+def _majority(label: np.ndarray, factor: int) -> np.ndarray:
+    """Count one class at a time in squares of a whole array."""
+    shape = tuple(-(-n // factor) for n in label.shape)
+    padded = np.zeros((shape[0] * factor, shape[1] * factor), np.uint8)
+    padded[: label.shape[0], : label.shape[1]] = label
+    squares = padded.reshape(shape[0], factor, shape[1], factor)
+    best, winner = np.zeros(shape, np.int32), np.zeros(shape, np.uint8)
+    for value in range(1, int(label.max()) + 1):
+        votes = (squares == value).sum(axis=(1, 3), dtype=np.int32)
+        winner[votes > best] = value
+        best = np.maximum(best, votes)
+    return winner
+
+
+@pytest.mark.long
+def test_the_whole_real_mask_with_six_block_sizes_as_pyramid_and_mosaic(
+    real_data: Path, tmp_path: Path
+) -> None:
+    with rasterio.open(real_data / "full_tile/cloudmask_T19GBQ_20170725.tif") as source:
+        label = source.read(1) + 1
+    scheme = ClassScheme.from_names(["clear", "thick cloud", "thin cloud", "shadow"])
+    box = write_map(tmp_path / "map.zarr", {"label": label}, scheme, shard_px=2048)
+    expected = {factor: _majority(label, factor) for factor in (2, 4, 8, 16, 32)}
+    for block_px in (256, 512, 1024, 2048, 4096, 16384):
+        assert build_overviews(str(tmp_path / "map.zarr"), block_px=block_px) == tuple(expected)
+        root = zarr.open_group(str(tmp_path / "map.zarr"), mode="r")
+        for factor, level in expected.items():
+            np.testing.assert_array_equal(root[f"overviews/{factor}/label"][:], level)
+    for cell_px in (1024, 2048, 4096, 8192, 16384):
+        options = MosaicOptions(cell_px, joined=True)
+        mosaic = write_mosaic(str(tmp_path / "map.zarr"), tmp_path / "cog", options=options)
+        y, x = box.y0 - mosaic.box.y0, box.x0 - mosaic.box.x0
+        whole = np.zeros(mosaic.box.shape_yx, np.uint8)
+        whole[y : y + label.shape[0], x : x + label.shape[1]] = label
+        for index, factor in enumerate(expected):
+            with rasterio.open(mosaic.main, overview_level=index) as level:
+                np.testing.assert_array_equal(level.read(1), _majority(whole, factor))

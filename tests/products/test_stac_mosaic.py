@@ -15,7 +15,7 @@ import pytest
 import shapely
 from shapely.geometry import shape
 
-from engine.products.footprints import footprint_of
+from engine.products.footprints import RowCuts, footprint_of
 from engine.products.map_product import MapProduct, ModelRef, Provider, Terms
 from engine.products.mosaic_files import Mosaic, MosaicCell
 from engine.products.stac import write_stac
@@ -216,6 +216,20 @@ def test_footprints_of_the_cells_cover_the_outline_once(product: MapProduct) -> 
     assert shapely.union_all(inside).symmetric_difference(outline).area < 1e-6 * outline.area
     assert sum(p.area for p in inside) == pytest.approx(outline.area, rel=1e-6)
     assert all(p.exterior.is_ccw for part in parts for p in shapely.get_parts(part).tolist())
+
+
+def test_cutting_row_by_row_gives_the_same_footprints() -> None:
+    middle = shape(footprint_of(GRID, BOX).geometry).centroid
+    outline = middle.buffer(0.06).difference(middle.buffer(0.02))
+    keys = [TileKey(r, c) for r in (-551, -550, -549) for c in (50, 51, 52)]
+    cuts = RowCuts(GRID, BOX, outline)
+    for key in [*keys, keys[4], keys[0], TileKey(-500, 50)]:  # the last one lies far outside
+        box = key.box(CELL)
+        cut, direct = cuts.footprint(box), footprint_of(GRID, box, outline)
+        assert shape(cut.geometry).symmetric_difference(shape(direct.geometry)).area < 1e-12
+        assert cut.bbox == pytest.approx(direct.bbox, abs=1e-9)
+    bow = shapely.Polygon([(14.9, 49.6), (15.1, 49.7), (15.1, 49.6), (14.9, 49.7)])  # crosses itself
+    assert shape(RowCuts(GRID, BOX, bow).footprint(keys[0].box(CELL) & BOX).geometry).is_valid
 
 
 @pytest.mark.parametrize("outline", [None, shapely.box(-180, -90, 180, 90)])

@@ -58,6 +58,13 @@ def test_legend_orders_by_area_and_leaves_out_what_is_not_there() -> None:
     assert legend(SCHEME, {0: 5}) == ()
 
 
+def test_flags_without_colours_get_some() -> None:
+    flags = {"flag_values": [0, 1, 2], "flag_meanings": "unchanged 1_mmu 2_majority"}
+    scheme = scheme_of_flags(flags)
+    assert (scheme.values, scheme.names) == ((1, 2), ("1 mmu", "2 majority"))
+    assert len({c.colour for c in scheme.classes}) == 2
+
+
 def test_flags_that_do_not_fit_together_are_an_error() -> None:
     flags = SCHEME.flag_attributes()
     assert scheme_of_flags(flags).values == SCHEME.values

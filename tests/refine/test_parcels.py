@@ -13,11 +13,12 @@ from engine.refine.parcel_file import ParcelFile
 from engine.refine.parcels import Fields, Parcels, ParcelsConfig, Rule, decided
 from engine.values.errors import InputError
 from engine.values.grid import Box
-from tests.refine.tilings import AROUND, GRID, TILINGS, assert_untiled, layers_of, patchy, source_of
+from tests.refine.tilings import AROUND, GRID, assert_untiled, layers_of, patchy, source_of
 
 LABEL = patchy(11, (60, 64), gaps=0.15)
 _, BOX = source_of({"label": LABEL})
 LEFT, BOTTOM, RIGHT, TOP = GRID.bounds_of_box(BOX)
+FEWER = ((64, 64), (25, 25), (60, 13), (20, 64), (32, 20), (17, 33))
 X, Y = np.meshgrid(*GRID.centres(BOX)[::-1])
 
 
@@ -79,7 +80,7 @@ def test_each_parcel_takes_what_most_of_its_pixels_have(rule, tmp_path) -> None:
     shapes = fields()
     file = write(tmp_path / "fields.gpkg", shapes)
     layers = layers_of(LABEL)
-    tilings = (TILINGS[0], *TILINGS[-3:]) if rule else TILINGS  # each tile reads the file
+    tilings = FEWER[:3] if rule else FEWER  # each tile reads the file
     out = assert_untiled(ParcelsConfig(file=file, **rule).made(AROUND), layers, tilings)
     wanted = expected(LABEL, shapes, **{**rule, "keep": (1,) if "keep" in rule else ()})
     np.testing.assert_array_equal(out["label"], wanted)
@@ -148,13 +149,40 @@ def test_files_of_other_kinds_and_crs_say_the_same(tmp_path) -> None:
 def test_too_large_parcels_are_refused_or_left(tmp_path) -> None:
     small = shapely.box(LEFT + 41, TOP - 149, LEFT + 149, TOP - 41)
     large = shapely.box(LEFT + 1, BOTTOM + 1, RIGHT - 1, BOTTOM + 99)
-    file = write(tmp_path / "fields.gpkg", [small, large])
-    with pytest.raises(InputError, match=r"feature 2.*at most 200.*raise largest_m"):
-        ParcelsConfig(file=file, largest_m=200).made(AROUND)
+    for crs in ("EPSG:4326", GRID.crs):
+        file = write(tmp_path / "fields.gpkg", [small, large], crs)
+        with pytest.raises(InputError, match=r"feature 2.*at most 200 m, 20 px.*raise largest_m"):
+            ParcelsConfig(file=file, largest_m=200).made(AROUND)
     step = ParcelsConfig(file=file, largest_m=200, larger="leave").made(AROUND)
     assert step.reach_px == 21
-    out = assert_untiled(step, {"label": LABEL}, TILINGS[-3:])["label"]
+    out = assert_untiled(step, {"label": LABEL}, FEWER[:3])["label"]
     np.testing.assert_array_equal(out, expected(LABEL, [small]))
+
+
+@pytest.mark.parametrize("crs", [GRID.crs, "EPSG:4326"])
+def test_only_parcels_near_a_tile_are_read(crs, tmp_path, monkeypatch) -> None:
+    import pyogrio
+
+    centres = np.stack(np.meshgrid(np.arange(30), np.arange(30)), -1).reshape(-1, 2) * [200, -200] + [
+        LEFT,
+        TOP,
+    ]
+    file = write(tmp_path / "fields.gpkg", shapely.buffer(shapely.points(centres), 60), crs)
+    read, seen = pyogrio.raw.read, []
+
+    def counted(*args, **kwargs):
+        answer = read(*args, **kwargs)
+        seen.append(len(answer[1]))
+        return answer
+
+    monkeypatch.setattr(pyogrio.raw, "read", counted)
+    tile = Box(BOX.y0 + 200, BOX.x0 + 200, BOX.y0 + 250, BOX.x0 + 250)
+    numbers, shapes = ParcelFile(file).near(GRID, tile)
+    outline = shapely.box(*GRID.bounds_of_box(tile))
+    wanted = [k for k, c in enumerate(centres, 1) if shapely.Point(c).buffer(60).intersects(outline)]
+    assert set(wanted) <= set(numbers.tolist())
+    assert len(shapes) <= len(wanted) + 4  # and those that nearly touch it
+    assert 0 < sum(seen) <= 4 * len(wanted) < len(centres) / 10
 
 
 def test_a_file_that_is_none_is_told_before_the_first_tile(tmp_path) -> None:

@@ -43,7 +43,7 @@ def _in_strips(label: NDArray[np.uint8], how: Sieve, mask=None) -> NDArray[np.ui
     return out
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(MAPS, st.integers(1, 30), st.sampled_from([4, 8]), st.integers(1, 60))
 def test_equal_to_gdal(label: NDArray[np.uint8], size: int, connectivity: int, strip_px: int) -> None:
     size = min(size, label.size - 1)  # rasterio refuses larger ones
@@ -53,7 +53,7 @@ def test_equal_to_gdal(label: NDArray[np.uint8], size: int, connectivity: int, s
     assert (_in_strips(label, without_zero) == _gdal(label, size, connectivity, mask=label != 0)).all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(MAPS, st.integers(1, 30), st.sampled_from([4, 8]), st.randoms())
 def test_equal_to_gdal_with_a_mask(label: NDArray[np.uint8], size: int, connectivity: int, random) -> None:
     size = min(size, label.size - 1)
@@ -138,11 +138,26 @@ def test_memory_does_not_grow_with_the_rows() -> None:
     assert peak(3000) < peak(30) * 1.1 < 3000 * 2000 / 4
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (4, 0), (1, 1)])
+def test_maps_of_nothing_come_back(shape: tuple[int, int]) -> None:
+    assert sieve(np.ones(shape, np.uint8), 3).tolist() == np.ones(shape).tolist()
+
+
 def test_errors_say_what_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="found 6, expected 4 or 8"):
         Sieve(5, connectivity=6)
     with pytest.raises(InputError, match="min_px"):
         Sieve(0)
+    with pytest.raises(InputError, match="found int16, expected uint8"):
+        sieve(np.ones((3, 3), np.int16), 2)
+    with pytest.raises(InputError, match=r"found \(2, 3\), expected \(3, 3\)"):
+        sieve(np.ones((3, 3), np.uint8), 2, mask=np.ones((2, 3), bool))
     monkeypatch.setattr(sieve_module, "_PIECES_LIMIT", 20)
     with pytest.raises(DataError, match="minimum mapping unit"):
         sieve(np.arange(100, dtype=np.uint8).reshape(10, 10), 2)
+
+
+def test_a_map_that_changes_meanwhile_is_noticed() -> None:
+    maps = iter([np.ones((4, 4), np.uint8), np.arange(16, dtype=np.uint8).reshape(4, 4)])
+    with pytest.raises(DataError, match="changed while it was read"):
+        Sieve(2).run(lambda a, b: next(maps), lambda y, rows: None, (4, 4))

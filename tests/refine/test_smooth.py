@@ -6,9 +6,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import xarray as xr
 from pydantic import ValidationError
 from scipy import ndimage
 
+from engine.refine.around import Around
 from engine.refine.smooth import (
     BayesConfig,
     BilateralConfig,
@@ -18,8 +20,9 @@ from engine.refine.smooth import (
     similar_weights,
 )
 from engine.refine.windows import Window
+from engine.values.classes import ClassScheme
 from engine.values.errors import InputError
-from tests.refine.tilings import AROUND, TILINGS, assert_untiled, layers_of, patchy, source_of
+from tests.refine.tilings import AROUND, GRID, TILINGS, assert_untiled, layers_of, patchy, source_of
 
 K = len(AROUND.scheme.values)
 
@@ -182,6 +185,25 @@ def test_bayes_without_variance_is_the_mean_and_with_little_noise_the_pixel() ->
     kept = BayesConfig(smoothness=1e-6, fraction=1).made(AROUND).apply(source, box)
     assert kept["label"][4, 4] == 2
     assert abs(int(kept["probability"][1, 4, 4]) - 150) <= 2
+
+
+def test_real_probabilities_are_smoothed_alike_by_any_tiling(real_data) -> None:
+    """Probabilities of eight crops, as WorldCereal gave them for a place in Belgium."""
+    with xr.open_dataset(real_data / "worldcereal" / "worldcereal_croptype_classification.nc") as file:
+        percent = file["__xarray_dataarray_variable__"].sel(bands=file.bands[2:]).values.astype(float)
+    p = np.floor(250 * percent / np.maximum(percent.sum(0), 1) + 0.5).astype(np.uint8)
+    scheme = ClassScheme.from_names([f"crop {k}" for k in range(1, 9)])
+    layers = {"label": (p.argmax(0) + 1).astype(np.uint8), "confidence": p.max(0), "probability": p}
+    tilings = ((100, 100), (64, 64), (100, 13), (37, 100), (29, 31), (50, 25))
+    ways = [GaussianConfig(sigma_px=1.5), BilateralConfig(), BayesConfig()]
+    outs = [assert_untiled(w.made(Around(scheme, (10.0, 10.0), GRID)), layers, tilings) for w in ways]
+    kernel = np.outer(gaussian_weights(1.5), gaussian_weights(1.5))
+    sums = np.array([ndimage.correlate(plane.astype(np.int64), kernel, mode="constant") for plane in p])
+    total = ndimage.correlate(np.ones(p.shape[1:], np.int64), kernel, mode="constant")
+    np.testing.assert_array_equal(outs[0]["probability"], (2 * sums + total) // (2 * total))
+    np.testing.assert_array_equal(outs[0]["label"], sums.argmax(0) + 1)
+    rough = [np.abs(np.diff(o["probability"].astype(int), axis=1)).mean() for o in (layers, *outs)]
+    assert max(rough[1:]) < 0.7 * rough[0]
 
 
 def test_logits_are_finite_and_odd() -> None:
