@@ -169,7 +169,7 @@ class UnitEstimator:
         note = self._note(area_K)
         unseen_K = self._unseen(g_N) / total**2
         told = (
-            self._told(value_K[c] / total, residual_NK[:, c] * g_N / total, unseen_K[c], counted)
+            self._told(float(value_K[c]) / total, residual_NK[:, c] * g_N / total, unseen_K[c], counted)
             for c in range(len(self.classes))
         )
         return [replace(t, note=_joined(t.note, note)).scaled(total) for t in told]

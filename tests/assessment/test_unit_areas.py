@@ -185,3 +185,27 @@ def test_intervals_hold_the_truth_as_often_as_they_say(fewest: int, least: int) 
         held += [low <= w <= high for (low, high), w in zip(ends, wanted, strict=True)]
     assert (held > least).all(), held
     assert (held < 985).all(), held
+
+
+def test_points_in_clusters_say_less_than_points_drawn_singly() -> None:
+    """20 clusters of 5 points that are right or wrong together: the error is that of 20 points, not of 100."""
+    rng = np.random.default_rng(3)
+    wrong = np.repeat(rng.random(20) < 0.3, 5)
+    mapped = np.tile([1, 1, 1, 2, 2], 20)
+    truth = np.where(wrong, 2, mapped)  # where a cluster is wrong, all its wheat is maize
+    whole = Stratum("all", 100_000, 10_000.0, clusters=1000)
+    plain = Sample.of([Stratum("all", 100_000, 10_000.0)], np.zeros(100, int), mapped, truth)
+    drawn = Sample.of(
+        [whole],
+        np.zeros(100, int),
+        mapped,
+        truth,
+        cluster=np.repeat(np.arange(20), 5),
+        cluster_pixels=np.full(100, 100),
+    )
+    areas, inside = {1: 60.0, 2: 40.0}, np.zeros(100, bool)
+    singly, together = (UnitEstimator(s, (1, 2)).estimate(areas, inside)[0].adjusted for s in (plain, drawn))
+    assert singly is not None
+    assert together is not None
+    assert together.value == pytest.approx(singly.value)
+    assert (together.standard_error or 0) > 1.2 * (singly.standard_error or 1)
