@@ -10,6 +10,10 @@ import typer
 
 app = typer.Typer(rich_markup_mode=None)
 
+Statistics = Annotated[
+    bool, typer.Option("--statistics", help="Pixels and true hectares of each class (CSV, JSON).")
+]
+Stac = Annotated[bool, typer.Option("--stac", help="COGs and their STAC catalogue, collection and items.")]
 Part = Annotated[
     str | None, typer.Option(help="Only the box around a part: a name, a vector file, or w,s,e,n.")
 ]
@@ -37,12 +41,8 @@ def export_command(  # noqa: PLR0913 - one option each
         bool,
         typer.Option("--legend", help="Class scheme, QGIS and SLD styles, GDAL colours, legend (PNG, JSON)."),
     ] = False,
-    statistics: Annotated[
-        bool, typer.Option("--statistics", help="Pixels and true hectares of each class (CSV, JSON).")
-    ] = False,
-    stac: Annotated[
-        bool, typer.Option("--stac", help="COGs and their STAC catalogue, collection and items.")
-    ] = False,
+    statistics: Statistics = False,
+    stac: Stac = False,
     layers: Annotated[str | None, typer.Option(help="Only these: label,confidence; default all.")] = None,
     area: Part = None,
     store: Store = None,
