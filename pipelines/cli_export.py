@@ -10,6 +10,26 @@ import typer
 
 app = typer.Typer(rich_markup_mode=None)
 
+Legend = Annotated[
+    bool,
+    typer.Option("--legend", help="Class scheme, QGIS and SLD styles, GDAL colours, legend (PNG, JSON)."),
+]
+Statistics = Annotated[
+    bool, typer.Option("--statistics", help="Pixels and true hectares of each class (CSV, JSON).")
+]
+Stac = Annotated[bool, typer.Option("--stac", help="COGs and their STAC catalogue, collection and items.")]
+AreaPart = Annotated[
+    str | None, typer.Option(help="Only the box around a part: a name, a vector file, or w,s,e,n.")
+]
+Store = Annotated[
+    str | None, typer.Option("--map", help="map, refined, map-b ...; default refined if there is one.")
+]
+Reduced = Annotated[str, typer.Option(help="mode (majority of classes, mean of amounts) or nearest.")]
+Time = Annotated[str | None, typer.Option(help="For --stac: first and last month or day; default the run's.")]
+Gdal = Annotated[
+    bool, typer.Option("--gdal", help="An unsharded Zarr v2, for GDAL and QGIS that open no other.")
+]
+
 
 @app.command("export")
 def export_command(  # noqa: PLR0913 - one option each
@@ -18,34 +38,17 @@ def export_command(  # noqa: PLR0913 - one option each
     cog: Annotated[
         bool, typer.Option("--cog", help="GeoTIFFs (COG); above --cell, cells and a VRT.")
     ] = False,
-    gdal: Annotated[
-        bool, typer.Option("--gdal", help="An unsharded Zarr v2, for GDAL and QGIS that open no other.")
-    ] = False,
-    legend: Annotated[
-        bool,
-        typer.Option("--legend", help="Class scheme, QGIS and SLD styles, GDAL colours, legend (PNG, JSON)."),
-    ] = False,
-    statistics: Annotated[
-        bool, typer.Option("--statistics", help="Pixels and true hectares of each class (CSV, JSON).")
-    ] = False,
-    stac: Annotated[
-        bool, typer.Option("--stac", help="COGs and their STAC catalogue, collection and items.")
-    ] = False,
+    gdal: Gdal = False,
+    legend: Legend = False,
+    statistics: Statistics = False,
+    stac: Stac = False,
     layers: Annotated[str | None, typer.Option(help="Only these: label,confidence; default all.")] = None,
-    area: Annotated[
-        str | None, typer.Option(help="Only the box around a part: a name, a vector file, or w,s,e,n.")
-    ] = None,
-    store: Annotated[
-        str | None, typer.Option("--map", help="map, refined, map-b ...; default refined if there is one.")
-    ] = None,
+    area: AreaPart = None,
+    store: Store = None,
     cell: Annotated[int, typer.Option(help="Side of a mosaic's cells in pixels, a power of two.")] = 16384,
     vrt: Annotated[bool, typer.Option("--vrt", help="Cells and a VRT even where one COG would do.")] = False,
-    overviews: Annotated[
-        str, typer.Option(help="mode (majority of classes, mean of amounts) or nearest.")
-    ] = "mode",
-    time: Annotated[
-        str | None, typer.Option(help="For --stac: first and last month or day; default the run's.")
-    ] = None,
+    overviews: Reduced = "mode",
+    time: Time = None,
     title: Annotated[str | None, typer.Option(help="For --stac: default area and time.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
