@@ -34,7 +34,10 @@ def told_shares(changed: Mapping[str, float]) -> dict[str, str]:
     >>> told_shares({"changed": 0.0232, "1_mmu": 0.0232})
     {'changed pixels': '2.32%', 'changed by 1_mmu': '2.32%'}
     """
-    return {"changed pixels" if k == "changed" else f"changed by {k}": f"{share:.2%}" for k, share in changed.items()}
+    return {
+        "changed pixels" if k == "changed" else f"changed by {k}": f"{share:.2%}"
+        for k, share in changed.items()
+    }
 
 
 @dataclass(frozen=True)
