@@ -10,6 +10,22 @@ import typer
 
 app = typer.Typer(rich_markup_mode=None)
 
+Statistics = Annotated[
+    bool, typer.Option("--statistics", help="Pixels and true hectares of each class (CSV, JSON).")
+]
+Stac = Annotated[bool, typer.Option("--stac", help="COGs and their STAC catalogue, collection and items.")]
+Part = Annotated[
+    str | None, typer.Option(help="Only the box around a part: a name, a vector file, or w,s,e,n.")
+]
+Store = Annotated[
+    str | None, typer.Option("--map", help="map, refined, map-b ...; default refined if there is one.")
+]
+Cell = Annotated[int, typer.Option(help="Side of a mosaic's cells in pixels, a power of two.")]
+Vrt = Annotated[bool, typer.Option("--vrt", help="Cells and a VRT even where one COG would do.")]
+Levels = Annotated[str, typer.Option(help="mode (majority of classes, mean of amounts) or nearest.")]
+Time = Annotated[str | None, typer.Option(help="For --stac: first and last month or day; default the run's.")]
+Title = Annotated[str | None, typer.Option(help="For --stac: default area and time.")]
+
 
 @app.command("export")
 def export_command(  # noqa: PLR0913 - one option each
@@ -25,28 +41,16 @@ def export_command(  # noqa: PLR0913 - one option each
         bool,
         typer.Option("--legend", help="Class scheme, QGIS and SLD styles, GDAL colours, legend (PNG, JSON)."),
     ] = False,
-    statistics: Annotated[
-        bool, typer.Option("--statistics", help="Pixels and true hectares of each class (CSV, JSON).")
-    ] = False,
-    stac: Annotated[
-        bool, typer.Option("--stac", help="COGs and their STAC catalogue, collection and items.")
-    ] = False,
+    statistics: Statistics = False,
+    stac: Stac = False,
     layers: Annotated[str | None, typer.Option(help="Only these: label,confidence; default all.")] = None,
-    area: Annotated[
-        str | None, typer.Option(help="Only the box around a part: a name, a vector file, or w,s,e,n.")
-    ] = None,
-    store: Annotated[
-        str | None, typer.Option("--map", help="map, refined, map-b ...; default refined if there is one.")
-    ] = None,
-    cell: Annotated[int, typer.Option(help="Side of a mosaic's cells in pixels, a power of two.")] = 16384,
-    vrt: Annotated[bool, typer.Option("--vrt", help="Cells and a VRT even where one COG would do.")] = False,
-    overviews: Annotated[
-        str, typer.Option(help="mode (majority of classes, mean of amounts) or nearest.")
-    ] = "mode",
-    time: Annotated[
-        str | None, typer.Option(help="For --stac: first and last month or day; default the run's.")
-    ] = None,
-    title: Annotated[str | None, typer.Option(help="For --stac: default area and time.")] = None,
+    area: Part = None,
+    store: Store = None,
+    cell: Cell = 16384,
+    vrt: Vrt = False,
+    overviews: Levels = "mode",
+    time: Time = None,
+    title: Title = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Write a map for other programs; without --cog, --gdal, --legend, --statistics, --stac: COGs, legend.
