@@ -183,3 +183,21 @@ def test_rows_are_read_by_bands_in_any_order() -> None:
     read = rows_of(ArraySource({"label": label}, box), box, band_px=16)
     for y0, y1 in ((0, 5), (5, 40), (15, 17), (90, 97), (0, 97)):
         np.testing.assert_array_equal(read(y0, y1), label[y0:y1])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("block_px", [1024, 1536, 2048, 4096, 5000, 16384])
+def test_a_whole_real_tile_knows_no_blocks(
+    tmp_path: Path, real_data: Path, block_px: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.refine.files.BLOCK_PX", block_px)
+    path = real_data / "full_tile" / "cloudmask_T19GBQ_20170725.tif"
+    steps = {"steps": [{"step": "majority"}, {"step": "mmu", "min_px": 50}, {"step": "fill", "within_px": 2}]}
+    with rasterio.open(path) as file:
+        label = file.read(1)
+    refine(path, tmp_path / "steps.tif", steps)
+    refine(path, tmp_path / "sieve.tif", {"sieve": {"min_px": 50, "connectivity": 8}})
+    with rasterio.open(tmp_path / "steps.tif") as by_steps, rasterio.open(tmp_path / "sieve.tif") as by_sieve:
+        np.testing.assert_array_equal(by_steps.read(1), expected(label, steps))
+        wanted = gdal_sieve(label, 50, mask=label > 0, connectivity=8)
+        np.testing.assert_array_equal(by_sieve.read(1), wanted)
