@@ -6,6 +6,7 @@ Running it again goes on; a map that was made again in places is refined again t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,15 @@ from pipelines.tile_inputs import area_in
 from pipelines.tile_stage import Around, Listener, StageResult, run_options
 
 
+def told_shares(changed: Mapping[str, float]) -> dict[str, str]:
+    """Tell which share of the pixels was changed, and by which step.
+
+    >>> told_shares({"changed": 0.0232, "1_mmu": 0.0232})
+    {'changed pixels': '2.32%', 'changed by 1_mmu': '2.32%'}
+    """
+    return {"changed pixels" if k == "changed" else f"changed by {k}": f"{share:.2%}" for k, share in changed.items()}
+
+
 @dataclass(frozen=True)
 class RefineResult(StageResult):
     """What a refinement did.
@@ -45,7 +55,7 @@ class RefineResult(StageResult):
 
     def as_dict(self) -> dict[str, Any]:
         """Return figures for people and programs."""
-        shares = {f"changed by {name}": f"{share:.2%}" for name, share in (self.changed or {}).items()}
+        shares = told_shares(self.changed or {})
         told = {**super().as_dict(), "refined": self.store, **shares}
         told |= self.products.as_dict() if self.products else {}
         return told | ({"no products": self.no_products} if self.no_products else {})
@@ -102,7 +112,8 @@ def refine_run(
     """
     call, run_dir = call or RefineCall(), absolute(run)
     plan = read_plan(run_dir, call.stage)
-    made = RunConfig.model_validate({**plan["config"], "trust_model": call.trust_model})
+    # The folder may have been moved since: where it is now is what counts.
+    made = RunConfig.model_validate({**plan["config"], "out": run_dir, "trust_model": call.trust_model})
     cluster: AnyCluster = config.cluster or made.cluster
     options = run_options(cluster, resume=call.resume)
     with Lease(run_dir, patience_s=options.patience_s, beat_s=options.beat_s) as lease:

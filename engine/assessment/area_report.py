@@ -237,6 +237,7 @@ def hectares(value: float | None, *, sign: bool = False) -> str:
     if value is None:
         return "-"
     digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 2
+    value = round(value, digits) + 0.0  # no minus before nothing
     return f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
 
 
@@ -265,6 +266,7 @@ def _interval(told: Estimate | None) -> str:
 def _percent(value: float | None, *, sign: bool = False) -> str:
     if value is None:
         return "-"
+    value = round(value, 1) + 0.0
     return f"{value:+.1f}" if sign else f"{value:.1f}"
 
 

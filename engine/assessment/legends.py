@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,9 +90,9 @@ class Legend:
             raise InputError(
                 "the maps have no class in common",
                 where="legend",
-                found=", ".join(second.names),
-                limit=", ".join(first.names),
-                mend="name common classes: --legend FILE with first: {class: common} and second: {...}",
+                found=_few(second.names),
+                limit=_few(first.names),
+                mend=_mend(first, second),
             )
         common: dict[str, LandClass] = {}
         for scheme, table in zip((first, second), names, strict=True):
@@ -114,6 +114,28 @@ class Legend:
 
 def _key(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _few(names: Sequence[str]) -> str:
+    """List some names.
+
+    >>> _few([str(n) for n in range(1, 256)])
+    '1, 2, 3, 4, 5, 6, 7, 8 and 247 more'
+    """
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
+
+
+def _mend(first: ClassScheme, second: ClassScheme) -> str:
+    """Say how to name classes: of a raster that has but numbers, by its scheme."""
+    bare = [
+        f"--{side}-classes"
+        for side, scheme in (("first", first), ("second", second))
+        if all(name.isdigit() for name in scheme.names)
+    ]
+    if bare:
+        return f"that raster names no classes: give its class scheme (YAML) as {bare[0]}"
+    return "name common classes: --legend FILE with first: {class: common} and second: {...}"
 
 
 def _renamed(

@@ -42,6 +42,7 @@ unit, and the standard error of so few points is a guess."""
 
 _MOST_MOVED = 0.01
 _NOTHING = 1e-12
+_UNSEEN = "the points agree: most of the error is what one point more might tell"
 
 
 @dataclass(frozen=True)
@@ -166,13 +167,29 @@ class UnitEstimator:
         value_K = area_K @ self._share_KK + drawn * ((weight * inside_N) @ residual_NK)
         counted = n if assisted else int(on.sum())
         note = self._note(area_K)
+        unseen_K = self._unseen(g_N) / total**2
         told = (
-            self._told(value_K[c] / total, residual_NK[:, c] * g_N / total, counted)
+            self._told(float(value_K[c]) / total, residual_NK[:, c] * g_N / total, unseen_K[c], counted)
             for c in range(len(self.classes))
         )
         return [replace(t, note=_joined(t.note, note)).scaled(total) for t in told]
 
-    def _told(self, share: float, z_N: NDArray[np.float64], n: int) -> Estimate:
+    def _unseen(self, g_N: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return the variance of what no point has seen, hectares squared, (K,).
+
+        Where all n points of a mapped class agree on a class, their residuals are 0, and so is their part of the
+        variance: an interval of hardly any width around a figure that a few more points would move. In its place
+        stands the variance as if one point more had been divided evenly among the K classes (the prior of Perks
+        1947, J. Inst. Actuaries 73:285-334; for two classes Jeffreys').
+        """
+        on, k = self._mapped_N >= 0, len(self.classes)
+        n_K1 = np.bincount(self._mapped_N[on], minlength=k)[:, None]
+        part_KK = np.where(np.eye(k), (k - 1) / k, 1 / k) / (n_K1 + 1.0)
+        agree_KK = (self._share_KK <= _NOTHING) | (self._share_KK >= 1 - _NOTHING)
+        squared_K = self._by_class((self._weighing.weight * g_N) ** 2)
+        return np.asarray(squared_K @ (agree_KK * part_KK * (1 - part_KK)))
+
+    def _told(self, share: float, z_N: NDArray[np.float64], unseen: float, n: int) -> Estimate:
         """Make an estimate of a share of the unit, kept within 0..1.
 
         The interval is Student's t with no more degrees of freedom than the points leave: what is added to the map's
@@ -181,6 +198,7 @@ class UnitEstimator:
         Args:
             share: The estimate; chance may have carried it beyond 0..1.
             z_N: (N,) what each point adds to its deviation.
+            unseen: Variance of what no point has seen.
             n: Points that it rests on.
         """
         spread, w = self._weighing.spread(z_N), self._weighing
@@ -189,10 +207,10 @@ class UnitEstimator:
         if spread.variance is None:
             lone = f"no standard error: one point only in {', '.join(spread.short)}"
             return Estimate(value, None, None, None, n, _joined(lone, note))
-        error = float(np.sqrt(spread.variance))
+        error = float(np.sqrt(spread.variance + unseen))
+        note = _joined(note, _UNSEEN if unseen > spread.variance else "")
         if error <= _NOTHING:
-            alike = "no point tells of an error here: the standard error is not really 0"
-            return Estimate(value, 0.0, None, None, n, _joined(alike, note))
+            return Estimate(value, 0.0, value, value, n, _joined("nothing of it is mapped here", note))
         kind: Kind = "normal" if w.kind == "normal" else "t"
         low, high = around(
             share, error, kind=kind, level=w.level, freedom=max(1.0, min(spread.freedom, n - 1.0))

@@ -20,19 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from engine.refine.around import Around
+from engine.refine.around import Around, Inside
 from engine.refine.steps import Layers, Source, grown
 from engine.refine.windows import DistanceConfig, asked, read_only, window_of
 from engine.values.area import Area
 from engine.values.classes import NO_DATA_LABEL
+from engine.values.errors import InputError
 from engine.values.grid import Box, Grid
 
 FILLED_CONFIDENCE = 0
 """Confidence of a pixel that was filled: its class comes from nearby, no model said anything of it."""
 
-Gaps = Literal["enclosed", "between"]
+Gaps = Literal["enclosed", "between", "outline"]
 
-_SIDES = {None: 0, "between": 1, "enclosed": 2}
+_SIDES = {None: 0, "outline": 0, "between": 1, "enclosed": 2}
 _FAR = np.uint16(65535)
 
 
@@ -46,7 +47,9 @@ class FillConfig(DistanceConfig):
         inside: A file of polygons: all pixels within reach of data whose centre lies inside are filled, and no
             others. Left out: see `gaps`.
         gaps: ``enclosed``: pixels with data within reach above, below, left and right; ``between``: with data
-            within reach on two opposite sides, so long slits too, but also narrow inlets.
+            within reach on two opposite sides, so long slits too, but also narrow inlets; ``outline``: all pixels
+            within reach of data inside the outline of what was mapped. Where that is known, as it is of a run's map,
+            nothing outside is filled whatever the gaps.
     """
 
     step: Literal["fill"] = "fill"
@@ -54,7 +57,8 @@ class FillConfig(DistanceConfig):
         None, description="file of polygons inside which gaps are filled; left out: see gaps"
     )
     gaps: Gaps = Field(
-        "enclosed", description="enclosed: data on all four sides; between: on two opposite sides"
+        "enclosed",
+        description="enclosed: data on all four sides; between: on two opposite sides; outline: all in the map's own",
     )
 
     @model_validator(mode="before")
@@ -68,11 +72,14 @@ class FillConfig(DistanceConfig):
         """Return the step for one map.
 
         Raises:
-            InputError: If the file cannot be read, or the reach is smaller than a pixel.
+            InputError: If the file cannot be read, the reach is smaller than a pixel, or the map has no outline.
         """
+        if self.gaps == "outline" and around.inside is None:
+            mend = "name a file of polygons with `inside`"
+            raise InputError("no outline is known of this map", where="fill.gaps", found=self.gaps, mend=mend)
         window = window_of(self.within_px, self.within_m, "square", around, "fill")
         outline = None if self.inside is None else Area.from_file(self.inside).to_crs(around.grid.crs)
-        return Fill(min(window.reach_yx), None if outline else self.gaps, outline, around.grid)
+        return Fill(min(window.reach_yx), None if outline else self.gaps, outline, around.grid, around.inside)
 
     def fingerprint(self) -> str:
         """Hash the settings, and what the file holds instead of where it lies."""
@@ -89,12 +96,14 @@ class Fill:
         gaps: Which pixels are gaps; None: all.
         outline: Shapely polygons in the grid's CRS inside which gaps are filled; None: everywhere.
         grid: Where pixels lie.
+        limits: Tells which pixels lie in the outline of what was mapped; None: not known.
     """
 
     within_px: int
     gaps: Gaps | None
     outline: Any
     grid: Grid
+    limits: Inside | None = None
 
     @property
     def reach_px(self) -> int:
@@ -113,6 +122,8 @@ class Fill:
         found = (layers["label"] == NO_DATA_LABEL) & (label != NO_DATA_LABEL)
         if self.outline is not None and found.any():
             found &= self._inside(found, box)
+        if self.limits is not None and found.any():
+            found &= self.limits(box)
         out = {**layers, "label": np.where(found, label, layers["label"])}
         if "confidence" in layers:
             out["confidence"] = np.where(found, np.uint8(FILLED_CONFIDENCE), layers["confidence"])

@@ -213,3 +213,21 @@ def test_real_provinces_on_a_real_tiles_mask(real_data: Path) -> None:
     whole = sum(first.whole_map().values())
     assert 0 < on_land <= whole * (1 + 1e-9)
     assert whole == pytest.approx(size * size / 100, rel=2e-3)
+
+
+@pytest.mark.long
+def test_a_whole_tiles_mask_measures_the_same_for_any_tiling(real_data: Path) -> None:
+    """10980 x 10980 pixels in 41 units that reach across all blocks."""
+    from engine.archive.class_raster import open_class_raster
+
+    opened = open_class_raster(str(real_data / "full_tile" / "cloudmask_T19GBQ_20170725.tif"))
+    units = _units(opened.box, opened.grid, n=41, reach=0.55)
+    zones = zones_on(units, opened.grid, opened.box)
+    first = measure(opened.read, opened.grid, opened.box, zones)
+    assert first.pixels.sum() == opened.box.area_px
+    for block_px in (500, 640, 999, 2048, 4096, 10980):
+        again = measure(opened.read, opened.grid, opened.box, zones, block_px=block_px)
+        np.testing.assert_array_equal(again.sums, first.sums)
+        np.testing.assert_array_equal(again.total, first.total)
+    together = sum(a.mapped + a.no_data for a in first.each())
+    assert together == pytest.approx(sum(first.whole_map().values()), rel=1e-9)

@@ -64,6 +64,21 @@ def test_points_of_the_unit_put_it_right() -> None:
     assert found.adjusted.n == 30
 
 
+def test_points_that_all_agree_leave_the_error_of_what_one_more_might_tell() -> None:
+    stratum = np.repeat([0, 1], [60, 40])
+    sample = Sample.of(STRATA, stratum, stratum + 1, stratum + 1)  # no error was seen
+    wheat = (
+        UnitEstimator(sample, (WHEAT, MAIZE)).estimate({1: 30.0, 2: 70.0}, np.zeros(100, bool))[0].adjusted
+    )
+    assert wheat is not None
+    assert wheat.value == pytest.approx(30.0)
+    half = 0.5 / 61, 0.5 / 41
+    variance = sum(a**2 * p * (1 - p) / n for a, p, n in zip((30, 70), half, (60, 40), strict=True))
+    assert wheat.standard_error == pytest.approx(np.sqrt(variance))
+    assert "agree" in wheat.note
+    assert (wheat.low or 0) < 30 < (wheat.high or 0)
+
+
 def test_estimates_of_units_that_fill_the_map_add_up_to_the_maps() -> None:
     sample, rng = _sample(), np.random.default_rng(4)
     part = rng.integers(0, 2, 100)
@@ -170,3 +185,27 @@ def test_intervals_hold_the_truth_as_often_as_they_say(fewest: int, least: int) 
         held += [low <= w <= high for (low, high), w in zip(ends, wanted, strict=True)]
     assert (held > least).all(), held
     assert (held < 985).all(), held
+
+
+def test_points_in_clusters_say_less_than_points_drawn_singly() -> None:
+    """20 clusters of 5 points that are right or wrong together: the error is that of 20 points, not of 100."""
+    rng = np.random.default_rng(3)
+    wrong = np.repeat(rng.random(20) < 0.3, 5)
+    mapped = np.tile([1, 1, 1, 2, 2], 20)
+    truth = np.where(wrong, 2, mapped)  # where a cluster is wrong, all its wheat is maize
+    whole = Stratum("all", 100_000, 10_000.0, clusters=1000)
+    plain = Sample.of([Stratum("all", 100_000, 10_000.0)], np.zeros(100, int), mapped, truth)
+    drawn = Sample.of(
+        [whole],
+        np.zeros(100, int),
+        mapped,
+        truth,
+        cluster=np.repeat(np.arange(20), 5),
+        cluster_pixels=np.full(100, 100),
+    )
+    areas, inside = {1: 60.0, 2: 40.0}, np.zeros(100, bool)
+    singly, together = (UnitEstimator(s, (1, 2)).estimate(areas, inside)[0].adjusted for s in (plain, drawn))
+    assert singly is not None
+    assert together is not None
+    assert together.value == pytest.approx(singly.value)
+    assert (together.standard_error or 0) > 1.2 * (singly.standard_error or 1)

@@ -259,6 +259,15 @@ def test_the_command_prints_tables_and_writes_files(made: Path, tmp_path: Path) 
     assert {p.name for p in (tmp_path / "o").iterdir()} == written
 
 
+def test_the_command_explains_itself() -> None:
+    result = CliRunner().invoke(app, ["area", "--help"])
+    assert result.exit_code == 0
+    assert all(
+        option in result.output
+        for option in ("--zones", "--name-column", "--assessment", "--fewest", "--json")
+    )
+
+
 def test_the_command_alone_measures_the_whole_map(made: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["area", str(made / "map.zarr"), "--out", str(tmp_path), "--json"])
     assert result.exit_code == 0, result.output

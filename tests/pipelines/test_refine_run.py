@@ -13,7 +13,9 @@ import xarray as xr
 import yaml
 from distributed import Client
 from rasterio.features import sieve as gdal_sieve
+from scipy.ndimage import distance_transform_edt
 
+from engine.cube.masks import inside_outline
 from engine.refine.chain import RefineSpec
 from engine.refine.whole import refine_map
 from engine.runs.gaps import read_gaps
@@ -27,6 +29,7 @@ from pipelines.refine_config import RefineConfig, load_refine_config
 from pipelines.refine_run import RefineCall, RefineResult, earlier_settings, refine_run
 from pipelines.run_folder import current_records, read_plan
 from pipelines.run_status import status_of
+from pipelines.tile_inputs import outline_in
 from pipelines.verify_run import verify_run
 from tests.pipelines.refine_sample import SCHEME, TILE_PX, commit_tile, make_run, speckled
 
@@ -142,6 +145,21 @@ def test_other_steps_make_every_tile_again_in_the_same_store(run: str, client: C
     assert result.summary.done == result.summary.total
     compare(refined(run), expected(run, steps))
     assert refined(run).changed.attrs["flag_meanings"] == "unchanged 1_rules"
+
+
+def test_gaps_are_filled_in_the_whole_outline_and_never_beyond(run: str, client: Client) -> None:
+    assert refine(run, client, [{"step": "fill", "within_px": 4, "gaps": "outline"}]).exit_code == 0
+    found, raw = refined(run), xr.open_zarr(f"{run}/map.zarr", chunks=None).load()
+    grid, box = georef_of(raw)
+    outline = outline_in(run, read_plan(run)["outline"], grid.crs)
+    inside = inside_outline(outline, grid, box)
+    distance = distance_transform_edt(raw.label.values == 0)
+    np.testing.assert_array_equal(found.label.values > 0, inside & (distance <= 4))
+    filled = (found.label.values > 0) & (raw.label.values == 0)
+    assert filled.sum() > 50
+    assert (found.confidence.values[filled] == 0).all()
+    with pytest.raises(InputError, match="no outline is known"):
+        refine_map(raw, spec([{"step": "fill", "gaps": "outline"}]), SCHEME)
 
 
 def test_a_missing_tile_of_the_map_is_a_gap_until_it_is_there(run: str, whole: str, client: Client) -> None:
