@@ -10,47 +10,48 @@ import typer
 
 app = typer.Typer(rich_markup_mode=None)
 
+
+Run = Annotated[str, typer.Argument(help="Run folder, or a map store (.zarr); local or any fsspec URL.")]
+Cog = Annotated[bool, typer.Option("--cog", help="GeoTIFFs (COG); above --cell, cells and a VRT.")]
+Gdal = Annotated[
+    bool, typer.Option("--gdal", help="An unsharded Zarr v2, for GDAL and QGIS that open no other.")
+]
+Legend = Annotated[
+    bool,
+    typer.Option("--legend", help="Class scheme, QGIS and SLD styles, GDAL colours, legend (PNG, JSON)."),
+]
 Statistics = Annotated[
     bool, typer.Option("--statistics", help="Pixels and true hectares of each class (CSV, JSON).")
 ]
 Stac = Annotated[bool, typer.Option("--stac", help="COGs and their STAC catalogue, collection and items.")]
+Layers = Annotated[str | None, typer.Option(help="Only these: label,confidence; default all.")]
 Part = Annotated[
     str | None, typer.Option(help="Only the box around a part: a name, a vector file, or w,s,e,n.")
 ]
 Store = Annotated[
     str | None, typer.Option("--map", help="map, refined, map-b ...; default refined if there is one.")
 ]
-Cell = Annotated[int, typer.Option(help="Side of a mosaic's cells in pixels, a power of two.")]
-Vrt = Annotated[bool, typer.Option("--vrt", help="Cells and a VRT even where one COG would do.")]
-Levels = Annotated[str, typer.Option(help="mode (majority of classes, mean of amounts) or nearest.")]
+Reduction = Annotated[str, typer.Option(help="mode (majority of classes, mean of amounts) or nearest.")]
 Time = Annotated[str | None, typer.Option(help="For --stac: first and last month or day; default the run's.")]
-Title = Annotated[str | None, typer.Option(help="For --stac: default area and time.")]
 
 
 @app.command("export")
 def export_command(  # noqa: PLR0913 - one option each
-    run: Annotated[str, typer.Argument(help="Run folder, or a map store (.zarr); local or any fsspec URL.")],
+    run: Run,
     out: Annotated[Path, typer.Option(help="Local folder for the files.")],
-    cog: Annotated[
-        bool, typer.Option("--cog", help="GeoTIFFs (COG); above --cell, cells and a VRT.")
-    ] = False,
-    gdal: Annotated[
-        bool, typer.Option("--gdal", help="An unsharded Zarr v2, for GDAL and QGIS that open no other.")
-    ] = False,
-    legend: Annotated[
-        bool,
-        typer.Option("--legend", help="Class scheme, QGIS and SLD styles, GDAL colours, legend (PNG, JSON)."),
-    ] = False,
+    cog: Cog = False,
+    gdal: Gdal = False,
+    legend: Legend = False,
     statistics: Statistics = False,
     stac: Stac = False,
-    layers: Annotated[str | None, typer.Option(help="Only these: label,confidence; default all.")] = None,
+    layers: Layers = None,
     area: Part = None,
     store: Store = None,
-    cell: Cell = 16384,
-    vrt: Vrt = False,
-    overviews: Levels = "mode",
+    cell: Annotated[int, typer.Option(help="Side of a mosaic's cells in pixels, a power of two.")] = 16384,
+    vrt: Annotated[bool, typer.Option("--vrt", help="Cells and a VRT even where one COG would do.")] = False,
+    overviews: Reduction = "mode",
     time: Time = None,
-    title: Title = None,
+    title: Annotated[str | None, typer.Option(help="For --stac: default area and time.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Write a map for other programs; without --cog, --gdal, --legend, --statistics, --stac: COGs, legend.

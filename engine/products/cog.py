@@ -37,6 +37,8 @@ from engine.values.grid import Box
 
 BLOCK_PX = 2048
 
+_CACHE_MIB = 128  # of GDAL's, which takes a twentieth of all memory by itself
+
 Overviews = Literal["mode", "nearest"]
 """``mode``: the majority of the pixels below for classes, their mean for amounts; ``nearest``: the middle one."""
 
@@ -130,8 +132,10 @@ def make_cog(
         watch: Sees the pixels as they come.
         tags: Asked for further tags when all pixels have been seen.
     """
+    import rasterio
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    with parts_beside(path) as parts:
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB), parts_beside(path) as parts:
         frame = Frame(view.grid, request.box)
         with LevelFiles(parts, request.look, frame, request.factors, request.step_px) as files:
             for plane, y, x, levels in _reduced_blocks(view, request, watch):
@@ -151,11 +155,13 @@ def pack(parts: Path, vrt: str, look: Look, path: Path) -> None:
         look: How it presents itself.
         path: The file to write.
     """
+    import rasterio
     from rasterio.shutil import copy
 
     whole, final = parts / "whole.vrt", parts / "final.tif"
     whole.write_text(vrt, encoding="utf-8")
-    copy(str(whole), str(final), driver="COG", **_cog_options(look.scheme is not None))
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB):
+        copy(str(whole), str(final), driver="COG", **_cog_options(look.scheme is not None))
     _sync(final)
     if look.scheme is not None:
         write_text(path.with_name(path.name + ".aux.xml"), pam(look.scheme))
