@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from engine.archive.items import ItemRecord
-from engine.runs.tile import digests_of, key_of
+from engine.refine.chain import RefineSpec
+from engine.runs.tile import TileJob, digests_of, key_of
 from engine.runs.walk import changed
 from engine.store.ledger import Ledger, Lookup, TileRecord
 from engine.values.errors import InputError
@@ -19,6 +20,7 @@ from pipelines.make_cube import planned_cubes
 from pipelines.map_area import design, way_of
 from pipelines.map_job import MapJob
 from pipelines.plan_cube import cube_config_of
+from pipelines.refine_job import RefineJob
 from pipelines.tile_inputs import all_items
 
 _MEANING = {
@@ -35,6 +37,9 @@ _MEANING = {
     "proj": "PROJ transforms between the scenes and the grid otherwise",
     "cube": "the staged cube below it is another one, or it was made without one",
     "gaps": "something could not be read last time",
+    "steps": "the steps of the refinement, or a file that they read, are others",
+    "classes": "the map's classes are others",
+    "map": "a tile of the map within reach is another one",
 }
 
 
@@ -57,17 +62,43 @@ def explain_tile(config: RunConfig, text: str, *, refresh: bool = False) -> dict
         job = job_as_planned(config, folder, known=not refresh)
         tile = _tile(job, text)
         record = Lookup(Ledger(config.out, job.name)).of(tile)
-        told: dict[str, Any] = {"tile": str(tile), "stage": job.name}
-        if record is None:
-            return told | {"would be": "made: it is not on record"}
-        why = reasons(job, record)
-        told["would be"] = "made again" if why else "kept: all that it is made of is the same"
-        told["because"] = [f"{name}: {_MEANING.get(name, 'differs')}" for name in why]
-        if "scenes" in why:
+        told = _told(job, tile, record)
+        if record is not None and "scenes" in reasons(job, record):
             told |= _scenes_that_differ(config.out, job, record)
-        if record.gaps:
-            told["gaps"] = [f"{g.item} {g.asset}: {g.kind}" for g in record.gaps]
-        return told | {"last made": f"{record.finished_utc} on {record.worker}, {record.seconds:.1f} s"}
+        if config.refine is not None and not config.refine.sieve:
+            refined = refined_as_planned(config.refine, job)
+            told["refined"] = _told(refined, tile, Lookup(Ledger(config.out, refined.name)).of(tile))
+        return told
+
+
+def _told(job: TileJob, tile: TileKey, record: TileRecord | None) -> dict[str, Any]:
+    """Say what a stage would do with a tile."""
+    told: dict[str, Any] = {"tile": str(tile), "stage": job.name}
+    if record is None:
+        return told | {"would be": "made: it is not on record"}
+    why = reasons(job, record)
+    told["would be"] = "made again" if why else "kept: all that it is made of is the same"
+    told["because"] = [f"{name}: {_MEANING.get(name, 'differs')}" for name in why]
+    if record.gaps:
+        told["gaps"] = [f"{g.item} {g.asset}: {g.kind}" for g in record.gaps]
+    return told | {"last made": f"{record.finished_utc} on {record.worker}, {record.seconds:.1f} s"}
+
+
+def refined_as_planned(spec: RefineSpec, job: MapJob) -> RefineJob:
+    """Return the job that would refine a map that is not made yet; for questions about its tiles, not to run it."""
+    return RefineJob(
+        run_dir=job.run_dir,
+        grid=job.grid,
+        tile_px=job.tile_px,
+        spec=spec,
+        digest=spec.digest(),
+        scheme=job.bundle.classes,
+        outline=job.outline,
+        map_stage=job.name,
+        map_tile_px=job.tile_px,
+        epoch=0,
+        map=job,
+    )
 
 
 def count_changes(config: RunConfig, job: MapJob) -> Counter[str]:
@@ -80,7 +111,7 @@ def count_changes(config: RunConfig, job: MapJob) -> Counter[str]:
     return counts
 
 
-def reasons(job: MapJob, record: TileRecord) -> list[str]:
+def reasons(job: TileJob, record: TileRecord) -> list[str]:
     """Name the components for which a tile on record would be made again."""
     inputs = job.inputs(record.tile)
     if record.key != key_of(inputs):

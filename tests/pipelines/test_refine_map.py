@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 
 from engine.refine.chain import RefineSpec
 from engine.refine.whole import refine_map
+from engine.store.ledger import Ledger
 from engine.values.classes import ClassScheme
 from pipelines.cli import app
 from pipelines.config import load_config
+from pipelines.explain_tile import explain_tile
 from pipelines.map_area import MapResult, map_area
 from pipelines.refine_config import RefineConfig
 from pipelines.refine_run import RefineCall, refine_run
@@ -67,6 +69,16 @@ def test_one_run_makes_the_map_and_refines_it(project: Path, made: MapResult, sa
     plan = read_plan(str(run), "refined")
     assert (plan["of"], plan["steps_done"], plan["reach_px"]) == ("map", ["1_rules", "2_majority"], 1)
     assert verify_run(str(run)).exit_code == 0
+
+
+def test_a_refined_tile_is_explained(project: Path, made: MapResult) -> None:
+    tile = str(next(iter(Ledger(str(project / "run"), "refined").records())).tile)
+    told = explain_tile(load_config(project / "run.yaml"), tile)["refined"]
+    assert (told["stage"], told["because"]) == ("refined", [])
+    other = load_config(project / "run.yaml", ["refine.steps=[{step: majority}]"])
+    told = explain_tile(other, tile)
+    assert told["would be"].startswith("kept")
+    assert [line.partition(":")[0] for line in told["refined"]["because"]] == ["steps"]
 
 
 def test_products_show_the_refined_map(project: Path, made: MapResult) -> None:

@@ -38,6 +38,7 @@ def project(sample: SampleArchive, tmp_path_factory: pytest.TempPathFactory) -> 
         "bundle": "bundle",
         "out": "map",
         "tile_px": 128,
+        "refine": {"steps": [{"step": "majority"}]},
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(settings))
     return folder
@@ -74,21 +75,22 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(
     first, second = runs
     local, url = Path(first.run), second.run
     assert (first.exit_code, second.exit_code) == (0, 0)
-    mine, theirs = layers(f"{url}/map.zarr"), layers(f"{local}/map.zarr")
-    assert mine.keys() == theirs.keys()
-    for name in mine:
-        np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+    for store in ("map.zarr", "refined.zarr"):
+        mine, theirs = layers(f"{url}/{store}"), layers(f"{local}/{store}")
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            np.testing.assert_array_equal(mine[name], theirs[name], err_msg=f"{store}: {name}")
     objects, endpoint = s3_server.objects(url), s3_server.endpoint.encode()
     files = {str(p.relative_to(local)): p.read_bytes() for p in local.rglob("*") if p.is_file()}
-    log = "logs/map-000001{}.jsonl"  # appended to on a disk, in numbered segments in a bucket
-    assert objects.keys() - {log.format(".00001")} == files.keys() - {log.format("")}
+    # Logs are appended to on a disk, and written in numbered segments in a bucket.
+    assert {name.replace(".00001.jsonl", ".jsonl") for name in objects} == files.keys()
     shards = {n for n in files if "/c/" in n} | {"cog/label.tif", "quicklook.png", "gaps.json"}
     assert all(objects[n] == files[n] for n in shards), "byte by byte, overviews too"
     assert not any(SECRET.encode() in data or endpoint in data for data in objects.values())
     assert second.products is not None
     assert second.products.files["label"] == f"{url}/cog/label.tif"
     item = json.loads(objects[second.products.item.removeprefix(f"{url}/")])
-    assert item["assets"]["zarr"]["href"] == "../map.zarr"
+    assert item["assets"]["zarr"]["href"] == "../refined.zarr"
     with rasterio.MemoryFile(objects["cog/label.tif"]) as file, file.open() as cog:
         assert cog.read(1).any()
     here, there = (status_of(place)["stages"][0]["counts"] for place in (str(local), url))
@@ -103,7 +105,9 @@ def test_a_run_in_a_bucket_goes_on_where_it_stopped(
     lost = next(iter(ledger.records()))
     ledger.clear(lost.tile, 99)
     again = run(project, workers, second.run, products=False)
-    assert (again.summary.done, again.summary.reused) == (1, second.summary.total - 1)
+    of_map, of_refined = again.summaries
+    assert (of_map.done, of_map.reused) == (1, second.summary.total - 1)
+    assert (of_refined.done, of_refined.reused) == (0, of_refined.total), "the tile came back as it was"
     mine, theirs = layers(f"{second.run}/map.zarr"), layers(f"{first.run}/map.zarr")
     for name in mine:
         np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
