@@ -164,7 +164,7 @@ def pack(parts: Path, vrt: str, look: Look, path: Path) -> None:
         copy(str(whole), str(final), driver="COG", **_cog_options(look.scheme is not None))
     _sync(final)
     if look.scheme is not None:
-        write_text(path.with_name(path.name + ".aux.xml"), pam(look.scheme))
+        write_text(path.with_name(path.name + ".aux.xml"), pam(look.scheme, look.zero))
     final.replace(path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from engine.products.styles import scheme_of_flags
 from engine.store.view import MapView
@@ -24,6 +26,7 @@ class Look:
         scheme: The classes; None for amounts.
         scale: ``value = stored * scale + offset``; None where the layer does not state it.
         offset: See `scale`.
+        zero: What value 0 means, in a layer of labels.
     """
 
     variable: str
@@ -33,6 +36,7 @@ class Look:
     scheme: ClassScheme | None = None
     scale: float | None = None
     offset: float = 0.0
+    zero: str = "no data"
 
     @property
     def tags(self) -> dict[str, str]:
@@ -56,7 +60,8 @@ def look_of(view: MapView, variable: str, scheme: ClassScheme | None = None) -> 
     dtype, no_data = array.dtype.name, view.no_data(variable)
     if view.is_classes(variable):
         scheme = scheme or scheme_of_flags(attributes, view.url)
-        return Look(variable, dtype, (variable,), no_data, scheme)
+        zero = _meaning_of_zero(attributes) if no_data else "no data"
+        return Look(variable, dtype, (variable,), no_data, scheme, zero=zero)
     scale = attributes.get("scale", _SCALES.get(variable))
     return Look(
         variable,
@@ -66,6 +71,17 @@ def look_of(view: MapView, variable: str, scheme: ClassScheme | None = None) -> 
         scale=None if scale is None else float(scale),
         offset=float(attributes.get("offset", 0.0)),
     )
+
+
+def _meaning_of_zero(attributes: Mapping[str, Any]) -> str:
+    """Read what the flags say of value 0, where it is not what marks no data.
+
+    >>> _meaning_of_zero({"flag_values": [0, 1], "flag_meanings": "unchanged 1_mmu"})
+    'unchanged'
+    """
+    meanings = str(attributes.get("flag_meanings", "")).split()
+    known = dict(zip(attributes["flag_values"], meanings, strict=False))
+    return known.get(0, "")
 
 
 def _band_names(view: MapView, variable: str) -> tuple[str, ...]:

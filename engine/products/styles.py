@@ -167,15 +167,15 @@ def _pipe(root: ET.Element) -> ET.Element:
     return pipe
 
 
-def pam(scheme: ClassScheme) -> str:
+def pam(scheme: ClassScheme, zero: str = "no data") -> str:
     """Write the names of the labels as a GDAL PAM document (``<raster>.aux.xml``).
 
     A GeoTIFF cannot hold category names; GDAL and QGIS read them from this sidecar, once as the list of
-    category names and once as a thematic attribute table with colours.
+    category names and once as a thematic attribute table with colours. `zero` is the name of value 0.
     """
     root = ET.Element("PAMDataset")
     band = ET.SubElement(root, "PAMRasterBand", band="1")
-    names = {NO_DATA_LABEL: "no data"} | {c.value: c.name for c in scheme.classes}
+    names = {NO_DATA_LABEL: zero} | {c.value: c.name for c in scheme.classes}
     categories = ET.SubElement(band, "CategoryNames")
     for value in range(max(names) + 1):
         ET.SubElement(categories, "Category").text = names.get(value, "")

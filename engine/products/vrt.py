@@ -129,7 +129,7 @@ def _band(root: ET.Element, look: Look, number: int) -> ET.Element:
         rgba = colours.get(value, (0, 0, 0, 0))
         ET.SubElement(table, "Entry", {f"c{i}": str(n) for i, n in enumerate(rgba, 1)})
     band.extend(
-        ET.fromstring(pam(look.scheme)).iterfind("PAMRasterBand/*")
+        ET.fromstring(pam(look.scheme, look.zero)).iterfind("PAMRasterBand/*")
     )  # category names, attribute table
     return band
 

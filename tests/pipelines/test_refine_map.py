@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,8 @@ def test_products_show_the_refined_map(project: Path, made: MapResult) -> None:
             x, y = west + 10 * np.arange(file.width), north - 10 * np.arange(file.height)
             np.testing.assert_array_equal(file.read(1), found[name].sel(x=x, y=y))
             assert file.nodata == no_data
+    names = ET.parse(run / "cog" / "changed.tif.aux.xml").iter("Category")
+    assert [name.text for name in names] == ["unchanged", "1_rules", "2_majority"]
     items = [json.loads(p.read_text()) for p in (run / "stac").rglob("*.json")]
     hrefs = [asset["href"] for item in items for asset in item.get("assets", {}).values()]
     assert any(href.endswith("refined.zarr") for href in hrefs)
