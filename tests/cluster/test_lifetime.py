@@ -118,6 +118,7 @@ def test_a_tile_that_no_worker_lives_long_enough_for_is_given_up_and_the_others_
     assert "longer walltime" in gap.message
 
 
+@pytest.mark.long
 def test_nannies_start_workers_again_where_the_machine_stays(tmp_path: Path) -> None:
     job = FakeJob(str(tmp_path), side=4, sleep_s=0.5).create()
     events: list[RunEvent] = []

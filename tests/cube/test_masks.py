@@ -99,7 +99,7 @@ def test_hidden_pixels_of_real_scene_classifications(
     assert (min(counts), max(counts)) == (0, scl[0].size)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_tiles_mask_grown_by_blocks_is_the_whole_grown(real_data: Path) -> None:
     """10980 x 10980 px: clouds, thin clouds and shadows, grown in blocks of 2048 px with a margin."""
     with rasterio.open(real_data / "full_tile" / "cloudmask_T19GBQ_20170725.tif") as file:

@@ -89,7 +89,9 @@ def whole(project: Path) -> xr.Dataset:
     return live(project).compute(scheduler="sync")
 
 
-@pytest.mark.parametrize(("tile", "chunk"), [(64, 64), (96, 80), (512, 100), (1024, 4096)])
+@pytest.mark.parametrize(
+    ("tile", "chunk"), [(64, 64), pytest.param(96, 80, marks=pytest.mark.long), (512, 100), (1024, 4096)]
+)
 def test_every_layout_gives_the_live_cube(
     tile: int, chunk: int, project: Path, client: Client, whole: xr.Dataset
 ) -> None:
@@ -441,7 +443,7 @@ def test_a_plan_says_what_staging_needs(project: Path) -> None:
     assert not (project / "cube").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_while_appending_it_goes_on_to_the_same_bytes(project: Path, client: Client) -> None:
     """SIGKILL; the same command again; no finished tile is made twice."""
     reference, out = project / "kill-reference", project / "killed"

@@ -112,7 +112,15 @@ def compare(found: xr.Dataset, whole: xr.Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tile", "chunk"), [(64, 64), (96, 1024), (128, 80), (512, 100), (256, 4096)], ids=lambda v: str(v)
+    ("tile", "chunk"),
+    [
+        (64, 64),
+        (96, 1024),
+        (512, 100),
+        pytest.param(128, 80, marks=pytest.mark.long),
+        pytest.param(256, 4096, marks=pytest.mark.long),
+    ],
+    ids=lambda v: str(v),
 )
 def test_every_layout_gives_the_bytes_of_the_untiled_map(
     tile: int, chunk: int, project: Path, client: Client, whole: xr.Dataset
