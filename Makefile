@@ -15,7 +15,7 @@ demo: $(STAMP)  ## make a simulated archive, train, map, score: one picture at t
 
 test: $(STAMP) lint  ## the fast tests, and those of every service that is installed
 	$(BIN)/python -m pytest -q --doctest-modules engine pipelines cluster training $(QUICK) -m "not long" -n 2 --dist loadscope --durations=25
-	$(BIN)/python -m pytest -q $(SERVED) -m "not long" -n 2 --dist loadfile --durations=20
+	$(BIN)/python -m pytest -q $(SERVED) -m "not long" -n 3 --dist loadfile --durations=20
 	$(BIN)/python -m pytest -q tests/faults -m "not long" -n 2 --dist loadfile --durations=10
 
 test-long: $(STAMP)  ## random kills and scale

@@ -41,6 +41,7 @@ class TestGateway(ClusterConformance):
         return spec.model_copy(update={"n_workers": 2, "options": {"worker_memory_mb": 1000}})
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_costs_its_tile_alone(
     spec: GatewaySpec,
     server: GatewayServer,

@@ -132,6 +132,7 @@ def test_nannies_start_workers_again_where_the_machine_stays(tmp_path: Path) -> 
     _require_begun_once(job, events)
 
 
+@pytest.mark.long
 def test_workers_of_jobs_end_with_their_nannies_and_the_next_ones_go_on(tmp_path: Path) -> None:
     job = FakeJob(str(tmp_path), side=4, sleep_s=0.5).create()
     cluster = Cluster(tmp_path / "cluster").heal()

@@ -91,6 +91,7 @@ class TestJobs(ClusterConformance):
         told = [script, output.read_text(), slurm.run("scontrol", "show", "job", number), slurm.logs()]
         assert SECRET not in "".join(told)
 
+    @pytest.mark.long
     def test_a_job_cancelled_in_the_middle_is_followed_by_another(
         self, client: Client, slurm: Slurm, sample_run: SampleRun, tmp_path: Path
     ) -> None:
