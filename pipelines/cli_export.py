@@ -28,9 +28,7 @@ Layers = Annotated[str | None, typer.Option(help="Only these: label,confidence; 
 Part = Annotated[
     str | None, typer.Option(help="Only the box around a part: a name, a vector file, or w,s,e,n.")
 ]
-Store = Annotated[
-    str | None, typer.Option("--map", help="map, refined, map-b ...; default refined if there is one.")
-]
+Store = Annotated[str | None, typer.Option(help="map, refined, map-b ...; default refined if there is one.")]
 Reduction = Annotated[str, typer.Option(help="mode (majority of classes, mean of amounts) or nearest.")]
 Time = Annotated[str | None, typer.Option(help="For --stac: first and last month or day; default the run's.")]
 

@@ -166,7 +166,7 @@ def view_of(run: str, store: str | None = None) -> MapView:
         "no map there",
         where=run,
         found=", ".join(f"no {name}.zarr" for name in tried),
-        mend="give the folder of a run, a map store (.zarr), or --map with the name of one",
+        mend="give the folder of a run, a map store (.zarr), or --store with the name of one",
     )
 
 
