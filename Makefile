@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # Tests that start no cluster of their own run side by side, test by test; those of services and clusters, and those
-# that kill processes, file by file.
+# that kill processes, file by file; services and clusters are mostly waited for, so three files at a time.
 SERVED := $(addprefix tests/,services runs cluster pipelines)
 QUICK  := tests/test_imports.py $(addprefix tests/,values archive cube models inference store products refine assessment training)
 
