@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Tests that start no cluster of their own run side by side, test by test. Those of services and clusters, and those that
-# kill processes, run file by file; they mostly wait, so three files at a time, and the longest files begin first.
-SERVED := $(addprefix tests/,faults cluster pipelines runs services)
+# Tests that start no cluster of their own run side by side, test by test; those of services and clusters, and those
+# that kill processes, file by file.
+SERVED := $(addprefix tests/,services runs cluster pipelines)
 QUICK  := tests/test_imports.py $(addprefix tests/,values archive cube models inference store products refine assessment training)
 
 .PHONY: demo test test-long lint venv clean
@@ -15,7 +15,8 @@ demo: $(STAMP)  ## make a simulated archive, train, map, score: one picture at t
 
 test: $(STAMP) lint  ## the fast tests, and those of every service that is installed
 	$(BIN)/python -m pytest -q --doctest-modules engine pipelines cluster training $(QUICK) -m "not long" -n 2 --dist loadscope --durations=25
-	$(BIN)/python -m pytest -q $(SERVED) -m "not long" -n 3 --dist loadfile --no-loadscope-reorder --durations=30
+	$(BIN)/python -m pytest -q $(SERVED) -m "not long" -n 2 --dist loadfile --durations=20
+	$(BIN)/python -m pytest -q tests/faults -m "not long" -n 2 --dist loadfile --durations=10
 
 test-long: $(STAMP)  ## random kills and scale
 	$(BIN)/python -m pytest -q tests -m long --timeout 3600

@@ -86,14 +86,9 @@ def test_the_scene_is_mapped_as_its_reference_polygons_say(
     assert share[2][2] > 0.80, "forest polygons are trees"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
-    "layouts",
-    [
-        [(512, 300)],
-        pytest.param([(128, 1024), (256, 100), (1024, 4096)], marks=pytest.mark.long),
-    ],
-    ids=["one", "more"],
+    "layouts", [[(512, 300)], [(128, 1024), (256, 100), (1024, 4096)]], ids=["one", "more"]
 )
 def test_layouts_give_the_bytes_of_an_untiled_map(
     layouts: list[tuple[int, int]], project: Path, client: Client
